@@ -1,0 +1,445 @@
+//! Regions of fixed-size frames, and the one rule for frames: *a frame is written only by its single holder*.
+//!
+//! ```text
+//!   FramePool ──take──▶ Frame (count 1: may write) ──share──▶ FrameRef (count n: read-only, a range)
+//!       ▲                                                        │ clone: count + 1
+//!       └──────────── free list ◀── count 0 ─────────────────────┘ drop: count − 1
+//! ```
+//!
+//! A count per frame, in the region, is all there is: a loan to a driver, a message lent to the application and the
+//! engine's own hold are the same thing. [`Frame::bytes_mut`] works at count 1 only; who must write a frame that is
+//! lent takes a fresh one. Dropping never blocks and may happen on any thread, after engine, endpoint and runtime are
+//! gone: the region lives until its last frame does.
+//!
+//! [`Region`]`<Private>` is memory that only this process writes. Memory that others write gets a type of its own (a
+//! `&[u8]` over it would be undefined behaviour), so that the compiler keeps the two apart.
+
+use std::alloc::Layout;
+use std::io;
+use std::marker::PhantomData;
+use std::ops::Range;
+use std::ptr::NonNull;
+use std::sync::OnceLock;
+
+use crate::Doorbell;
+use crate::sync::Arc;
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
+
+/// The end of a free list.
+const NIL: u32 = u32::MAX;
+
+/// Memory that only this process writes.
+#[derive(Debug)]
+pub enum Private {}
+
+/// Frames of one size in one piece of memory.
+pub struct Region<K> {
+    inner: Arc<RegionInner>,
+    kind: PhantomData<K>,
+}
+
+struct FrameMeta {
+    /// Holders of the frame; 0 on the free list.
+    count: AtomicU32,
+    /// Next on a free list.
+    next: AtomicU32,
+}
+
+struct RegionInner {
+    base: NonNull<u8>,
+    layout: Layout,
+    frame_size: u32,
+    frames: Box<[FrameMeta]>,
+    /// Frames that came home, newest first; the pool takes the whole list at once.
+    home: AtomicU32,
+    /// How many frames ever came home.
+    returned: AtomicU64,
+    /// The pool ran dry and its engine wants to hear of the next frame.
+    starving: AtomicBool,
+    bell: OnceLock<Arc<Doorbell>>,
+}
+
+// SAFETY: the memory is reached through `Frame` (one holder, may write) and `FrameRef` (many, read only), whose counts
+// are atomic; everything else is atomic or immutable.
+unsafe impl Send for RegionInner {}
+// SAFETY: as above.
+unsafe impl Sync for RegionInner {}
+
+/// Alignment of a region and, where `frame_size` allows, of its frames: a page, as UMEM and DMA want it.
+const ALIGN: usize = 4096;
+
+impl Region<Private> {
+    /// `count` frames of `frame_size` bytes each, zeroed, untouched until used: pages cost memory only then.
+    ///
+    /// # Errors
+    /// `InvalidInput` if either is 0 or the product overflows; `OutOfMemory`.
+    pub fn anonymous(frame_size: u32, count: u32) -> io::Result<(Self, FramePool)> {
+        let bad = || {
+            io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("a region of {count} frames of {frame_size} bytes: both must be positive and fit in memory"),
+            )
+        };
+        if count == NIL {
+            return Err(bad());
+        }
+        let size = (frame_size as usize).checked_mul(count as usize).filter(|&n| n > 0).ok_or_else(bad)?;
+        let layout = Layout::from_size_align(size, ALIGN).map_err(|_| bad())?;
+        // SAFETY: the size is not 0.
+        let base = unsafe { std::alloc::alloc_zeroed(layout) };
+        let base = NonNull::new(base).ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))?;
+        let frames = (0..count)
+            .map(|i| FrameMeta {
+                count: AtomicU32::new(0),
+                next: AtomicU32::new(if i + 1 == count { NIL } else { i + 1 }),
+            })
+            .collect();
+        let inner = Arc::new(RegionInner {
+            base,
+            layout,
+            frame_size,
+            frames,
+            home: AtomicU32::new(NIL),
+            returned: AtomicU64::new(0),
+            starving: AtomicBool::new(false),
+            bell: OnceLock::new(),
+        });
+        let pool = FramePool { inner: Arc::clone(&inner), free: 0, taken: 0 };
+        Ok((Self { inner, kind: PhantomData }, pool))
+    }
+}
+
+impl<K> Region<K> {
+    /// Bytes per frame.
+    #[must_use]
+    pub fn frame_size(&self) -> u32 {
+        self.inner.frame_size
+    }
+
+    /// Number of frames.
+    #[must_use]
+    pub fn frame_count(&self) -> u32 {
+        self.inner.frames.len() as u32
+    }
+}
+
+impl<K> std::fmt::Debug for Region<K> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.inner.fmt(f)
+    }
+}
+
+impl std::fmt::Debug for RegionInner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Region")
+            .field("frame_size", &self.frame_size)
+            .field("frame_count", &self.frames.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl RegionInner {
+    fn start_of(&self, index: u32) -> NonNull<u8> {
+        debug_assert!((index as usize) < self.frames.len());
+        // SAFETY: every index handed out is below the frame count, so the offset stays inside the allocation.
+        unsafe { self.base.add(index as usize * self.frame_size as usize) }
+    }
+
+    fn meta(&self, index: u32) -> &FrameMeta {
+        &self.frames[index as usize]
+    }
+
+    fn retain(&self, index: u32) {
+        // Relaxed: the caller holds the frame, so it cannot come home meanwhile.
+        let before = self.meta(index).count.fetch_add(1, Ordering::Relaxed);
+        // Leaking references in a loop must end in an abort, not in a frame freed under its readers.
+        if before > u32::MAX / 2 {
+            std::process::abort();
+        }
+    }
+
+    fn release(&self, index: u32) {
+        let meta = self.meta(index);
+        // Release: our reads end before the next holder writes. Acquire (below, last holder only): theirs did too.
+        if meta.count.fetch_sub(1, Ordering::Release) != 1 {
+            return;
+        }
+        fence(Ordering::Acquire);
+        let mut head = self.home.load(Ordering::Relaxed);
+        loop {
+            meta.next.store(head, Ordering::Relaxed);
+            match self.home.compare_exchange_weak(head, index, Ordering::Release, Ordering::Relaxed) {
+                Ok(_) => break,
+                Err(now) => head = now,
+            }
+        }
+        self.returned.fetch_add(1, Ordering::Relaxed);
+        // Orders the push before the look at `starving`; pairs with the fence in `FramePool::starve`.
+        fence(Ordering::SeqCst);
+        if self.starving.load(Ordering::Relaxed) && self.starving.swap(false, Ordering::AcqRel) {
+            if let Some(bell) = self.bell.get() {
+                bell.ring();
+            }
+        }
+    }
+}
+
+impl Drop for RegionInner {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `anonymous` with this layout; no frame is left (each holds an `Arc` of this).
+        unsafe { std::alloc::dealloc(self.base.as_ptr(), self.layout) };
+    }
+}
+
+/// The one place frames of a region are taken from. Belongs to the engine or its driver.
+#[derive(Debug)]
+pub struct FramePool {
+    inner: Arc<RegionInner>,
+    /// Head of the list that only the pool sees.
+    free: u32,
+    taken: u64,
+}
+
+impl FramePool {
+    /// Takes a free frame; `None` if all are in use. Its bytes are whatever they were.
+    pub fn take(&mut self) -> Option<Frame> {
+        if self.free == NIL {
+            // Acquire: pairs with the Release in `release`. Taking the whole list at once leaves no room for ABA.
+            self.free = self.inner.home.swap(NIL, Ordering::Acquire);
+            if self.free == NIL {
+                return None;
+            }
+        }
+        let index = self.free;
+        let meta = self.inner.meta(index);
+        self.free = meta.next.load(Ordering::Relaxed);
+        meta.count.store(1, Ordering::Relaxed);
+        self.taken += 1;
+        Some(Frame { region: Arc::clone(&self.inner), index })
+    }
+
+    /// Number of free frames. Exact only while nobody drops one.
+    #[must_use]
+    pub fn free(&self) -> u32 {
+        (self.inner.frames.len() as u64 + self.inner.returned.load(Ordering::Acquire) - self.taken) as u32
+    }
+
+    /// Number of frames of the region.
+    #[must_use]
+    pub fn capacity(&self) -> u32 {
+        self.inner.frames.len() as u32
+    }
+
+    /// Bytes per frame.
+    #[must_use]
+    pub fn frame_size(&self) -> u32 {
+        self.inner.frame_size
+    }
+
+    /// The bell to ring when a frame comes home after [`FramePool::starve`]. The first one stays.
+    pub fn set_bell(&mut self, bell: Arc<Doorbell>) {
+        let _ = self.inner.bell.set(bell);
+    }
+
+    /// Called before an engine that wants a frame sleeps: asks for the bell. Returns true if a frame is there already,
+    /// and the engine must not sleep.
+    pub fn starve(&mut self) -> bool {
+        self.inner.starving.store(true, Ordering::Relaxed);
+        // Pairs with the fence in `release`.
+        fence(Ordering::SeqCst);
+        self.free != NIL || self.inner.home.load(Ordering::Relaxed) != NIL
+    }
+}
+
+/// A frame held alone: the holder may write it, if no [`FrameRef`] made with [`Frame::lend`] is left.
+pub struct Frame {
+    region: Arc<RegionInner>,
+    index: u32,
+}
+
+impl Frame {
+    /// The whole frame.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        let start = self.region.start_of(self.index);
+        // SAFETY: the frame is inside the region, initialised (zeroed at first), and written only through
+        // `bytes_mut`, which takes `&mut self` and refuses while it is lent.
+        unsafe { std::slice::from_raw_parts(start.as_ptr(), self.region.frame_size as usize) }
+    }
+
+    /// The whole frame, to write; `None` while it is lent: take a fresh frame then.
+    pub fn bytes_mut(&mut self) -> Option<&mut [u8]> {
+        // Acquire: pairs with the Release in `release`, so that a past reader's reads are over.
+        if self.region.meta(self.index).count.load(Ordering::Acquire) != 1 {
+            return None;
+        }
+        let start = self.region.start_of(self.index);
+        // SAFETY: count 1 and `&mut self`: nobody else reads or writes the frame, and no reference can be made while
+        // the slice lives.
+        Some(unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), self.region.frame_size as usize) })
+    }
+
+    /// Lends `range` of the frame, read-only; the frame may not be written until the loan is dropped.
+    ///
+    /// # Panics
+    /// If `range` is not inside the frame.
+    #[must_use]
+    pub fn lend(&self, range: Range<u32>) -> FrameRef {
+        assert!(range.start <= range.end && range.end <= self.region.frame_size, "range outside the frame");
+        self.region.retain(self.index);
+        FrameRef { region: Arc::clone(&self.region), index: self.index, start: range.start, end: range.end }
+    }
+
+    /// Gives up writing: the frame comes home when the last reference is dropped.
+    ///
+    /// # Panics
+    /// If `range` is not inside the frame.
+    #[must_use]
+    pub fn share(self, range: Range<u32>) -> FrameRef {
+        self.lend(range)
+    }
+}
+
+impl Drop for Frame {
+    fn drop(&mut self) {
+        self.region.release(self.index);
+    }
+}
+
+impl std::fmt::Debug for Frame {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Frame").field("index", &self.index).finish_non_exhaustive()
+    }
+}
+
+/// A counted, read-only reference to part of a frame.
+pub struct FrameRef {
+    region: Arc<RegionInner>,
+    index: u32,
+    start: u32,
+    end: u32,
+}
+
+impl FrameRef {
+    /// Another reference to `range` of this one.
+    ///
+    /// # Panics
+    /// If `range` is not inside this reference.
+    #[must_use]
+    pub fn slice(&self, range: Range<u32>) -> Self {
+        assert!(range.start <= range.end && range.end <= self.end - self.start, "range outside the reference");
+        self.region.retain(self.index);
+        Self {
+            region: Arc::clone(&self.region),
+            index: self.index,
+            start: self.start + range.start,
+            end: self.start + range.end,
+        }
+    }
+
+    /// Drops the first `n` bytes from view.
+    ///
+    /// # Panics
+    /// If fewer are left.
+    pub fn advance(&mut self, n: usize) {
+        assert!(n <= (self.end - self.start) as usize, "advance past the end");
+        self.start += n as u32;
+    }
+}
+
+impl AsRef<[u8]> for FrameRef {
+    fn as_ref(&self) -> &[u8] {
+        let start = self.region.start_of(self.index);
+        let len = (self.end - self.start) as usize;
+        // SAFETY: `start..end` is inside the frame (checked when made), and a frame with a reference is never written.
+        let first = unsafe { start.add(self.start as usize) };
+        // SAFETY: as above.
+        unsafe { std::slice::from_raw_parts(first.as_ptr(), len) }
+    }
+}
+
+impl Clone for FrameRef {
+    fn clone(&self) -> Self {
+        self.slice(0..self.end - self.start)
+    }
+}
+
+impl Drop for FrameRef {
+    fn drop(&mut self) {
+        self.region.release(self.index);
+    }
+}
+
+impl std::fmt::Debug for FrameRef {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FrameRef")
+            .field("index", &self.index)
+            .field("range", &(self.start..self.end))
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, not(machnet_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_frame_once_and_all_come_home() {
+        let (region, mut pool) = Region::anonymous(256, 4).unwrap();
+        assert_eq!((region.frame_size(), region.frame_count()), (256, 4));
+        let mut frames: Vec<_> = std::iter::from_fn(|| pool.take()).collect();
+        assert_eq!((frames.len(), pool.free()), (4, 0));
+        for (i, frame) in frames.iter_mut().enumerate() {
+            frame.bytes_mut().unwrap().fill(i as u8);
+        }
+        for (i, frame) in frames.iter().enumerate() {
+            assert!(frame.bytes().iter().all(|&b| b == i as u8));
+        }
+        drop(frames);
+        assert_eq!(pool.free(), 4);
+    }
+
+    #[test]
+    fn a_lent_frame_cannot_be_written() {
+        let (_region, mut pool) = Region::anonymous(64, 1).unwrap();
+        let mut frame = pool.take().unwrap();
+        frame.bytes_mut().unwrap()[..5].copy_from_slice(b"hello");
+        let loan = frame.lend(0..5);
+        assert!(frame.bytes_mut().is_none());
+        assert_eq!(loan.as_ref(), b"hello");
+        drop(loan);
+        assert!(frame.bytes_mut().is_some());
+    }
+
+    #[test]
+    fn messages_of_one_packet_outlive_pool_and_region() {
+        let (region, mut pool) = Region::anonymous(64, 1).unwrap();
+        let mut frame = pool.take().unwrap();
+        frame.bytes_mut().unwrap()[..6].copy_from_slice(b"abcdef");
+        let packet = frame.share(0..6);
+        let (a, mut b) = (packet.slice(0..3), packet.slice(3..6));
+        drop((packet, region, pool));
+        b.advance(1);
+        assert_eq!((a.as_ref(), b.as_ref(), b.clone().as_ref()), (&b"abc"[..], &b"ef"[..], &b"ef"[..]));
+    }
+
+    #[test]
+    fn a_starving_pool_hears_of_the_next_frame() {
+        let (_region, mut pool) = Region::anonymous(64, 1).unwrap();
+        let bell = Arc::new(Doorbell::new());
+        pool.set_bell(Arc::clone(&bell));
+        let frame = pool.take().unwrap();
+        assert!(!pool.starve());
+        bell.arm(std::task::Waker::noop());
+        drop(frame);
+        assert_eq!(bell.rings(), 1);
+        assert!(pool.starve());
+    }
+
+    #[test]
+    fn nonsense_sizes_are_refused() {
+        for (size, count) in [(0, 1), (1, 0), (u32::MAX, u32::MAX)] {
+            assert_eq!(Region::anonymous(size, count).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! What one engine takes in from its applications: flows and listeners to look at, and the bell that wakes it.
+
+use crate::sync::Arc;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::{Backlog, Doorbell, HintQueue, Mailbox};
+
+/// One per engine, held by every mailbox and listener it serves.
+#[derive(Debug)]
+pub struct Intake {
+    flows: HintQueue<Mailbox>,
+    listeners: HintQueue<Backlog>,
+    bell: Arc<Doorbell>,
+    closing: AtomicBool,
+}
+
+impl Intake {
+    /// An intake nobody uses yet.
+    #[must_use]
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self {
+            flows: HintQueue::new(),
+            listeners: HintQueue::new(),
+            bell: Arc::new(Doorbell::new()),
+            closing: AtomicBool::new(false),
+        })
+    }
+
+    /// Application: asks the engine to look at `mailbox`.
+    pub fn hint_flow(&self, mailbox: &Arc<Mailbox>) {
+        self.flows.push(mailbox);
+        self.bell.ring();
+    }
+
+    /// Application: asks the engine to look at `backlog`.
+    pub fn hint_listener(&self, backlog: &Arc<Backlog>) {
+        self.listeners.push(backlog);
+        self.bell.ring();
+    }
+
+    /// Application: asks the engine to end every flow and stop.
+    pub fn shut_down(&self) {
+        self.closing.store(true, Ordering::Release);
+        self.bell.ring();
+    }
+
+    /// True once [`Intake::shut_down`] was called.
+    #[must_use]
+    pub fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+
+    /// Engine: the flows to look at.
+    #[must_use]
+    pub const fn flows(&self) -> &HintQueue<Mailbox> {
+        &self.flows
+    }
+
+    /// Engine: the listeners to look at.
+    #[must_use]
+    pub const fn listeners(&self) -> &HintQueue<Backlog> {
+        &self.listeners
+    }
+
+    /// The bell that wakes the engine; also rung by frames that come home to a starving region.
+    #[must_use]
+    pub const fn bell(&self) -> &Arc<Doorbell> {
+        &self.bell
+    }
+
+    /// Engine: it is gone. Drops what waits and refuses further hints.
+    pub fn close(&self) {
+        self.closing.store(true, Ordering::Release);
+        self.flows.close();
+        self.listeners.close();
+    }
+}

@@ -1,0 +1,45 @@
+//! The seam between one engine and one application: all that the two share, and nothing else.
+//!
+//! ```text
+//!   application                                     engine
+//!   SendEnd ──outbox (SPSC)──────────────────────▶ EngineEnd
+//!   RecvEnd ◀─inbox (SPSC)──────────────────────── EngineEnd
+//!      │ consumed, intent                              │ room, acknowledged, tell_at, state
+//!      └── hint ──▶ Intake { flows, listeners, bell } ─┘ wakers rx / tx / state
+//! ```
+//!
+//! Every piece of state lives in its [`Mailbox`] (per flow) or [`Backlog`] (per listener); what travels through a
+//! [`HintQueue`] is only a hint to look there. A hint may therefore be early, late or superfluous, but never lost.
+//!
+//! This crate holds the project's unsafe code for shared state. Atomics come through [`crate::sync`], so that loom
+//! (`RUSTFLAGS="--cfg machnet_loom"`) checks the very code that ships. It does not know packets, sockets or time.
+
+mod backlog;
+mod doorbell;
+mod frame;
+mod hint_queue;
+mod intake;
+mod mailbox;
+mod message;
+mod spsc;
+mod state;
+mod sync;
+
+pub use backlog::{Accepted, Backlog, BacklogConsumer, BacklogProducer};
+pub use doorbell::Doorbell;
+pub use frame::{Frame, FramePool, FrameRef, Private, Region};
+pub use hint_queue::{Drain, HintQueue, Link, Linked};
+pub use intake::Intake;
+pub use mailbox::{EngineEnd, FlowStats, Mailbox, RecvEnd, SendEnd, Wakes};
+pub use message::Message;
+pub use state::{CloseReason, FlowState, Intent};
+
+/// Granularity of flow control and of reassembly, in bytes (`docs/spec/wire.md#credit`).
+pub const UNIT: u64 = 64;
+
+/// What a message of `len` bytes costs in units: one for the message itself, and one per started 64 bytes of payload
+/// (`docs/spec/wire.md#credit`). An empty message costs 1, so a peer cannot send infinitely many of them for nothing.
+#[must_use]
+pub const fn cost_in_units(len: usize) -> u64 {
+    1 + (len as u64).div_ceil(UNIT)
+}

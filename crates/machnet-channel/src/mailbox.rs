@@ -1,0 +1,563 @@
+//! What one flow's application ends and its engine share.
+//!
+//! ```text
+//!            written by the application        written by the engine
+//!   queues   outbox (messages to send)         inbox (messages received)
+//!   words    consumed, intent                  room, acknowledged, tell_at, state
+//!   wakers                                     rx, tx, state: registered by tasks, woken at the end of a round
+//! ```
+//!
+//! Three handles exist, once each: [`SendEnd`], [`RecvEnd`] and [`EngineEnd`]. That makes both queues single-producer,
+//! single-consumer. Each holds an `Arc` of the mailbox; whoever comes last frees it. When both application ends are
+//! gone the engine learns it from `intent`.
+//!
+//! Units are those of flow control ([`cost_in_units`]): a message may be posted while `posted + cost ≤ room`. Taking
+//! the permit and posting is one step without an await, so a `send` that is dropped has posted all or nothing.
+
+use std::net::SocketAddr;
+use std::sync::OnceLock;
+use std::task::{Context, Poll, Waker};
+
+use crate::hint_queue::{Link, Linked};
+use crate::spsc::Spsc;
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
+use crate::sync::{Arc, AtomicWaker};
+use crate::{FlowState, Intake, Intent, Message, cost_in_units};
+
+/// Written by the application, read by the engine. A line of its own: the engine polls nothing here that it writes.
+#[repr(align(64))]
+#[derive(Debug)]
+struct AppLine {
+    consumed: AtomicU64,
+    intent: AtomicU32,
+}
+
+/// Written by the engine, read by the application.
+#[repr(align(64))]
+#[derive(Debug)]
+struct EngineLine {
+    room: AtomicU64,
+    acknowledged: AtomicU64,
+    tell_at: AtomicU64,
+    state: AtomicU32,
+    /// The engine's name for this flow, so that a hint finds it; touched by the engine alone.
+    slot: AtomicU32,
+}
+
+/// Shared by the two application ends and the engine end of one flow.
+pub struct Mailbox {
+    app: AppLine,
+    engine: EngineLine,
+    outbox: Spsc<Message>,
+    inbox: Spsc<Message>,
+    rx: AtomicWaker,
+    tx: AtomicWaker,
+    changed: AtomicWaker,
+    stats: [AtomicU64; FlowStats::WORDS],
+    link: Link<Mailbox>,
+    /// True once the engine's end was handed out.
+    claimed: AtomicBool,
+    peer: SocketAddr,
+    local: OnceLock<SocketAddr>,
+    intake: Arc<Intake>,
+}
+
+/// The slot of a flow that the engine has not met.
+pub(crate) const NO_SLOT: u32 = u32::MAX;
+
+impl Mailbox {
+    fn new(intake: Arc<Intake>, peer: SocketAddr) -> Arc<Self> {
+        Arc::new(Self {
+            app: AppLine { consumed: AtomicU64::new(0), intent: AtomicU32::new(0) },
+            engine: EngineLine {
+                room: AtomicU64::new(0),
+                acknowledged: AtomicU64::new(0),
+                tell_at: AtomicU64::new(u64::MAX),
+                state: AtomicU32::new(FlowState::CONNECTING.0),
+                slot: AtomicU32::new(NO_SLOT),
+            },
+            outbox: Spsc::new(),
+            inbox: Spsc::new(),
+            rx: AtomicWaker::new(),
+            tx: AtomicWaker::new(),
+            changed: AtomicWaker::new(),
+            stats: std::array::from_fn(|_| AtomicU64::new(0)),
+            link: Link::new(),
+            claimed: AtomicBool::new(false),
+            peer,
+            local: OnceLock::new(),
+            intake,
+        })
+    }
+
+    /// Application: a flow to `peer`, which the engine begins to connect when it meets the hint sent here.
+    #[must_use]
+    pub fn connect(intake: &Arc<Intake>, peer: SocketAddr) -> (SendEnd, RecvEnd) {
+        let mailbox = Self::new(Arc::clone(intake), peer);
+        let ends = Self::app_ends(&mailbox);
+        intake.hint_flow(&mailbox);
+        ends
+    }
+
+    /// Engine: a flow that a peer opened, for a listener's backlog.
+    #[must_use]
+    pub fn accepted(intake: &Arc<Intake>, local: SocketAddr, peer: SocketAddr) -> (EngineEnd, SendEnd, RecvEnd) {
+        let mailbox = Self::new(Arc::clone(intake), peer);
+        let _ = mailbox.local.set(local);
+        let (send, recv) = Self::app_ends(&mailbox);
+        mailbox.claimed.store(true, Ordering::Relaxed);
+        (EngineEnd { mailbox }, send, recv)
+    }
+
+    fn app_ends(mailbox: &Arc<Self>) -> (SendEnd, RecvEnd) {
+        (
+            SendEnd { mailbox: Arc::clone(mailbox), posted: 0, finished: false },
+            RecvEnd { mailbox: Arc::clone(mailbox), consumed: 0, stopped: false },
+        )
+    }
+
+    /// Engine: takes the engine's end of a flow met for the first time; `None` if it was taken before.
+    #[must_use]
+    pub fn claim(self: &Arc<Self>) -> Option<EngineEnd> {
+        (!self.claimed.swap(true, Ordering::AcqRel)).then(|| EngineEnd { mailbox: Arc::clone(self) })
+    }
+
+    /// Engine: the slot given by [`EngineEnd::set_slot`], if any.
+    #[must_use]
+    pub fn slot(&self) -> Option<u32> {
+        let slot = self.engine.slot.load(Ordering::Relaxed);
+        (slot != NO_SLOT).then_some(slot)
+    }
+
+    /// Where the flow goes.
+    #[must_use]
+    pub const fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    /// The address the flow uses on this side; known once it is open.
+    #[must_use]
+    pub fn local(&self) -> Option<SocketAddr> {
+        self.local.get().copied()
+    }
+
+    /// Where the flow stands.
+    #[must_use]
+    pub fn state(&self) -> FlowState {
+        // Acquire: what the engine wrote before (inbox, local address) is visible to who sees the new state.
+        FlowState(self.engine.state.load(Ordering::Acquire))
+    }
+
+    /// What the engine last counted for this flow.
+    #[must_use]
+    pub fn stats(&self) -> FlowStats {
+        FlowStats::from_words(std::array::from_fn(|i| self.stats[i].load(Ordering::Relaxed)))
+    }
+
+    fn add_intent(self: &Arc<Self>, intent: Intent) {
+        // Release: messages posted before are visible to the engine when it sees the FIN.
+        self.app.intent.fetch_or(intent.0, Ordering::AcqRel);
+        self.intake.hint_flow(self);
+    }
+
+    /// Registers `cx` for changes of the state and returns the state as it is after that.
+    fn poll_state(&self, cx: &Context<'_>) -> FlowState {
+        self.changed.register(cx.waker());
+        self.state()
+    }
+}
+
+impl Linked for Mailbox {
+    fn link(&self) -> &Link<Self> {
+        &self.link
+    }
+}
+
+impl std::fmt::Debug for Mailbox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Mailbox")
+            .field("peer", &self.peer)
+            .field("local", &self.local())
+            .field("state", &self.state())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The application's sending end of a flow.
+///
+/// Dropped, it finishes what was posted (FIN).
+#[derive(Debug)]
+pub struct SendEnd {
+    mailbox: Arc<Mailbox>,
+    /// Cumulative units posted.
+    posted: u64,
+    finished: bool,
+}
+
+impl SendEnd {
+    /// The flow's shared part.
+    #[must_use]
+    pub const fn mailbox(&self) -> &Arc<Mailbox> {
+        &self.mailbox
+    }
+
+    /// Cumulative units posted so far.
+    #[must_use]
+    pub const fn posted(&self) -> u64 {
+        self.posted
+    }
+
+    /// Cumulative units that the peer's transport has acknowledged, counted in whole messages in order.
+    #[must_use]
+    pub fn acknowledged(&self) -> u64 {
+        self.mailbox.engine.acknowledged.load(Ordering::Acquire)
+    }
+
+    /// True if a message of `len` bytes may be posted now.
+    #[must_use]
+    pub fn has_room(&self, len: usize) -> bool {
+        self.posted + cost_in_units(len) <= self.mailbox.engine.room.load(Ordering::Acquire)
+    }
+
+    /// Waits for [`SendEnd::has_room`]. Resolves early when the flow's state says that waiting is pointless, so the
+    /// caller looks at the state first. Registers one waker: the last caller's.
+    pub fn poll_room(&mut self, cx: &Context<'_>, len: usize) -> Poll<()> {
+        if self.has_room(len) {
+            return Poll::Ready(());
+        }
+        self.mailbox.tx.register(cx.waker());
+        if self.has_room(len) || self.mailbox.state().has(FlowState::WRITE_ENDED) {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    }
+
+    /// Posts `message` if there is room for it, else gives it back. Whether the flow still sends is the caller's to
+    /// check: what is posted to a flow that is over is dropped with it.
+    ///
+    /// # Errors
+    /// The message itself: no room, or [`SendEnd::finish`] was called.
+    pub fn post(&mut self, message: Message) -> Result<(), Message> {
+        if self.finished || !self.has_room(message.len()) {
+            return Err(message);
+        }
+        self.posted += cost_in_units(message.len());
+        // SAFETY: there is one `SendEnd` per mailbox and this is `&mut`.
+        unsafe { self.mailbox.outbox.push(message) };
+        self.mailbox.intake.hint_flow(&self.mailbox);
+        Ok(())
+    }
+
+    /// No more messages: FIN follows the last one. Idempotent.
+    pub fn finish(&mut self) {
+        if !std::mem::replace(&mut self.finished, true) {
+            self.mailbox.add_intent(Intent::FIN);
+        }
+    }
+
+    /// True once [`SendEnd::finish`] was called.
+    #[must_use]
+    pub const fn is_finished(&self) -> bool {
+        self.finished
+    }
+
+    /// Ends the flow at once in both directions.
+    pub fn abort(&mut self) {
+        self.mailbox.add_intent(Intent::ABORT);
+    }
+
+    /// Registers for the next change of state and returns the state as it is now. One waiter: the last caller.
+    pub fn poll_state(&mut self, cx: &Context<'_>) -> FlowState {
+        self.mailbox.poll_state(cx)
+    }
+}
+
+impl Drop for SendEnd {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}
+
+/// The application's receiving end of a flow.
+///
+/// Dropped, it tells the peer to stop (STOP), unless everything was read to the end.
+#[derive(Debug)]
+pub struct RecvEnd {
+    mailbox: Arc<Mailbox>,
+    /// Cumulative units taken from the inbox.
+    consumed: u64,
+    stopped: bool,
+}
+
+impl RecvEnd {
+    /// The flow's shared part.
+    #[must_use]
+    pub const fn mailbox(&self) -> &Arc<Mailbox> {
+        &self.mailbox
+    }
+
+    /// Takes the oldest message, and returns its credit to the peer when enough has gathered.
+    pub fn take(&mut self) -> Option<Message> {
+        // SAFETY: there is one `RecvEnd` per mailbox and this is `&mut`.
+        let message = unsafe { self.mailbox.inbox.pop() }?;
+        self.consumed += cost_in_units(message.len());
+        self.mailbox.app.consumed.store(self.consumed, Ordering::Release);
+        // Orders the store above before the load below; pairs with the fence in `EngineEnd::set_tell_at`. Without it
+        // both sides may miss each other: the engine waits for consumption, the application has consumed everything.
+        fence(Ordering::SeqCst);
+        if self.consumed >= self.mailbox.engine.tell_at.load(Ordering::Relaxed) {
+            self.mailbox.intake.hint_flow(&self.mailbox);
+        }
+        Some(message)
+    }
+
+    /// Waits for a message. `Ready(None)` when none is there and the state says that none will come, or that the
+    /// flow is over. Registers one waker: the last caller's.
+    pub fn poll_take(&mut self, cx: &Context<'_>) -> Poll<Option<Message>> {
+        if let Some(message) = self.take() {
+            return Poll::Ready(Some(message));
+        }
+        self.mailbox.rx.register(cx.waker());
+        // The state before the inbox: the engine delivers first and publishes the end after.
+        let state = self.mailbox.state();
+        match self.take() {
+            Some(message) => Poll::Ready(Some(message)),
+            None if state.has(FlowState::READ_ENDED) || state.has(FlowState::CLOSED) => Poll::Ready(None),
+            None => Poll::Pending,
+        }
+    }
+
+    /// Tells the peer that nothing more will be read. Idempotent.
+    pub fn stop(&mut self) {
+        if !std::mem::replace(&mut self.stopped, true) {
+            self.mailbox.add_intent(Intent::STOP);
+        }
+    }
+}
+
+impl Drop for RecvEnd {
+    fn drop(&mut self) {
+        self.stop();
+        // What is unread goes home now, not when the engine forgets the flow.
+        // SAFETY: there is one `RecvEnd` per mailbox and this is `&mut`.
+        while unsafe { self.mailbox.inbox.pop() }.is_some() {}
+    }
+}
+
+/// Counters of one flow since it was opened, as its engine last published them (at most one round old).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct FlowStats {
+    /// Messages handed to the peer's transport for the first time, completely.
+    pub messages_sent: u64,
+    /// Messages put into the inbox.
+    pub messages_received: u64,
+    /// Payload bytes of `messages_sent`.
+    pub bytes_sent: u64,
+    /// Payload bytes of `messages_received`.
+    pub bytes_received: u64,
+    /// Packets sent, acknowledgements and retransmissions included.
+    pub packets_sent: u64,
+    /// Packets received and accepted.
+    pub packets_received: u64,
+    /// Packets declared lost.
+    pub packets_lost: u64,
+    /// Smoothed round-trip time, ns; 0 before the first sample.
+    pub smoothed_rtt_ns: u64,
+    /// Congestion window, bytes.
+    pub congestion_window: u64,
+}
+
+impl FlowStats {
+    const WORDS: usize = 9;
+
+    const fn to_words(self) -> [u64; Self::WORDS] {
+        [
+            self.messages_sent,
+            self.messages_received,
+            self.bytes_sent,
+            self.bytes_received,
+            self.packets_sent,
+            self.packets_received,
+            self.packets_lost,
+            self.smoothed_rtt_ns,
+            self.congestion_window,
+        ]
+    }
+
+    const fn from_words(words: [u64; Self::WORDS]) -> Self {
+        let [
+            messages_sent,
+            messages_received,
+            bytes_sent,
+            bytes_received,
+            packets_sent,
+            packets_received,
+            packets_lost,
+            smoothed_rtt_ns,
+            congestion_window,
+        ] = words;
+        Self {
+            messages_sent,
+            messages_received,
+            bytes_sent,
+            bytes_received,
+            packets_sent,
+            packets_received,
+            packets_lost,
+            smoothed_rtt_ns,
+            congestion_window,
+        }
+    }
+}
+
+/// Which waiters a change concerns; gathered over a round, woken at its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Wakes(u8);
+
+impl Wakes {
+    /// Who waits for a message.
+    pub const RX: Self = Self(1);
+    /// Who waits for room.
+    pub const TX: Self = Self(2);
+    /// Who waits for a change of state.
+    pub const STATE: Self = Self(4);
+    /// Everybody: the flow ended.
+    pub const ALL: Self = Self(7);
+
+    /// The waiters of both.
+    #[must_use]
+    pub const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// True if nobody is concerned.
+    #[must_use]
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+}
+
+/// The engine's end of a flow.
+#[derive(Debug)]
+pub struct EngineEnd {
+    mailbox: Arc<Mailbox>,
+}
+
+impl EngineEnd {
+    /// The flow's shared part.
+    #[must_use]
+    pub const fn mailbox(&self) -> &Arc<Mailbox> {
+        &self.mailbox
+    }
+
+    /// Names the flow, so that hints find it.
+    pub fn set_slot(&mut self, slot: u32) {
+        self.mailbox.engine.slot.store(slot, Ordering::Relaxed);
+    }
+
+    /// Tells the application its own address. The first value stays.
+    pub fn set_local(&mut self, local: SocketAddr) {
+        let _ = self.mailbox.local.set(local);
+    }
+
+    /// Takes the oldest message to send. Read [`EngineEnd::intent`] *before* draining: a FIN seen there covers every
+    /// message that a drain after it finds.
+    pub fn take(&mut self) -> Option<Message> {
+        // SAFETY: there is one `EngineEnd` per mailbox and this is `&mut`.
+        unsafe { self.mailbox.outbox.pop() }
+    }
+
+    /// What the application wants.
+    #[must_use]
+    pub fn intent(&self) -> Intent {
+        Intent(self.mailbox.app.intent.load(Ordering::Acquire))
+    }
+
+    /// Cumulative units that the application has taken from the inbox.
+    #[must_use]
+    pub fn consumed(&self) -> u64 {
+        self.mailbox.app.consumed.load(Ordering::Acquire)
+    }
+
+    /// Asks for a hint once `consumed` reaches `units`, and returns `consumed` as it is now: the application may have
+    /// been there already, and then sends no hint.
+    pub fn set_tell_at(&mut self, units: u64) -> u64 {
+        self.mailbox.engine.tell_at.store(units, Ordering::Relaxed);
+        // Pairs with the fence in `RecvEnd::take`.
+        fence(Ordering::SeqCst);
+        self.consumed()
+    }
+
+    /// Puts a message into the inbox. The waker ([`Wakes::RX`]) is called by [`EngineEnd::wake`], later.
+    pub fn deliver(&mut self, message: Message) {
+        // SAFETY: there is one `EngineEnd` per mailbox and this is `&mut`.
+        unsafe { self.mailbox.inbox.push(message) };
+    }
+
+    /// Cumulative units that may be posted.
+    pub fn set_room(&mut self, units: u64) {
+        self.mailbox.engine.room.store(units, Ordering::Release);
+    }
+
+    /// Cumulative units acknowledged by the peer.
+    pub fn set_acknowledged(&mut self, units: u64) {
+        self.mailbox.engine.acknowledged.store(units, Ordering::Release);
+    }
+
+    /// Publishes where the flow stands.
+    pub fn set_state(&mut self, state: FlowState) {
+        self.mailbox.engine.state.store(state.0, Ordering::Release);
+    }
+
+    /// Publishes the flow's counters.
+    pub fn set_stats(&mut self, stats: &FlowStats) {
+        for (word, value) in self.mailbox.stats.iter().zip(stats.to_words()) {
+            word.store(value, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes the wakers of who is concerned and calls them.
+    pub fn wake(&self, wakes: Wakes) {
+        for (bit, waker) in
+            [(Wakes::RX, &self.mailbox.rx), (Wakes::TX, &self.mailbox.tx), (Wakes::STATE, &self.mailbox.changed)]
+        {
+            if wakes.0 & bit.0 != 0 {
+                if let Some(waker) = waker.take_waker() {
+                    Waker::wake(waker);
+                }
+            }
+        }
+    }
+}
+
+impl Drop for EngineEnd {
+    fn drop(&mut self) {
+        // An engine that dies (or forgets a flow without a word) must not leave anybody waiting.
+        if !self.mailbox.state().has(FlowState::CLOSED) {
+            let state = self.mailbox.state().closed(crate::CloseReason::Shutdown);
+            self.set_state(state);
+        }
+        self.wake(Wakes::ALL);
+        // What was posted and never taken goes home now.
+        while self.take().is_some() {}
+    }
+}
+
+trait TakeWaker {
+    fn take_waker(&self) -> Option<Waker>;
+}
+
+impl TakeWaker for AtomicWaker {
+    fn take_waker(&self) -> Option<Waker> {
+        #[cfg(not(machnet_loom))]
+        {
+            self.take()
+        }
+        #[cfg(machnet_loom)]
+        {
+            self.take_waker()
+        }
+    }
+}

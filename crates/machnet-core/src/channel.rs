@@ -1,0 +1,309 @@
+//! What the engine sees of applications.
+//!
+//! [`AppChannel`] is the seam: today's implementation, [`LocalChannel`], serves tasks of the engine's own process
+//! through [`machnet_channel`]'s mailboxes; the sidecar's will serve untrusting processes through shared memory. No
+//! call blocks, and none can fail: an engine never waits for an application.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use machnet_channel::{
+    Accepted, Backlog, BacklogProducer, Drain, EngineEnd, FlowState, FlowStats, Intake, Intent, Mailbox, Message, Wakes,
+};
+use slab::Slab;
+
+/// A flow of the channel. Given out by the channel, valid until [`AppChannel::release`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Slot(pub u32);
+
+/// A listener of the channel. Given out by the channel, valid until [`AppChannel::unlisten`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ListenSlot(pub u32);
+
+/// Something an application did that the engine has not looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hint {
+    /// A new flow wants to be connected.
+    Connect(Slot, SocketAddr),
+    /// A flow has messages to send, has consumed, or has a new intent.
+    Flow(Slot),
+    /// A new listener wants UDP port `port` (0: any).
+    Listen(ListenSlot, u16),
+    /// A listener is gone.
+    Unlisten(ListenSlot),
+}
+
+/// The applications of one engine.
+pub trait AppChannel: Send {
+    /// The next thing to look at.
+    fn next_hint(&mut self) -> Option<Hint>;
+
+    /// True if [`AppChannel::next_hint`] would find something, or the application wants to close: the engine must not
+    /// sleep. Called after the doorbell was armed.
+    fn has_work(&self) -> bool;
+
+    /// True once the application wants every flow ended.
+    fn is_closing(&self) -> bool;
+
+    /// What the application wants of a flow. Read it before draining [`AppChannel::take`].
+    fn intent(&self, slot: Slot) -> Intent;
+
+    /// Takes the next message to send.
+    fn take(&mut self, slot: Slot) -> Option<Message>;
+
+    /// Cumulative units the application has consumed.
+    fn consumed(&self, slot: Slot) -> u64;
+
+    /// Asks for a hint when `consumed` reaches `units`; returns `consumed` as it is after that.
+    fn set_tell_at(&mut self, slot: Slot, units: u64) -> u64;
+
+    /// Hands over a received message.
+    fn deliver(&mut self, slot: Slot, message: Message);
+
+    /// Cumulative units that may be posted, and that were acknowledged.
+    fn set_progress(&mut self, slot: Slot, room: u64, acknowledged: u64);
+
+    /// Publishes where the flow stands.
+    fn set_state(&mut self, slot: Slot, state: FlowState);
+
+    /// The address the flow uses on this side.
+    fn set_local(&mut self, slot: Slot, local: SocketAddr);
+
+    /// Publishes the flow's counters.
+    fn set_stats(&mut self, slot: Slot, stats: &FlowStats);
+
+    /// The engine has forgotten the flow. Whoever waits for it is woken.
+    fn release(&mut self, slot: Slot);
+
+    /// The result of a [`Hint::Listen`].
+    fn set_listening(&mut self, listener: ListenSlot, opened: Result<SocketAddr, &std::io::Error>);
+
+    /// True if the listener takes another flow now.
+    fn can_accept(&self, listener: ListenSlot) -> bool;
+
+    /// Queues a flow that finished its handshake at a listener.
+    fn accept(&mut self, listener: ListenSlot, local: SocketAddr, peer: SocketAddr) -> Slot;
+
+    /// The engine has forgotten the listener.
+    fn unlisten(&mut self, listener: ListenSlot);
+
+    /// Wakes everybody that the round concerns: the last thing an engine does in a round.
+    fn end_round(&mut self);
+}
+
+/// The applications of the engine's own process.
+#[derive(Debug)]
+pub struct LocalChannel {
+    intake: Arc<Intake>,
+    flow_hints: Drain<Mailbox>,
+    listener_hints: Drain<Backlog>,
+    flows: Slab<LocalFlow>,
+    listeners: Slab<LocalListener>,
+    /// Flows and listeners with somebody to wake at the end of the round.
+    touched: Vec<u32>,
+    touched_listeners: Vec<u32>,
+    /// Ends that were released in this round, woken (by their drop) at its end.
+    released: Vec<EngineEnd>,
+}
+
+#[derive(Debug)]
+struct LocalFlow {
+    end: EngineEnd,
+    wakes: Wakes,
+}
+
+#[derive(Debug)]
+struct LocalListener {
+    end: BacklogProducer,
+    touched: bool,
+}
+
+impl LocalChannel {
+    /// The engine's side of `intake`. One per intake.
+    #[must_use]
+    pub fn new(intake: Arc<Intake>) -> Self {
+        Self {
+            intake,
+            flow_hints: Drain::default(),
+            listener_hints: Drain::default(),
+            flows: Slab::new(),
+            listeners: Slab::new(),
+            touched: Vec::new(),
+            touched_listeners: Vec::new(),
+            released: Vec::new(),
+        }
+    }
+
+    fn flow(&self, slot: Slot) -> &EngineEnd {
+        &self.flows[slot.0 as usize].end
+    }
+
+    fn flow_mut(&mut self, slot: Slot) -> &mut EngineEnd {
+        &mut self.flows[slot.0 as usize].end
+    }
+
+    fn touch(&mut self, slot: Slot, wakes: Wakes) {
+        let flow = &mut self.flows[slot.0 as usize];
+        if flow.wakes.is_empty() {
+            self.touched.push(slot.0);
+        }
+        flow.wakes = flow.wakes.with(wakes);
+    }
+
+    fn next_flow_hint(&mut self) -> Option<Hint> {
+        if self.flow_hints.is_empty() {
+            self.flow_hints = self.intake.flows().take();
+        }
+        for mailbox in self.flow_hints.by_ref() {
+            if let Some(slot) = mailbox.slot() {
+                // A stale hint: the flow was released, and its slot may be another's by now.
+                if self.flows.get(slot as usize).is_some_and(|flow| Arc::ptr_eq(flow.end.mailbox(), &mailbox)) {
+                    return Some(Hint::Flow(Slot(slot)));
+                }
+            } else if let Some(mut end) = mailbox.claim() {
+                let entry = self.flows.vacant_entry();
+                let slot = Slot(entry.key() as u32);
+                end.set_slot(slot.0);
+                let peer = mailbox.peer();
+                entry.insert(LocalFlow { end, wakes: Wakes::default() });
+                return Some(Hint::Connect(slot, peer));
+            }
+        }
+        None
+    }
+
+    fn next_listener_hint(&mut self) -> Option<Hint> {
+        if self.listener_hints.is_empty() {
+            self.listener_hints = self.intake.listeners().take();
+        }
+        for backlog in self.listener_hints.by_ref() {
+            if let Some(slot) = backlog.slot() {
+                let known = self.listeners.get(slot as usize);
+                if known.is_some_and(|l| Arc::ptr_eq(l.end.backlog(), &backlog) && l.end.is_gone()) {
+                    return Some(Hint::Unlisten(ListenSlot(slot)));
+                }
+            } else if let Some(mut end) = backlog.claim() {
+                if end.is_gone() {
+                    continue;
+                }
+                let entry = self.listeners.vacant_entry();
+                let slot = entry.key() as u32;
+                end.set_slot(slot);
+                entry.insert(LocalListener { end, touched: false });
+                return Some(Hint::Listen(ListenSlot(slot), backlog.port()));
+            }
+        }
+        None
+    }
+}
+
+impl AppChannel for LocalChannel {
+    fn next_hint(&mut self) -> Option<Hint> {
+        self.next_listener_hint().or_else(|| self.next_flow_hint())
+    }
+
+    fn has_work(&self) -> bool {
+        !self.flow_hints.is_empty()
+            || !self.listener_hints.is_empty()
+            || !self.intake.flows().is_empty()
+            || !self.intake.listeners().is_empty()
+    }
+
+    fn is_closing(&self) -> bool {
+        self.intake.is_closing()
+    }
+
+    fn intent(&self, slot: Slot) -> Intent {
+        self.flow(slot).intent()
+    }
+
+    fn take(&mut self, slot: Slot) -> Option<Message> {
+        self.flow_mut(slot).take()
+    }
+
+    fn consumed(&self, slot: Slot) -> u64 {
+        self.flow(slot).consumed()
+    }
+
+    fn set_tell_at(&mut self, slot: Slot, units: u64) -> u64 {
+        self.flow_mut(slot).set_tell_at(units)
+    }
+
+    fn deliver(&mut self, slot: Slot, message: Message) {
+        self.flow_mut(slot).deliver(message);
+        self.touch(slot, Wakes::RX);
+    }
+
+    fn set_progress(&mut self, slot: Slot, room: u64, acknowledged: u64) {
+        let end = self.flow_mut(slot);
+        end.set_room(room);
+        end.set_acknowledged(acknowledged);
+        self.touch(slot, Wakes::TX);
+    }
+
+    fn set_state(&mut self, slot: Slot, state: FlowState) {
+        self.flow_mut(slot).set_state(state);
+        self.touch(slot, Wakes::ALL);
+    }
+
+    fn set_local(&mut self, slot: Slot, local: SocketAddr) {
+        self.flow_mut(slot).set_local(local);
+    }
+
+    fn set_stats(&mut self, slot: Slot, stats: &FlowStats) {
+        self.flow_mut(slot).set_stats(stats);
+    }
+
+    fn release(&mut self, slot: Slot) {
+        let flow = self.flows.remove(slot.0 as usize);
+        self.released.push(flow.end);
+    }
+
+    fn set_listening(&mut self, listener: ListenSlot, opened: Result<SocketAddr, &std::io::Error>) {
+        self.listeners[listener.0 as usize].end.set_opened(opened);
+    }
+
+    fn can_accept(&self, listener: ListenSlot) -> bool {
+        self.listeners[listener.0 as usize].end.has_room()
+    }
+
+    fn accept(&mut self, listener: ListenSlot, local: SocketAddr, peer: SocketAddr) -> Slot {
+        let (mut end, send, recv) = Mailbox::accepted(&self.intake, local, peer);
+        let entry = self.flows.vacant_entry();
+        let slot = Slot(entry.key() as u32);
+        end.set_slot(slot.0);
+        entry.insert(LocalFlow { end, wakes: Wakes::default() });
+        let listening = &mut self.listeners[listener.0 as usize];
+        listening.end.push(Accepted { send, recv });
+        if !std::mem::replace(&mut listening.touched, true) {
+            self.touched_listeners.push(listener.0);
+        }
+        slot
+    }
+
+    fn unlisten(&mut self, listener: ListenSlot) {
+        self.listeners.remove(listener.0 as usize);
+    }
+
+    fn end_round(&mut self) {
+        for slot in self.touched.drain(..) {
+            // Released meanwhile, or the slot is another's by now, whom an extra look does not hurt.
+            if let Some(flow) = self.flows.get_mut(slot as usize) {
+                flow.end.wake(std::mem::take(&mut flow.wakes));
+            }
+        }
+        for slot in self.touched_listeners.drain(..) {
+            if let Some(listener) = self.listeners.get_mut(slot as usize) {
+                listener.touched = false;
+                listener.end.wake();
+            }
+        }
+        self.released.clear();
+    }
+}
+
+impl Drop for LocalChannel {
+    fn drop(&mut self) {
+        self.intake.close();
+    }
+}

@@ -1,0 +1,71 @@
+//! Limits and times of an engine: runtime configuration, checked as a whole.
+
+use std::time::Duration;
+
+/// The largest `max_message` of this version: larger messages need reservation of credit, which is not there yet.
+pub const MAX_MESSAGE: u32 = 1 << 20;
+
+/// Limits and times of an engine. `Config::default()` suits a service with some thousand flows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Config {
+    /// The largest message this side sends or receives, bytes; the smaller of both sides' counts. Default and maximum:
+    /// 1 MiB.
+    pub max_message: u32,
+    /// What a peer may have sent on one flow that the application has not consumed, bytes (rounded to units of 64 B, of
+    /// which each message costs at least one). At least `max_message`. Default 2 MiB.
+    pub receive_window: u32,
+    /// What the application may have posted on one flow that the peer has not acknowledged, bytes, counted alike. At
+    /// least `max_message`. Default 2 MiB.
+    pub send_buffer: u32,
+    /// Flows of the engine, half-open and closing ones included. Default 65 536.
+    pub max_flows: u32,
+    /// Flows whose handshake has begun here and is not finished. Default 1 024.
+    pub max_half_open: u32,
+    /// How long `connect` tries. Default 3 s.
+    pub connect_timeout: Duration,
+    /// How long a peer may acknowledge nothing while something is outstanding. Default 5 s.
+    pub dead_peer_timeout: Duration,
+    /// How long an engine goes on for a flow whose application is gone. Default 10 s.
+    pub linger: Duration,
+    /// How long an acknowledgement may wait for company. Default 250 µs.
+    pub max_ack_delay: Duration,
+    /// The longest UDP payload sent, bytes; never more than the driver's. Default 1 232: IPv6's minimum MTU, which
+    /// every path carries.
+    pub max_payload: u32,
+    /// Bytes of reassembly buffers. Default 64 MiB: address space, which costs memory only once used.
+    pub reassembly_bytes: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            max_message: MAX_MESSAGE,
+            receive_window: 2 << 20,
+            send_buffer: 2 << 20,
+            max_flows: 1 << 16,
+            max_half_open: 1024,
+            connect_timeout: Duration::from_secs(3),
+            dead_peer_timeout: Duration::from_secs(5),
+            linger: Duration::from_secs(10),
+            max_ack_delay: Duration::from_micros(250),
+            max_payload: 1232,
+            reassembly_bytes: 64 << 20,
+        }
+    }
+}
+
+/// A configuration that contradicts itself or the driver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+#[error("{field} is {value}; it must be from {min} to {max}")]
+pub struct ConfigError {
+    /// The field's name.
+    pub field: &'static str,
+    /// Its value.
+    pub value: u64,
+    /// The least it may be.
+    pub min: u64,
+    /// The most it may be.
+    pub max: u64,
+}

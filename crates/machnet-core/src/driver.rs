@@ -1,0 +1,138 @@
+//! What an engine asks of a vNIC: bursts of datagrams in and out, and no more (the least common denominator).
+//!
+//! A driver owns the memory of its packets and lends it: [`Driver::rx_burst`] gives frames away, [`Driver::frame`]
+//! gives empty ones to build packets in, [`Driver::tx_burst`] takes counted loans and [`Driver::reap`] drops those
+//! the device is done with. Ethernet devices will come wrapped in core's network layer and look the same from here.
+//!
+//! Everything beyond the minimum is a [`Capabilities`] field with a fallback in software.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+use machnet_channel::{Doorbell, Frame, FrameRef};
+
+use crate::Drops;
+
+/// Where a datagram comes from and goes to. `local` is complete (address and port): a flow keeps the address at which
+/// it was called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Meta {
+    /// The address on this side.
+    pub local: SocketAddr,
+    /// The address on the other side.
+    pub remote: SocketAddr,
+    /// The queue it arrived on; 0 on transmission.
+    pub queue: u16,
+}
+
+/// A received datagram: the UDP payload is `frame.bytes()[range]`.
+#[derive(Debug)]
+pub struct RxPacket {
+    /// Its addresses.
+    pub meta: Meta,
+    /// The frame it lies in, now the receiver's.
+    pub frame: Frame,
+    /// Where in the frame. The receiver checks it against the frame.
+    pub range: Range<u32>,
+}
+
+/// A datagram to transmit: the UDP payload is `payload`.
+#[derive(Debug)]
+pub struct TxPacket {
+    /// Its addresses. An unspecified `local` address lets the driver choose; its port is one the driver has open.
+    pub meta: Meta,
+    /// The payload, lent until the device is done with it.
+    pub payload: FrameRef,
+}
+
+/// An ICMP "port unreachable" that quotes a datagram of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unreachable {
+    /// Where the datagram was going.
+    pub remote: SocketAddr,
+    /// The first bytes of its UDP payload: our packet header. Untrusted.
+    pub quoted: [u8; 16],
+}
+
+/// What a driver can do, beyond moving datagrams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Capabilities {
+    /// The longest UDP payload that fits the local interface's MTU, bytes.
+    pub max_payload: u32,
+    /// Bytes that must stay free in front of the payload of a transmitted frame, for lower headers.
+    pub headroom: u32,
+    /// Descriptors of the device's rings; 256 on the least common denominator.
+    pub descriptors: u16,
+    /// How many equal-sized datagrams to one destination the driver sends as one (GSO); 1 if it does not.
+    pub segments: u16,
+    /// True if [`Driver::wait`] gives a file descriptor that an idle engine can sleep on.
+    pub can_sleep: bool,
+}
+
+impl Capabilities {
+    /// The least: no segmentation, no sleeping, no headroom.
+    #[must_use]
+    pub const fn minimal(max_payload: u32) -> Self {
+        Self { max_payload, headroom: 0, descriptors: 256, segments: 1, can_sleep: false }
+    }
+}
+
+/// A vNIC queue pair, as an engine sees it.
+pub trait Driver: Send {
+    /// What the driver can do. Constant.
+    fn capabilities(&self) -> &Capabilities;
+
+    /// The address flows to peers leave from: the address and port that the driver was opened with.
+    fn home(&self) -> SocketAddr;
+
+    /// Opens UDP port `port` (0: any free one) for receiving and sending; returns its address. Opening a port that is
+    /// open already, or the home port, is counted: [`Driver::close`] must be called as often.
+    ///
+    /// # Errors
+    /// As `bind(2)`: `AddrInUse`, `PermissionDenied`, … . Ports are exclusive.
+    fn open(&mut self, port: u16) -> io::Result<SocketAddr>;
+
+    /// Undoes one [`Driver::open`] of `port`.
+    fn close(&mut self, port: u16);
+
+    /// A free frame to build a packet in; `None` if all are in use.
+    fn frame(&mut self) -> Option<Frame>;
+
+    /// Appends up to `max` received datagrams to `out` and returns how many. Never blocks.
+    fn rx_burst(&mut self, out: &mut Vec<RxPacket>, max: usize) -> usize;
+
+    /// Takes as many datagrams as the device accepts from the front of `batch` and returns how many; the rest stays.
+    /// A datagram that the device refuses for good (unreachable, too long) counts as taken and lost. Never blocks.
+    fn tx_burst(&mut self, batch: &mut VecDeque<TxPacket>) -> usize;
+
+    /// Drops the loans of datagrams that the device is done with.
+    fn reap(&mut self) {}
+
+    /// The next ICMP "unreachable" that arrived, on drivers that learn of it.
+    fn unreachable(&mut self) -> Option<Unreachable> {
+        None
+    }
+
+    /// A file descriptor that polls readable when [`Driver::rx_burst`], [`Driver::unreachable`] or a refused
+    /// [`Driver::tx_burst`] would make progress. It stays the same for the driver's life.
+    fn wait(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    /// The bell to ring when a frame comes home after [`Driver::starve`].
+    fn set_bell(&mut self, bell: Arc<Doorbell>);
+
+    /// Called before the engine sleeps. If the driver lacks frames it asks its region for the bell; returns true if
+    /// frames came home meanwhile and the engine must not sleep.
+    fn starve(&mut self) -> bool;
+
+    /// What the driver itself dropped.
+    fn drops(&self) -> Drops {
+        Drops::default()
+    }
+}

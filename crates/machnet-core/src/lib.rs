@@ -1,0 +1,19 @@
+//! Machnet's core: wire formats, flows and the engine, sans-IO.
+//!
+//! It reads no clock, opens no socket, starts no thread and draws no randomness: time and a seed come in as arguments.
+//! That makes simulations deterministic, and the engine usable in a thread, in a daemon, or polled by a runtime.
+#![forbid(unsafe_code)]
+
+mod channel;
+mod config;
+mod driver;
+mod drops;
+mod engine;
+mod time;
+
+pub use channel::{AppChannel, Hint, ListenSlot, LocalChannel, Slot};
+pub use config::{Config, ConfigError, MAX_MESSAGE};
+pub use driver::{Capabilities, Driver, Meta, RxPacket, TxPacket, Unreachable};
+pub use drops::{DropReason, Drops};
+pub use engine::{Engine, EngineStats, Progress};
+pub use time::Instant;
