@@ -42,6 +42,8 @@ struct EngineLine {
     state: AtomicU32,
     /// The engine's name for this flow, so that a hint finds it; touched by the engine alone.
     slot: AtomicU32,
+    /// The largest message the flow carries; 0 until it is open.
+    max_message: AtomicU32,
 }
 
 /// Shared by the two application ends and the engine end of one flow.
@@ -75,6 +77,7 @@ impl Mailbox {
                 tell_at: AtomicU64::new(u64::MAX),
                 state: AtomicU32::new(FlowState::CONNECTING.0),
                 slot: AtomicU32::new(NO_SLOT),
+                max_message: AtomicU32::new(0),
             },
             outbox: Spsc::new(),
             inbox: Spsc::new(),
@@ -139,6 +142,12 @@ impl Mailbox {
     #[must_use]
     pub fn local(&self) -> Option<SocketAddr> {
         self.local.get().copied()
+    }
+
+    /// The largest message that both sides take, bytes; known once the flow is open, 0 before.
+    #[must_use]
+    pub fn max_message(&self) -> u32 {
+        self.engine.max_message.load(Ordering::Relaxed)
     }
 
     /// Where the flow stands.
@@ -460,6 +469,11 @@ impl EngineEnd {
     /// Tells the application its own address. The first value stays.
     pub fn set_local(&mut self, local: SocketAddr) {
         let _ = self.mailbox.local.set(local);
+    }
+
+    /// Tells the application the largest message. Before [`EngineEnd::set_state`] says that the flow is open.
+    pub fn set_max_message(&mut self, bytes: u32) {
+        self.mailbox.engine.max_message.store(bytes, Ordering::Relaxed);
     }
 
     /// Takes the oldest message to send. Read [`EngineEnd::intent`] *before* draining: a FIN seen there covers every

@@ -8,7 +8,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use machnet_channel::{
-    Accepted, Backlog, BacklogProducer, Drain, EngineEnd, FlowState, FlowStats, Intake, Intent, Mailbox, Message, Wakes,
+    Accepted, Backlog, BacklogProducer, Doorbell, Drain, EngineEnd, FlowState, FlowStats, Intake, Intent, Mailbox,
+    Message, Wakes,
 };
 use slab::Slab;
 
@@ -45,6 +46,9 @@ pub trait AppChannel: Send {
     /// True once the application wants every flow ended.
     fn is_closing(&self) -> bool;
 
+    /// The bell that wakes this channel's engine.
+    fn bell(&self) -> Arc<Doorbell>;
+
     /// What the application wants of a flow. Read it before draining [`AppChannel::take`].
     fn intent(&self, slot: Slot) -> Intent;
 
@@ -68,6 +72,9 @@ pub trait AppChannel: Send {
 
     /// The address the flow uses on this side.
     fn set_local(&mut self, slot: Slot, local: SocketAddr);
+
+    /// The largest message the flow carries, bytes.
+    fn set_max_message(&mut self, slot: Slot, bytes: u32);
 
     /// Publishes the flow's counters.
     fn set_stats(&mut self, slot: Slot, stats: &FlowStats);
@@ -213,6 +220,10 @@ impl AppChannel for LocalChannel {
         self.intake.is_closing()
     }
 
+    fn bell(&self) -> Arc<Doorbell> {
+        Arc::clone(self.intake.bell())
+    }
+
     fn intent(&self, slot: Slot) -> Intent {
         self.flow(slot).intent()
     }
@@ -248,6 +259,10 @@ impl AppChannel for LocalChannel {
 
     fn set_local(&mut self, slot: Slot, local: SocketAddr) {
         self.flow_mut(slot).set_local(local);
+    }
+
+    fn set_max_message(&mut self, slot: Slot, bytes: u32) {
+        self.flow_mut(slot).set_max_message(bytes);
     }
 
     fn set_stats(&mut self, slot: Slot, stats: &FlowStats) {

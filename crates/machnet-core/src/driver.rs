@@ -103,6 +103,12 @@ pub trait Driver: Send {
     /// A free frame to build a packet in; `None` if all are in use.
     fn frame(&mut self) -> Option<Frame>;
 
+    /// True while fewer than half of the frames are free: received payloads are then copied instead of lent, so that
+    /// slow readers cannot take the frames that everybody's traffic needs.
+    fn is_short_of_frames(&self) -> bool {
+        false
+    }
+
     /// Appends up to `max` received datagrams to `out` and returns how many. Never blocks.
     fn rx_burst(&mut self, out: &mut Vec<RxPacket>, max: usize) -> usize;
 

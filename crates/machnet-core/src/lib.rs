@@ -4,11 +4,14 @@
 //! That makes simulations deterministic, and the engine usable in a thread, in a daemon, or polled by a runtime.
 #![forbid(unsafe_code)]
 
+pub mod cc;
 mod channel;
 mod config;
 mod driver;
 mod drops;
 mod engine;
+mod flow;
+mod seq;
 mod time;
 
 pub use channel::{AppChannel, Hint, ListenSlot, LocalChannel, Slot};
@@ -17,3 +20,4 @@ pub use driver::{Capabilities, Driver, Meta, RxPacket, TxPacket, Unreachable};
 pub use drops::{DropReason, Drops};
 pub use engine::{Engine, EngineStats, Progress};
 pub use time::Instant;
+pub mod wire;

@@ -1,6 +1,45 @@
-//! The engine (being written): one driver queue, its flows, timers and applications; `poll(now)`.
+//! The engine: one owner of one driver queue, its flows, timers and applications.
+//!
+//! A round, [`Engine::poll`], is bounded by counts and never blocks:
+//!
+//! ```text
+//!   reap, rx_burst ─▶ demultiplex by flow id ─▶ flow ─▶ inbox          receive.rs
+//!   hints of applications ─▶ connect, listen, outbox ─▶ flow            apps.rs
+//!   timers ─▶ flow                                                     timers.rs
+//!   ready flows, in turn ─▶ packets ─▶ tx_burst
+//!   publish what changed, wake who waits (last: wakers run foreign code)
+//! ```
+//!
+//! Who runs it (a thread, a daemon, a runtime) decides when to poll again from [`Progress`] and sleeps by the protocol
+//! of [`machnet_channel::Doorbell`]: arm, ask [`Engine::may_sleep`], sleep.
 
-use crate::{AppChannel, Config, ConfigError, Driver, Drops, Instant};
+mod apps;
+mod buffers;
+mod receive;
+mod resets;
+mod table;
+mod timers;
+
+use std::collections::{HashMap, VecDeque};
+
+use rand_chacha::ChaCha12Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+
+use crate::driver::{RxPacket, TxPacket};
+use crate::flow::{Cut, Limits, Sent, State, Tx};
+use crate::wire::BASE_PAYLOAD;
+use crate::{AppChannel, Config, ConfigError, Driver, Drops, Instant, ListenSlot};
+use buffers::Buffers;
+use resets::ResetLimit;
+use table::{FlowTable, Keyed};
+use timers::Timers;
+
+/// Packets received in one round: the LCD's ring.
+const RX_BURST: usize = 256;
+/// Packets built in one round, likewise.
+const TX_BURST: usize = 256;
+/// Hints looked at in one round.
+const HINTS: usize = 256;
 
 /// What a round did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,8 +57,10 @@ pub struct Progress {
 pub struct EngineStats {
     /// Datagrams received.
     pub packets_received: u64,
-    /// Datagrams handed to the driver.
+    /// Datagrams built and handed to the driver.
     pub packets_sent: u64,
+    /// Packets that flows declared lost, of flows that are gone too.
+    pub packets_lost: u64,
     /// Flows that exist, half-open and closing ones included.
     pub flows: u64,
     /// Reassembly buffers in use.
@@ -28,11 +69,52 @@ pub struct EngineStats {
     pub drops: Drops,
 }
 
-/// The datapath.
+/// A listening port.
+#[derive(Clone, Copy, Debug)]
+struct Listening {
+    port: u16,
+    slot: ListenSlot,
+}
+
+/// The datapath. See the module.
 #[derive(Debug)]
 pub struct Engine<D, C> {
     driver: D,
     channel: C,
+    config: Config,
+    limits: Limits,
+    rng: ChaCha12Rng,
+    instance: u64,
+    now: Instant,
+
+    flows: FlowTable,
+    /// Application's slot → flow.
+    by_slot: HashMap<u32, u32>,
+    listening: Vec<Listening>,
+    /// Flows whose handshake began here and is not finished.
+    half_open: u32,
+    timers: Timers,
+    buffers: Buffers,
+    resets: ResetLimit,
+    shutting_down: bool,
+
+    /// Flows with something to send, in the order of their turns.
+    ready: VecDeque<u32>,
+    /// Flows with more to take from their application.
+    unfinished: VecDeque<u32>,
+    /// Flows to publish, and whose timer to set, at the end of the round.
+    touched: Vec<u32>,
+    due: Vec<u32>,
+    rx: Vec<RxPacket>,
+    tx: VecDeque<TxPacket>,
+    contents: Vec<Sent>,
+    /// The driver had no frame for us.
+    starved: bool,
+
+    packets_received: u64,
+    packets_sent: u64,
+    packets_lost: u64,
+    drops: Drops,
 }
 
 impl<D: Driver, C: AppChannel> Engine<D, C> {
@@ -41,27 +123,177 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
     ///
     /// # Errors
     /// A limit that contradicts another or the driver's capabilities.
-    pub fn new(driver: D, channel: C, config: Config, seed: [u8; 32]) -> Result<Self, ConfigError> {
-        let _ = (config, seed);
-        Ok(Self { driver, channel })
+    pub fn new(mut driver: D, channel: C, config: Config, seed: [u8; 32]) -> Result<Self, ConfigError> {
+        let max_payload = config.max_payload.min(driver.capabilities().max_payload);
+        config.check(max_payload)?;
+        driver.set_bell(channel.bell());
+        let mut rng = ChaCha12Rng::from_seed(seed);
+        let buffers = Buffers::new(config.reassembly_bytes).map_err(|_| ConfigError {
+            field: "reassembly_bytes",
+            value: config.reassembly_bytes,
+            min: 0,
+            max: isize::MAX as u64,
+        })?;
+        Ok(Self {
+            limits: Limits::new(&config, max_payload as usize),
+            instance: rng.next_u64(),
+            flows: FlowTable::new(&mut rng),
+            resets: ResetLimit::new(Keyed::new(&mut rng)),
+            driver,
+            channel,
+            config,
+            rng,
+            now: Instant::ZERO,
+            by_slot: HashMap::new(),
+            listening: Vec::new(),
+            half_open: 0,
+            timers: Timers::new(),
+            buffers,
+            shutting_down: false,
+            ready: VecDeque::new(),
+            unfinished: VecDeque::new(),
+            touched: Vec::new(),
+            due: Vec::new(),
+            rx: Vec::with_capacity(RX_BURST),
+            tx: VecDeque::with_capacity(TX_BURST),
+            contents: Vec::new(),
+            starved: false,
+            packets_received: 0,
+            packets_sent: 0,
+            packets_lost: 0,
+            drops: Drops::default(),
+        })
     }
 
     /// One bounded round: receive, look at applications, timers, send, wake. `now` never goes back.
     pub fn poll(&mut self, now: Instant) -> Progress {
-        let _ = now;
+        self.now = self.now.max(now);
+        self.starved = false;
+        self.driver.reap();
+        let received = self.receive_burst();
+        let hints = self.look_at_applications();
+        let expired = self.expire_timers();
+        let sent = self.send();
+        self.end_round();
+        Progress { busy: received || hints || expired || sent, next_deadline: self.timers.next_deadline() }
+    }
+
+    fn expire_timers(&mut self) -> bool {
+        let mut due = std::mem::take(&mut self.due);
+        self.timers.expire(self.now, &mut due);
+        for &key in &due {
+            if let Some(flow) = self.flows.get(key) {
+                flow.on_timer(self.now);
+            }
+            self.touch(key);
+        }
+        let any = !due.is_empty();
+        due.clear();
+        self.due = due;
+        any
+    }
+
+    /// Gives each ready flow a turn, and the driver what they built.
+    fn send(&mut self) -> bool {
+        let before = self.tx.len();
+        for _ in 0..self.ready.len() {
+            if self.tx.len() >= TX_BURST {
+                break;
+            }
+            let Some(key) = self.ready.pop_front() else { break };
+            let (now, budget) = (self.now, TX_BURST - self.tx.len());
+            let Some(flow) = self.flows.get(key) else { continue };
+            flow.is_ready = false;
+            let mut tx = Tx {
+                driver: &mut self.driver,
+                batch: &mut self.tx,
+                budget,
+                instance: self.instance,
+                contents: &mut self.contents,
+                starved: &mut self.starved,
+            };
+            let more = flow.transmit(now, &mut tx);
+            if more {
+                flow.is_ready = true;
+                self.ready.push_back(key);
+            }
+            if !flow.is_touched {
+                flow.is_touched = true;
+                self.touched.push(key);
+            }
+            if self.starved {
+                break;
+            }
+        }
+        self.packets_sent += (self.tx.len() - before) as u64;
+        if self.tx.is_empty() {
+            return false;
+        }
+        self.driver.tx_burst(&mut self.tx) > 0
+    }
+
+    /// Publishes what changed, forgets what is over, sets timers, and wakes who waits.
+    fn end_round(&mut self) {
+        let mut touched = std::mem::take(&mut self.touched);
+        for key in touched.drain(..) {
+            let Some(flow) = self.flows.get(key) else { continue };
+            flow.is_touched = false;
+            if flow.publish(&mut self.channel)
+                && let Some(slot) = flow.slot.take()
+            {
+                self.by_slot.remove(&slot.0);
+                self.channel.release(slot);
+            }
+            if flow.state == State::Closed {
+                self.forget(key);
+            } else {
+                let deadline = flow.deadline();
+                self.timers.set(key, deadline);
+            }
+        }
+        self.touched = touched;
         self.channel.end_round();
-        Progress { busy: false, next_deadline: None }
+    }
+
+    /// Removes a flow and what hangs on it.
+    fn forget(&mut self, key: u32) {
+        self.timers.set(key, None);
+        let Some(flow) = self.flows.remove(key) else { return };
+        if flow.was_half_open {
+            self.half_open -= 1;
+        }
+        self.packets_lost += flow.packets_lost();
+        self.driver.close(flow.local.port());
+        tracing::debug!(flow = flow.id, peer = %flow.remote, "forgotten");
+    }
+
+    /// Marks a flow for the end of the round, and for sending.
+    fn touch(&mut self, key: u32) {
+        let Some(flow) = self.flows.get(key) else { return };
+        if !flow.is_touched {
+            flow.is_touched = true;
+            self.touched.push(key);
+        }
+        if !flow.is_ready {
+            flow.is_ready = true;
+            self.ready.push_back(key);
+        }
     }
 
     /// Called after the doorbell was armed: true if nothing waits and the engine may sleep until the next deadline,
     /// the doorbell or the driver's file descriptor.
     pub fn may_sleep(&mut self) -> bool {
-        !self.channel.has_work() && !self.driver.starve()
+        let idle = self.unfinished.is_empty()
+            && !self.channel.has_work()
+            && self.channel.is_closing() == self.shutting_down
+            && (self.ready.is_empty() || self.starved || !self.tx.is_empty());
+        // Without frames nothing can be sent, and on some drivers nothing received: the next one to come home rings.
+        idle && !self.driver.starve()
     }
 
     /// True once the application asked to close and every flow has ended: the engine may be dropped.
     pub fn is_finished(&self) -> bool {
-        self.channel.is_closing()
+        self.shutting_down && self.flows.len() == 0 && !self.channel.has_work() && self.tx.is_empty()
     }
 
     /// The driver.
@@ -76,6 +308,36 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
 
     /// The engine's counters.
     pub fn stats(&self) -> EngineStats {
-        EngineStats { drops: self.driver.drops(), ..EngineStats::default() }
+        let mut drops = self.drops;
+        drops.add(&self.driver.drops());
+        EngineStats {
+            packets_received: self.packets_received,
+            packets_sent: self.packets_sent,
+            packets_lost: self.packets_lost + self.flows.slots().map(|(_, flow)| flow.packets_lost()).sum::<u64>(),
+            flows: self.flows.len() as u64,
+            buffers_in_use: self.buffers.in_use(),
+            drops,
+        }
     }
 }
+
+impl Config {
+    fn check(&self, max_payload: u32) -> Result<(), ConfigError> {
+        let within = |field, value: u64, min: u64, max: u64| {
+            if (min..=max).contains(&value) { Ok(()) } else { Err(ConfigError { field, value, min, max }) }
+        };
+        let message = u64::from(self.max_message);
+        // A message costs a unit more than its bytes; a window that cannot hold one could never receive it.
+        let least = message + machnet_channel::UNIT * 2;
+        within("max_message", message, 0, crate::MAX_MESSAGE.into())?;
+        within("receive_window", self.receive_window.into(), least, 1 << 30)?;
+        within("send_buffer", self.send_buffer.into(), least, 1 << 30)?;
+        within("max_flows", self.max_flows.into(), 1, 1 << 24)?;
+        within("max_half_open", self.max_half_open.into(), 1, 1 << 24)?;
+        within("max_payload", max_payload.into(), BASE_PAYLOAD as u64, 65_507)?;
+        within("max_ack_delay (µs)", self.max_ack_delay.as_micros() as u64, 0, 1_000_000)?;
+        Ok(())
+    }
+}
+
+const _: () = assert!(Cut::MIN_PAYLOAD <= BASE_PAYLOAD);

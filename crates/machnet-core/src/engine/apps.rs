@@ -1,0 +1,126 @@
+//! The engine's dealings with applications: connect, listen, take what is to be sent.
+
+use std::net::SocketAddr;
+
+use machnet_channel::{CloseReason, FlowState};
+
+use super::{Engine, HINTS, Listening};
+use crate::flow::Flow;
+use crate::{AppChannel, Driver, Hint, ListenSlot, Slot};
+
+impl<D: Driver, C: AppChannel> Engine<D, C> {
+    /// Looks at what applications did, a bounded share of it. Returns true if there was anything.
+    pub(super) fn look_at_applications(&mut self) -> bool {
+        let mut any = false;
+        for _ in 0..self.unfinished.len() {
+            let Some(key) = self.unfinished.pop_front() else { break };
+            self.look_at(key);
+            any = true;
+        }
+        for _ in 0..HINTS {
+            let Some(hint) = self.channel.next_hint() else { break };
+            any = true;
+            match hint {
+                Hint::Connect(slot, peer) => self.connect(slot, peer),
+                Hint::Flow(slot) => {
+                    if let Some(&key) = self.by_slot.get(&slot.0) {
+                        self.look_at(key);
+                    }
+                }
+                Hint::Listen(slot, port) => self.listen(slot, port),
+                Hint::Unlisten(slot) => self.unlisten(slot),
+            }
+        }
+        if self.channel.is_closing() && !self.shutting_down {
+            self.shut_down();
+            any = true;
+        }
+        any
+    }
+
+    fn look_at(&mut self, key: u32) {
+        let Some(flow) = self.flows.get(key) else { return };
+        if flow.on_app(self.now, &mut self.channel) {
+            self.unfinished.push_back(key);
+        } else if self.shutting_down {
+            flow.on_shutdown(self.now);
+        }
+        self.touch(key);
+    }
+
+    fn connect(&mut self, slot: Slot, peer: SocketAddr) {
+        let home = self.driver.home();
+        let refusal = if self.shutting_down {
+            Some(CloseReason::Shutdown)
+        } else if home.is_ipv4() != peer.is_ipv4() || peer.ip().is_unspecified() || peer.port() == 0 {
+            Some(CloseReason::Unreachable)
+        } else if self.flows.len() >= self.config.max_flows as usize {
+            Some(CloseReason::NoRoom)
+        } else {
+            // The home port, counted once more for this flow.
+            self.driver.open(home.port()).err().map(|_| CloseReason::Unreachable)
+        };
+        if let Some(reason) = refusal {
+            self.channel.set_state(slot, FlowState::CONNECTING.closed(reason));
+            self.channel.release(slot);
+            return;
+        }
+        let (now, limits) = (self.now, &self.limits);
+        let key = self.flows.insert(&mut self.rng, |id| Flow::connect(now, id, home, peer, limits));
+        if let Some(flow) = self.flows.get(key) {
+            flow.slot = Some(slot);
+            tracing::debug!(flow = flow.id, %peer, "connecting");
+        }
+        self.by_slot.insert(slot.0, key);
+        self.look_at(key);
+    }
+
+    fn listen(&mut self, slot: ListenSlot, port: u16) {
+        if self.shutting_down {
+            self.channel.unlisten(slot);
+            return;
+        }
+        // One listener per port, like everywhere: the driver counts its opens and would not notice.
+        if port != 0 && self.listening.iter().any(|listening| listening.port == port) {
+            let error = std::io::Error::new(
+                std::io::ErrorKind::AddrInUse,
+                format!("port {port} has a listener on this endpoint already"),
+            );
+            self.channel.set_listening(slot, Err(&error));
+            self.channel.unlisten(slot);
+            return;
+        }
+        match self.driver.open(port) {
+            Ok(address) => {
+                self.listening.push(Listening { port: address.port(), slot });
+                self.channel.set_listening(slot, Ok(address));
+                tracing::debug!(%address, "listening");
+            }
+            Err(error) => {
+                self.channel.set_listening(slot, Err(&error));
+                self.channel.unlisten(slot);
+            }
+        }
+    }
+
+    fn unlisten(&mut self, slot: ListenSlot) {
+        self.channel.unlisten(slot);
+        if let Some(at) = self.listening.iter().position(|listening| listening.slot == slot) {
+            let port = self.listening.swap_remove(at).port;
+            self.driver.close(port);
+            tracing::debug!(port, "no longer listening");
+        }
+    }
+
+    fn shut_down(&mut self) {
+        self.shutting_down = true;
+        for listening in std::mem::take(&mut self.listening) {
+            self.channel.unlisten(listening.slot);
+            self.driver.close(listening.port);
+        }
+        let keys: Vec<u32> = self.flows.slots().map(|(key, _)| key).collect();
+        for key in keys {
+            self.look_at(key);
+        }
+    }
+}

@@ -1,0 +1,276 @@
+//! What arrives: demultiplexing, handshakes, RESETs.
+
+use machnet_channel::FrameRef;
+
+use super::{Engine, RX_BURST, TX_BURST};
+use crate::driver::{Meta, RxPacket};
+use crate::flow::{Flow, State, Tx};
+use crate::wire::{
+    Data, HEADER_LEN, Handshake, Header, MIN_ELICITING_LEN, PacketType, RESET_LEN, Reason, Reset, Retry, WireError,
+};
+use crate::{AppChannel, Driver, DropReason};
+
+/// ICMP messages looked at in one round.
+const UNREACHABLE_PER_ROUND: usize = 16;
+
+impl<D: Driver, C: AppChannel> Engine<D, C> {
+    /// Receives one burst. Returns true if anything arrived.
+    pub(super) fn receive_burst(&mut self) -> bool {
+        self.buffers.set_copy_all(self.driver.is_short_of_frames());
+        let mut packets = std::mem::take(&mut self.rx);
+        let n = self.driver.rx_burst(&mut packets, RX_BURST);
+        self.packets_received += n as u64;
+        for packet in packets.drain(..) {
+            if let Err(reason) = self.receive(packet) {
+                self.drops.count(reason);
+            }
+        }
+        self.rx = packets;
+        let mut any = n > 0;
+        for _ in 0..UNREACHABLE_PER_ROUND {
+            let Some(unreachable) = self.driver.unreachable() else { break };
+            any = true;
+            self.on_unreachable(unreachable.remote, &unreachable.quoted);
+        }
+        any
+    }
+
+    fn receive(&mut self, packet: RxPacket) -> Result<(), DropReason> {
+        let RxPacket { meta, frame, range } = packet;
+        if range.start > range.end || range.end as usize > frame.bytes().len() {
+            return Err(DropReason::Oversized);
+        }
+        let payload = frame.share(range);
+        let bytes = payload.as_ref();
+        let (header, rest) = match Header::parse(bytes) {
+            Ok(parsed) => parsed,
+            Err(error) => {
+                if matches!(error, WireError::Version(_)) && Header::is_foreign_init(bytes) {
+                    self.reset(meta, Reason::Version, 0, bytes);
+                }
+                return Err(error.into());
+            }
+        };
+        match header.packet_type {
+            PacketType::Init => self.on_init(meta, rest, bytes),
+            PacketType::Accept => self.on_accept(meta, &header, rest, bytes),
+            PacketType::Retry => self.on_retry(meta, &header, rest),
+            PacketType::Data => self.on_data(meta, &header, rest, &payload),
+            PacketType::Reset => self.on_reset(meta, &header, rest),
+        }
+    }
+
+    fn on_data(&mut self, meta: Meta, header: &Header, rest: &[u8], packet: &FrameRef) -> Result<(), DropReason> {
+        let bytes = packet.as_ref();
+        let Some(key) = self.flows.find(header.flow) else {
+            if bytes.len() >= MIN_ELICITING_LEN {
+                self.reset(meta, Reason::UnknownFlow, 0, bytes);
+            }
+            return Err(DropReason::UnknownFlow);
+        };
+        let now = self.now;
+        let Some(flow) = self.flows.get(key) else { return Err(DropReason::UnknownFlow) };
+        if flow.remote.ip() != meta.remote.ip() {
+            return Err(DropReason::WrongPeer);
+        }
+        let data = Data::parse(header, rest)?;
+        match flow.state {
+            State::Open | State::Aborting { .. } | State::Tombstone { .. } => {}
+            State::HalfOpen { .. } => self.open(key)?,
+            State::Connecting { .. } | State::Closed => return Err(DropReason::WrongState),
+        }
+        let Some(flow) = self.flows.get(key) else { return Err(DropReason::UnknownFlow) };
+        let result = flow.on_data(now, header, &data, packet, &mut self.buffers);
+        flow.deliver(now, &mut self.channel);
+        self.touch(key);
+        result
+    }
+
+    /// The initiator's address is validated: hands the flow to its listener.
+    fn open(&mut self, key: u32) -> Result<(), DropReason> {
+        let Some(flow) = self.flows.get(key) else { return Err(DropReason::UnknownFlow) };
+        let port = flow.local.port();
+        let Some(listening) = self.listening.iter().find(|listening| listening.port == port) else {
+            return Err(DropReason::NotListening);
+        };
+        if !self.channel.can_accept(listening.slot) {
+            return Err(DropReason::BacklogFull);
+        }
+        let slot = self.channel.accept(listening.slot, flow.local, flow.remote);
+        flow.slot = Some(slot);
+        flow.state = State::Open;
+        flow.was_half_open = false;
+        self.half_open -= 1;
+        self.by_slot.insert(slot.0, key);
+        tracing::debug!(flow = flow.id, peer = %flow.remote, local = %flow.local, "accepted");
+        Ok(())
+    }
+
+    fn on_init(&mut self, meta: Meta, rest: &[u8], packet: &[u8]) -> Result<(), DropReason> {
+        if packet.len() < Handshake::PACKET_LEN {
+            return Err(DropReason::ShortInit);
+        }
+        let init = Handshake::parse(rest)?;
+        // A repetition: the answer was lost, or crossed it.
+        if let Some(key) = self.flows.find_remote(meta.remote.ip(), init.source) {
+            let known = self.flows.get(key).map(|flow| flow.state);
+            if !matches!(known, Some(State::HalfOpen { .. } | State::Open)) {
+                return Err(DropReason::WrongState);
+            }
+            self.answer_init(key);
+            return Ok(());
+        }
+        let Some(listening) = self.listening.iter().find(|listening| listening.port == meta.local.port()) else {
+            self.reset(meta, Reason::Refused, init.source, packet);
+            return Err(DropReason::NotListening);
+        };
+        if !self.channel.can_accept(listening.slot) || self.half_open >= self.config.max_half_open {
+            return Err(DropReason::BacklogFull);
+        }
+        if self.flows.len() >= self.config.max_flows as usize {
+            return Err(DropReason::TooManyFlows);
+        }
+        // The port stays open until its last flow ends, listener or not.
+        if self.driver.open(meta.local.port()).is_err() {
+            return Err(DropReason::NotListening);
+        }
+        let (now, limits) = (self.now, &self.limits);
+        let key = self.flows.insert(&mut self.rng, |id| Flow::accept(now, id, meta.local, meta.remote, &init, limits));
+        self.flows.learn_remote(key);
+        if let Some(flow) = self.flows.get(key) {
+            flow.was_half_open = true;
+        }
+        self.half_open += 1;
+        self.answer_init(key);
+        self.touch(key);
+        Ok(())
+    }
+
+    /// ACCEPT, only ever in answer to an INIT and never longer than it.
+    fn answer_init(&mut self, key: u32) {
+        let now = self.now;
+        let Some(flow) = self.flows.get(key) else { return };
+        if self.tx.len() >= 2 * TX_BURST {
+            return;
+        }
+        let mut tx = Tx {
+            driver: &mut self.driver,
+            batch: &mut self.tx,
+            budget: 1,
+            instance: self.instance,
+            contents: &mut self.contents,
+            starved: &mut self.starved,
+        };
+        if flow.transmit_handshake(now, PacketType::Accept, &mut tx) {
+            self.packets_sent += 1;
+        } else {
+            self.drops.count(DropReason::NoFrames);
+        }
+    }
+
+    fn on_accept(&mut self, meta: Meta, header: &Header, rest: &[u8], packet: &[u8]) -> Result<(), DropReason> {
+        let accept = Handshake::parse(rest)?;
+        let Some(key) = self.flows.find(header.flow) else {
+            // Its initiator gave up: the acceptor need not wait for its timer.
+            self.reset(meta, Reason::UnknownFlow, accept.source, packet);
+            return Err(DropReason::UnknownFlow);
+        };
+        let Some(flow) = self.flows.get(key) else { return Err(DropReason::UnknownFlow) };
+        if flow.remote != meta.remote {
+            return Err(DropReason::WrongPeer);
+        }
+        if !matches!(flow.state, State::Connecting { .. }) {
+            return Err(DropReason::WrongState);
+        }
+        flow.on_accept(meta.local, &accept);
+        tracing::debug!(flow = flow.id, peer = %flow.remote, "connected");
+        self.flows.learn_remote(key);
+        if let Some(flow) = self.flows.get(key) {
+            flow.deliver(self.now, &mut self.channel);
+        }
+        self.touch(key);
+        Ok(())
+    }
+
+    fn on_retry(&mut self, meta: Meta, header: &Header, rest: &[u8]) -> Result<(), DropReason> {
+        let retry = Retry::parse(rest)?;
+        let now = self.now;
+        let key = self.flows.find(header.flow).ok_or(DropReason::UnknownFlow)?;
+        let flow = self.flows.get(key).ok_or(DropReason::UnknownFlow)?;
+        if flow.remote != meta.remote {
+            return Err(DropReason::WrongPeer);
+        }
+        if !matches!(flow.state, State::Connecting { .. }) {
+            return Err(DropReason::WrongState);
+        }
+        flow.on_retry(now, retry.token);
+        self.touch(key);
+        Ok(())
+    }
+
+    fn on_reset(&mut self, meta: Meta, header: &Header, rest: &[u8]) -> Result<(), DropReason> {
+        let reset = Reset::parse(rest)?;
+        let key = match header.flow {
+            0 => self.flows.find_remote(meta.remote.ip(), reset.flow),
+            id => self.flows.find(id),
+        };
+        let key = key.ok_or(DropReason::UnknownFlow)?;
+        let flow = self.flows.get(key).ok_or(DropReason::UnknownFlow)?;
+        if flow.remote.ip() != meta.remote.ip() {
+            return Err(DropReason::WrongPeer);
+        }
+        if !flow.on_reset(&reset) {
+            return Err(DropReason::ForgedReset);
+        }
+        tracing::debug!(flow = flow.id, peer = %flow.remote, reason = ?reset.reason, "reset");
+        self.touch(key);
+        Ok(())
+    }
+
+    /// Only our INITs make it count: everybody can send ICMP.
+    fn on_unreachable(&mut self, remote: std::net::SocketAddr, quoted: &[u8]) {
+        let quotes_init = Header::parse(quoted).is_ok_and(|(header, _)| header.packet_type == PacketType::Init);
+        if !quotes_init {
+            return;
+        }
+        // The header of an INIT does not name its flow; whoever connects to that address is refused, rightly.
+        let refused: Vec<u32> = self
+            .flows
+            .slots()
+            .filter(|(_, flow)| flow.remote == remote && matches!(flow.state, State::Connecting { .. }))
+            .map(|(key, _)| key)
+            .collect();
+        for key in refused {
+            if let Some(flow) = self.flows.get(key) {
+                flow.on_unreachable();
+            }
+            self.touch(key);
+        }
+    }
+
+    /// Says statelessly that a packet has no flow, unless its source has had enough of those.
+    fn reset(&mut self, meta: Meta, reason: Reason, flow: u64, answered: &[u8]) {
+        if self.tx.len() >= 2 * TX_BURST || !self.resets.allow(self.now, meta.remote.ip()) {
+            self.drops.count(DropReason::ResetLimited);
+            return;
+        }
+        let mut tx = Tx {
+            driver: &mut self.driver,
+            batch: &mut self.tx,
+            budget: 1,
+            instance: self.instance,
+            contents: &mut self.contents,
+            starved: &mut self.starved,
+        };
+        let sent = tx.packet(meta, RESET_LEN, |bytes, _| {
+            Header { packet_type: PacketType::Reset, blocks: 0, ack_now: false, flow, number: 0 }.emit(bytes);
+            Reset::emit(reason, answered, &mut bytes[HEADER_LEN..]);
+            RESET_LEN
+        });
+        if sent {
+            self.packets_sent += 1;
+        } else {
+            self.drops.count(DropReason::NoFrames);
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! What was received, and when to say so (`docs/spec/wire.md#acknowledgement-block`, `flow.md#acknowledging`).
+
+use std::time::Duration;
+
+use crate::Instant;
+use crate::seq::expand;
+use crate::wire::{AckBlock, MAX_BITMAP_WORDS};
+
+/// Numbers below the largest whose fate is remembered: twice what a bitmap can report.
+const WINDOW: u64 = 2 * 64 * MAX_BITMAP_WORDS as u64;
+/// How far ahead of the largest a number may be (`docs/spec/wire.md#header`).
+const MAX_AHEAD: u64 = 1 << 17;
+/// Eliciting packets that are acknowledged at once, together.
+const PACKETS_PER_ACK: u32 = 16;
+
+/// What is to be thought of a number that arrives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(crate) enum Arrival {
+    New,
+    Duplicate,
+    /// Too old to tell, or absurdly far ahead.
+    OutOfWindow,
+}
+
+#[derive(Debug)]
+pub(crate) struct Acks {
+    /// One past the largest number received; 0 if none was.
+    next: u64,
+    /// When the largest arrived.
+    largest_at: Instant,
+    /// First number of the run that ends in the largest.
+    run_start: u64,
+    floor: u64,
+    /// Bit `n % WINDOW` for each `n` of the window below `next`.
+    bits: [u64; (WINDOW / 64) as usize],
+    /// Eliciting packets that no acknowledgement was sent for.
+    unacknowledged: u32,
+    deadline: Option<Instant>,
+    at_once: bool,
+}
+
+impl Acks {
+    pub(crate) const fn new() -> Self {
+        Self {
+            next: 0,
+            largest_at: Instant::ZERO,
+            run_start: 0,
+            floor: 0,
+            bits: [0; (WINDOW / 64) as usize],
+            unacknowledged: 0,
+            deadline: None,
+            at_once: false,
+        }
+    }
+
+    /// Completes the low half of a number.
+    pub(crate) const fn expand(&self, low: u32) -> u64 {
+        expand(low, self.next)
+    }
+
+    /// What is to be thought of `number`, without recording it.
+    pub(crate) fn classify(&self, number: u64) -> Arrival {
+        if number >= self.next {
+            // The first number is measured from 0, where every sender begins.
+            return if number - self.next > MAX_AHEAD { Arrival::OutOfWindow } else { Arrival::New };
+        }
+        if number + WINDOW < self.next {
+            return Arrival::OutOfWindow;
+        }
+        if self.bit(number) { Arrival::Duplicate } else { Arrival::New }
+    }
+
+    /// Records `number`, which was [`Arrival::New`]. `floor` is the oldest number the sender still asks about.
+    pub(crate) fn record(&mut self, now: Instant, number: u64, floor: u64) -> bool {
+        self.floor = self.floor.max(floor);
+        let first = self.next == 0;
+        let mut in_order = true;
+        if number >= self.next {
+            let gap = number - self.next;
+            for skipped in self.next..self.next + gap.min(WINDOW) {
+                self.clear(skipped);
+            }
+            if gap >= WINDOW {
+                self.bits.fill(0);
+            }
+            if gap > 0 || first {
+                self.run_start = number;
+                in_order = first;
+            }
+            self.next = number + 1;
+            self.largest_at = now;
+            self.set(number);
+        } else {
+            in_order = false;
+            self.set(number);
+            while self.run_start > self.oldest() && self.bit(self.run_start - 1) {
+                self.run_start -= 1;
+            }
+        }
+        in_order
+    }
+
+    /// Notes that an eliciting packet was recorded. `at_once`: it must be acknowledged in this round.
+    pub(crate) fn elicited(&mut self, now: Instant, at_once: bool, max_ack_delay: Duration) {
+        self.unacknowledged += 1;
+        self.at_once |= at_once || self.unacknowledged >= PACKETS_PER_ACK;
+        if self.deadline.is_none() {
+            self.deadline = Some(now + max_ack_delay);
+        }
+    }
+
+    /// True if an acknowledgement must go out in this round, with data or without.
+    pub(crate) fn is_due(&self, now: Instant) -> bool {
+        self.unacknowledged > 0 && (self.at_once || self.deadline.is_some_and(|at| at <= now))
+    }
+
+    /// True if a packet that goes out anyway should carry one.
+    pub(crate) const fn wants(&self) -> bool {
+        self.unacknowledged > 0
+    }
+
+    /// When an acknowledgement becomes due.
+    pub(crate) const fn deadline(&self) -> Option<Instant> {
+        if self.unacknowledged > 0 { self.deadline } else { None }
+    }
+
+    /// True if a bitmap has something to say: numbers are missing below the run and others are not.
+    pub(crate) fn has_hole(&self) -> bool {
+        self.next > 0 && self.run_start > self.oldest() + 1
+    }
+
+    /// The block to send now, without or with its bitmap; `None` if nothing was received.
+    pub(crate) fn block(&self, now: Instant, bitmap: bool) -> Option<AckBlock> {
+        let largest = self.next.checked_sub(1)?;
+        let mut block = AckBlock {
+            largest: largest as u32,
+            run: u16::try_from(self.next - self.run_start).unwrap_or(u16::MAX),
+            delay_us: u16::try_from(now.since(self.largest_at).as_micros()).unwrap_or(u16::MAX),
+            words: 0,
+            bitmap: [0; MAX_BITMAP_WORDS],
+        };
+        // A run longer than its field leaves out what is below: it was reported before, and stays acknowledged.
+        if bitmap && self.has_hole() && self.next - self.run_start <= u64::from(u16::MAX) {
+            let hole = self.run_start - 1;
+            let count = (hole - self.oldest()).min(64 * MAX_BITMAP_WORDS as u64);
+            block.words = count.div_ceil(64) as u8;
+            for i in 0..count {
+                if self.bit(hole - 1 - i) {
+                    block.bitmap[(i / 64) as usize] |= 1 << (63 - i % 64);
+                }
+            }
+        }
+        Some(block)
+    }
+
+    /// The block was sent.
+    pub(crate) const fn sent(&mut self) {
+        self.unacknowledged = 0;
+        self.at_once = false;
+        self.deadline = None;
+    }
+
+    /// The oldest number that is remembered and asked about.
+    fn oldest(&self) -> u64 {
+        self.floor.max(self.next.saturating_sub(WINDOW)).min(self.next)
+    }
+
+    fn bit(&self, number: u64) -> bool {
+        self.bits[(number % WINDOW / 64) as usize] & 1 << (number % 64) != 0
+    }
+
+    fn set(&mut self, number: u64) {
+        self.bits[(number % WINDOW / 64) as usize] |= 1 << (number % 64);
+    }
+
+    fn clear(&mut self, number: u64) {
+        self.bits[(number % WINDOW / 64) as usize] &= !(1 << (number % 64));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The numbers a block reports.
+    pub(crate) fn reported(block: &AckBlock, expected: u64) -> BTreeSet<u64> {
+        let largest = expand(block.largest, expected);
+        let mut set: BTreeSet<u64> = (0..u64::from(block.run)).map(|i| largest - i).collect();
+        for i in 0..u64::from(block.words) * 64 {
+            if block.bitmap[(i / 64) as usize] >> (63 - i % 64) & 1 == 1 {
+                set.insert(largest - u64::from(block.run) - 1 - i);
+            }
+        }
+        set
+    }
+
+    proptest! {
+        #[test]
+        fn a_block_reports_what_was_received_and_nothing_else(
+            steps in prop::collection::vec((0..40u64, any::<bool>()), 1..300), start in 0..100_000u64,
+        ) {
+            let mut acks = Acks::new();
+            let mut model = BTreeSet::new();
+            let mut top = start;
+            for (step, back) in steps {
+                let number = if back { top.saturating_sub(step * 7) } else { top + step };
+                top = top.max(number);
+                match acks.classify(number) {
+                    Arrival::New => {
+                        prop_assert!(model.insert(number));
+                        acks.record(Instant::ZERO, number, 0);
+                    }
+                    Arrival::Duplicate => prop_assert!(model.contains(&number)),
+                    Arrival::OutOfWindow => prop_assert!(number + WINDOW < acks.next),
+                }
+                let block = acks.block(Instant::ZERO, true).unwrap();
+                let got = reported(&block, acks.next);
+                let low = got.first().copied().unwrap().max(acks.next.saturating_sub(1024));
+                let expected: BTreeSet<_> = model.range(low..).copied().collect();
+                prop_assert_eq!(got.range(low..).copied().collect::<BTreeSet<_>>(), expected);
+                let unreported = model.range(..got.first().copied().unwrap()).next_back();
+                prop_assert!(unreported.is_none_or(|&n| n + 64 * 16 < acks.next));
+            }
+        }
+    }
+
+    #[test]
+    fn the_floor_stops_the_bitmap() {
+        let mut acks = Acks::new();
+        for number in [0, 2, 4, 6] {
+            acks.record(Instant::ZERO, number, 0);
+        }
+        assert_eq!(acks.block(Instant::ZERO, true).unwrap().words, 1);
+        assert_eq!(acks.block(Instant::ZERO, false).unwrap().words, 0);
+        acks.record(Instant::ZERO, 7, 6);
+        assert!(!acks.has_hole());
+        let block = acks.block(Instant::ZERO, true).unwrap();
+        assert_eq!((block.largest, block.run, block.words), (7, 2, 0));
+    }
+
+    #[test]
+    fn due_at_once_for_sixteen_or_after_the_delay() {
+        let delay = Duration::from_micros(250);
+        let mut acks = Acks::new();
+        assert!(acks.record(Instant(0), 0, 0));
+        acks.elicited(Instant(0), false, delay);
+        assert!(!acks.is_due(Instant(249_999)));
+        assert!(acks.is_due(Instant(250_000)));
+        for number in 1..16 {
+            assert!(!acks.is_due(Instant(1)));
+            assert!(acks.record(Instant(1), number, 0));
+            acks.elicited(Instant(1), false, delay);
+        }
+        assert!(acks.is_due(Instant(1)));
+        acks.sent();
+        assert!(!acks.wants() && acks.deadline().is_none());
+        assert!(!acks.record(Instant(2), 17, 0), "a hole");
+        assert!(!acks.record(Instant(2), 16, 0), "a hole filled");
+        assert!(acks.record(Instant(2), 18, 0));
+    }
+
+    #[test]
+    fn numbers_far_ahead_or_long_gone_are_refused() {
+        let mut acks = Acks::new();
+        acks.record(Instant::ZERO, 0, 0);
+        assert_eq!(acks.classify(1 + MAX_AHEAD), Arrival::New);
+        assert_eq!(acks.classify(2 + MAX_AHEAD), Arrival::OutOfWindow);
+        acks.record(Instant::ZERO, 1 + MAX_AHEAD, 0);
+        assert_eq!(acks.classify(0), Arrival::OutOfWindow);
+        assert_eq!(acks.classify(acks.next - WINDOW), Arrival::New);
+        assert_eq!(acks.classify(acks.next - WINDOW - 1), Arrival::OutOfWindow);
+    }
+}

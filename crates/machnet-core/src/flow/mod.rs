@@ -1,0 +1,764 @@
+//! One flow: a reliable, ordered, message-preserving connection (`docs/spec/flow.md`).
+//!
+//! The flow only routes between its sub-machines, each of which can be tested alone:
+//!
+//! | module | knows |
+//! |---|---|
+//! | [`send`] | what is to be sent: messages, parts, what was acknowledged of them |
+//! | [`loss`] | packets in flight: numbers, losses, probes |
+//! | [`acks`] | numbers received, and when to say so |
+//! | [`receive`] | messages received, reassembly, the credit of the peer |
+//! | [`rtt`] | round-trip time |
+//! | [`crate::cc`] | the congestion window |
+//!
+//! The engine calls `on_*` with what happened and `now`, then [`Flow::transmit`], then [`Flow::publish`]. A flow reads no
+//! clock, and holds no reference to the engine.
+
+mod acks;
+mod loss;
+mod receive;
+mod rtt;
+mod send;
+mod transmit;
+mod units;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use machnet_channel::{CloseReason, FlowState, FlowStats, FrameRef, Intent, UNIT, cost_in_units};
+
+pub(crate) use receive::Store;
+pub(crate) use send::Cut;
+pub(crate) use transmit::Tx;
+
+use crate::cc::{Aimd, Controller};
+use crate::seq::expand;
+use crate::wire::{Chunk, Data, Handshake, Header, Reason, Reset};
+use crate::{AppChannel, Config, DropReason, Instant, Slot};
+use acks::{Acks, Arrival};
+use loss::Outstanding;
+use receive::{ReceiveQueue, Stored};
+use rtt::Rtt;
+use send::{Part, SendQueue};
+
+/// First interval of repeated INITs, doubled each time.
+const INIT_INTERVAL: Duration = Duration::from_millis(10);
+/// The least life of a tombstone: the peer's retransmissions must meet it.
+const TOMBSTONE: Duration = Duration::from_millis(100);
+/// Messages taken from the application in one round.
+const TAKE_PER_ROUND: usize = 256;
+
+/// What a packet carried that must arrive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sent {
+    Message(Part),
+    Fin,
+    Stop,
+    Abort,
+    Blocked,
+    Ping,
+}
+
+/// Where a flow stands (`docs/spec/flow.md#states`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    Connecting {
+        give_up: Instant,
+        next_init: Instant,
+        interval: Duration,
+    },
+    HalfOpen {
+        give_up: Instant,
+    },
+    Open,
+    Aborting {
+        until: Instant,
+    },
+    Tombstone {
+        until: Instant,
+    },
+    /// To be forgotten.
+    Closed,
+}
+
+/// Where one reliable control chunk stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Control {
+    Idle,
+    Wanted,
+    Sent,
+    Acked,
+}
+
+impl Control {
+    /// It was lost, or is sent again as a probe.
+    fn lost(&mut self) {
+        if *self == Self::Sent {
+            *self = Self::Wanted;
+        }
+    }
+}
+
+/// What of the configuration each flow needs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) max_message: u32,
+    /// Units.
+    pub(crate) receive_window: u64,
+    /// Units.
+    pub(crate) send_buffer: u64,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) dead_peer_timeout: Duration,
+    pub(crate) linger: Duration,
+    pub(crate) max_ack_delay: Duration,
+    pub(crate) cut: Cut,
+}
+
+impl Limits {
+    pub(crate) fn new(config: &Config, max_payload: usize) -> Self {
+        Self {
+            max_message: config.max_message,
+            receive_window: u64::from(config.receive_window) / UNIT,
+            send_buffer: u64::from(config.send_buffer) / UNIT,
+            connect_timeout: config.connect_timeout,
+            dead_peer_timeout: config.dead_peer_timeout,
+            linger: config.linger,
+            max_ack_delay: config.max_ack_delay,
+            cut: Cut::new(max_payload),
+        }
+    }
+}
+
+/// What the application was last told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+struct Published {
+    room: u64,
+    acknowledged: u64,
+    state: FlowState,
+}
+
+#[derive(Debug)]
+pub(crate) struct Flow {
+    /// What the peer writes into its packets.
+    pub(crate) id: u64,
+    /// What we write into ours; 0 until known.
+    pub(crate) remote_id: u64,
+    pub(crate) local: SocketAddr,
+    pub(crate) remote: SocketAddr,
+    pub(crate) state: State,
+    /// The application's name for it, while it has one.
+    pub(crate) slot: Option<Slot>,
+    /// The engine's lists that hold it.
+    pub(crate) is_ready: bool,
+    pub(crate) is_touched: bool,
+    /// It counts as half-open.
+    pub(crate) was_half_open: bool,
+
+    limits: Limits,
+    sent: Outstanding,
+    acks: Acks,
+    rtt: Rtt,
+    cc: Box<dyn Controller>,
+    send: SendQueue,
+    recv: ReceiveQueue,
+
+    /// Cumulative units the peer lets us send.
+    peer_credit: u64,
+    /// The smaller of both sides' limits.
+    max_message: u32,
+    /// Cumulative units the application consumed, as last seen.
+    consumed: u64,
+    /// The last credit that a packet named.
+    credit_sent: u64,
+    /// The peer waits for credit.
+    peer_blocked: bool,
+    /// Credit is to be announced in this round.
+    announce: bool,
+    /// The application's share in [`Flow::check_credit`] is to be asked for anew.
+    retell: bool,
+
+    fin: Control,
+    stop: Control,
+    abort: Control,
+    ping: Control,
+    blocked: Control,
+    /// The credit at which BLOCKED was last said.
+    blocked_at: Option<u64>,
+    /// Probes that may go out whatever the window.
+    probes: u8,
+    stop_reason: Reason,
+    abort_reason: Reason,
+    peer_stopped: bool,
+    linger: Option<Instant>,
+    closed: Option<CloseReason>,
+    published: Published,
+    stats: FlowStats,
+    /// A token that a RETRY gave.
+    token: Vec<u8>,
+}
+
+impl Flow {
+    fn new(id: u64, local: SocketAddr, remote: SocketAddr, state: State, limits: &Limits) -> Self {
+        Self {
+            id,
+            remote_id: 0,
+            local,
+            remote,
+            state,
+            slot: None,
+            is_ready: false,
+            is_touched: false,
+            was_half_open: false,
+            limits: *limits,
+            sent: Outstanding::new(),
+            acks: Acks::new(),
+            rtt: Rtt::new(),
+            cc: Box::new(Aimd::new(limits.cut.packet as u64)),
+            send: SendQueue::new(limits.cut),
+            recv: ReceiveQueue::new(limits.receive_window, limits.max_message),
+            peer_credit: 0,
+            max_message: limits.max_message,
+            consumed: 0,
+            credit_sent: limits.receive_window,
+            peer_blocked: false,
+            announce: false,
+            retell: true,
+            fin: Control::Idle,
+            stop: Control::Idle,
+            abort: Control::Idle,
+            ping: Control::Idle,
+            blocked: Control::Idle,
+            blocked_at: None,
+            probes: 0,
+            stop_reason: Reason::None,
+            abort_reason: Reason::None,
+            peer_stopped: false,
+            linger: None,
+            closed: None,
+            published: Published::default(),
+            stats: FlowStats::default(),
+            token: Vec::new(),
+        }
+    }
+
+    /// A flow that begins to connect.
+    pub(crate) fn connect(now: Instant, id: u64, local: SocketAddr, remote: SocketAddr, limits: &Limits) -> Self {
+        let state =
+            State::Connecting { give_up: now + limits.connect_timeout, next_init: now, interval: INIT_INTERVAL };
+        Self::new(id, local, remote, state, limits)
+    }
+
+    /// A flow that a valid INIT opened.
+    pub(crate) fn accept(
+        now: Instant,
+        id: u64,
+        local: SocketAddr,
+        remote: SocketAddr,
+        init: &Handshake<'_>,
+        limits: &Limits,
+    ) -> Self {
+        let mut flow = Self::new(id, local, remote, State::HalfOpen { give_up: now + limits.connect_timeout }, limits);
+        flow.learn(init);
+        flow
+    }
+
+    fn learn(&mut self, handshake: &Handshake<'_>) {
+        self.remote_id = handshake.source;
+        self.peer_credit = handshake.credit.into();
+        self.max_message = self.max_message.min(handshake.max_message);
+        // A promise beyond a second helps nobody, and would keep probes away.
+        self.rtt.peer_max_ack_delay = Duration::from_micros(handshake.max_ack_delay_us.min(1_000_000).into());
+    }
+
+    /// Packets declared lost so far.
+    pub(crate) const fn packets_lost(&self) -> u64 {
+        self.sent.packets_lost
+    }
+
+    // ---- what arrives ------------------------------------------------------------------------------------------
+
+    /// ACCEPT arrived for a connecting flow.
+    pub(crate) fn on_accept(&mut self, local: SocketAddr, accept: &Handshake<'_>) {
+        self.learn(accept);
+        self.local = local;
+        self.token = Vec::new();
+        self.state = State::Open;
+        // Tells the acceptor that its answer arrived, and validates our address.
+        self.ping = Control::Wanted;
+    }
+
+    /// RETRY arrived for a connecting flow.
+    pub(crate) fn on_retry(&mut self, now: Instant, token: &[u8]) {
+        if let State::Connecting { next_init, .. } = &mut self.state {
+            // Once: a peer that repeats RETRY does not make us repeat INIT faster than the timer.
+            if self.token.is_empty() {
+                *next_init = now;
+            }
+            self.token = token.to_vec();
+        }
+    }
+
+    /// RESET arrived. Returns false if it does not answer something outstanding.
+    pub(crate) fn on_reset(&mut self, reset: &Reset) -> bool {
+        let genuine = match self.state {
+            State::Connecting { .. } | State::HalfOpen { .. } => u64::from(reset.number) < self.sent.next(),
+            State::Open | State::Aborting { .. } => self.sent.is_outstanding(reset.number),
+            State::Tombstone { .. } | State::Closed => false,
+        };
+        if genuine {
+            self.close(match (self.state, reset.reason) {
+                (State::Connecting { .. }, Reason::Version) => CloseReason::Version,
+                (State::Connecting { .. }, _) => CloseReason::Refused,
+                _ => CloseReason::Reset,
+            });
+        }
+        genuine
+    }
+
+    /// The network says that the peer's port is not open. Only a hint, except before anything was heard of the peer.
+    pub(crate) fn on_unreachable(&mut self) {
+        if matches!(self.state, State::Connecting { .. }) {
+            self.close(CloseReason::Refused);
+        }
+    }
+
+    /// DATA arrived. `packet` is all of it, `data` its checked contents.
+    pub(crate) fn on_data(
+        &mut self,
+        now: Instant,
+        header: &Header,
+        data: &Data<'_>,
+        packet: &FrameRef,
+        store: &mut impl Store,
+    ) -> Result<(), DropReason> {
+        let number = self.acks.expand(header.number);
+        match self.acks.classify(number) {
+            Arrival::New => {}
+            Arrival::Duplicate => return Err(DropReason::Duplicate),
+            Arrival::OutOfWindow => return Err(DropReason::OutOfWindow),
+        }
+        if !data.blocks().all(|block| self.sent.is_plausible(block)) {
+            return Err(DropReason::AckOfUnsent);
+        }
+        self.stats.packets_received += 1;
+        for block in data.blocks() {
+            self.on_ack(now, block);
+        }
+        self.peer_credit = self.peer_credit.max(expand(data.credit, self.peer_credit));
+
+        let mut at_once = header.ack_now;
+        for chunk in data.chunks() {
+            at_once |= matches!(chunk, Chunk::Fin { .. } | Chunk::Stop(_) | Chunk::Abort(_));
+            match self.on_chunk(now, chunk, packet, store) {
+                Stored::Yes => {}
+                Stored::NoMemory => return Err(DropReason::NoBuffers),
+                Stored::TooLarge => {
+                    self.abort(now, Reason::TooLarge, CloseReason::TooLarge);
+                    return Err(DropReason::Protocol);
+                }
+                Stored::Violation(what) => {
+                    tracing::debug!(flow = self.id, peer = %self.remote, what, "the peer broke the protocol");
+                    self.abort(now, Reason::Protocol, CloseReason::Protocol);
+                    return Err(DropReason::Protocol);
+                }
+            }
+        }
+        let floor = number.saturating_sub(data.floor.into());
+        let in_order = self.acks.record(now, number, floor);
+        if data.chunks().elicits() {
+            self.acks.elicited(now, at_once || !in_order, self.limits.max_ack_delay);
+        }
+        self.settle(now);
+        Ok(())
+    }
+
+    fn on_ack(&mut self, now: Instant, block: &crate::wire::AckBlock) {
+        let Self { sent, send, cc, fin, stop, abort, ping, blocked, rtt, .. } = self;
+        let result = sent.on_ack(
+            now,
+            block,
+            |content| match content {
+                Sent::Message(part) => {
+                    send.acked(part);
+                }
+                Sent::Fin => *fin = Control::Acked,
+                Sent::Stop => *stop = Control::Acked,
+                Sent::Abort => *abort = Control::Acked,
+                Sent::Ping => *ping = Control::Idle,
+                Sent::Blocked => *blocked = Control::Idle,
+            },
+            |at, bytes, limited| cc.on_ack(now, at, bytes, limited),
+        );
+        if let Some(at) = result.sample {
+            rtt.sample(now.since(at), Duration::from_micros(block.delay_us.into()));
+        }
+        if result.new {
+            self.probes = 0;
+        }
+        self.detect_losses(now);
+    }
+
+    fn detect_losses(&mut self, now: Instant) {
+        let Self { sent, send, cc, fin, stop, abort, ping, blocked, rtt, .. } = self;
+        sent.detect(
+            now,
+            rtt.loss_delay(),
+            |content| match content {
+                Sent::Message(part) => send.lost(part),
+                Sent::Fin => fin.lost(),
+                Sent::Stop => stop.lost(),
+                Sent::Abort => abort.lost(),
+                Sent::Ping => ping.lost(),
+                Sent::Blocked => blocked.lost(),
+            },
+            |at| cc.on_loss(now, at),
+        );
+    }
+
+    fn on_chunk(&mut self, now: Instant, chunk: Chunk<'_>, packet: &FrameRef, store: &mut impl Store) -> Stored {
+        match chunk {
+            Chunk::Whole { id, payload } => self.recv.whole(id, payload, packet, store),
+            Chunk::Part { id, offset, total, payload } => self.recv.part(id, offset, total, payload, store),
+            Chunk::Fin { next } => self.recv.fin(next),
+            Chunk::Stop(_) => {
+                if !std::mem::replace(&mut self.peer_stopped, true) {
+                    self.send.discard();
+                    self.blocked = Control::Idle;
+                    if self.fin == Control::Idle {
+                        self.fin = Control::Wanted;
+                    }
+                }
+                Stored::Yes
+            }
+            Chunk::Abort(reason) => {
+                if matches!(self.state, State::Open) {
+                    self.entomb(
+                        now,
+                        if reason == Reason::TooLarge { CloseReason::TooLarge } else { CloseReason::Reset },
+                    );
+                }
+                Stored::Yes
+            }
+            Chunk::Blocked { .. } => {
+                self.peer_blocked = true;
+                self.retell = true;
+                self.check_credit();
+                Stored::Yes
+            }
+            Chunk::Ping => Stored::Yes,
+        }
+    }
+
+    // ---- what the application does -----------------------------------------------------------------------------
+
+    /// Looks at the application's side. Returns true if there is more to take in the next round.
+    pub(crate) fn on_app(&mut self, now: Instant, channel: &mut impl AppChannel) -> bool {
+        let Some(slot) = self.slot else { return false };
+        let intent = channel.intent(slot);
+        self.consumed = channel.consumed(slot);
+        self.check_credit();
+        if intent.has(Intent::ABORT) {
+            self.abort(now, Reason::None, CloseReason::Aborted);
+            return false;
+        }
+        let mut taken = 0;
+        let mut drained = false;
+        while taken < TAKE_PER_ROUND {
+            let Some(message) = channel.take(slot) else {
+                drained = true;
+                break;
+            };
+            taken += 1;
+            if self.peer_stopped {
+                continue;
+            }
+            if message.len() > self.max_message as usize && !matches!(self.state, State::Connecting { .. }) {
+                self.abort(now, Reason::TooLarge, CloseReason::TooLarge);
+                return false;
+            }
+            self.send.push(message);
+        }
+        self.on_intent(now, intent, drained);
+        if drained {
+            self.tell_at(slot, channel);
+        }
+        !drained
+    }
+
+    /// Acts on what the application wants; `drained`: every message posted before was taken.
+    fn on_intent(&mut self, now: Instant, intent: Intent, drained: bool) {
+        if intent.has(Intent::STOP) && self.stop == Control::Idle && !self.recv.is_ended() {
+            self.stop = Control::Wanted;
+            self.recv.stop();
+        }
+        if intent.has(Intent::FIN) && drained {
+            if self.fin == Control::Idle {
+                self.fin = Control::Wanted;
+            }
+            if intent.has(Intent::STOP) && self.linger.is_none() {
+                self.linger = Some(now + self.limits.linger);
+                // Nobody waits for the answer any more.
+                if matches!(self.state, State::Connecting { .. }) && self.send.all_sent() {
+                    self.close(CloseReason::Aborted);
+                }
+            }
+        }
+        self.settle(now);
+    }
+
+    /// The endpoint closes: as if the application had dropped its handles.
+    pub(crate) fn on_shutdown(&mut self, now: Instant) {
+        self.on_intent(now, Intent::FIN.with(Intent::STOP), true);
+    }
+
+    /// Announces credit if enough has gathered, or the peer waits for it.
+    fn check_credit(&mut self) {
+        let credit = self.consumed + self.limits.receive_window;
+        self.recv.raise_limit(credit);
+        let step = if self.peer_blocked { 1 } else { self.credit_step() };
+        if credit >= self.credit_sent + step {
+            self.announce = true;
+            if std::mem::take(&mut self.peer_blocked) {
+                // Reliable: if this one is lost, the peer has nothing to send that would bring another.
+                self.ping = Control::Wanted;
+            }
+        }
+    }
+
+    /// max(¼ of the window, 2 packets), in units.
+    fn credit_step(&self) -> u64 {
+        (self.limits.receive_window / 4).max(2 * self.limits.cut.packet as u64 / UNIT)
+    }
+
+    /// Asks to be told when the application has consumed enough for [`Flow::check_credit`].
+    fn tell_at(&mut self, slot: Slot, channel: &mut impl AppChannel) {
+        loop {
+            let step = if self.peer_blocked { 1 } else { self.credit_step() };
+            // What the next packet announces counts as announced.
+            let base = if self.announce { self.consumed } else { self.credit_sent - self.limits.receive_window };
+            let consumed = channel.set_tell_at(slot, base + step);
+            if consumed == self.consumed {
+                return;
+            }
+            self.consumed = consumed;
+            self.check_credit();
+            if consumed < base + step {
+                return;
+            }
+        }
+    }
+
+    // ---- time --------------------------------------------------------------------------------------------------
+
+    /// When [`Flow::on_timer`] has something to do.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        let own = match self.state {
+            State::Connecting { give_up, next_init, .. } => return Some(next_init.min(give_up)),
+            State::HalfOpen { give_up } => return Some(give_up),
+            State::Tombstone { until } => Some(until),
+            State::Aborting { until } => [Some(until), self.sent_deadline()].into_iter().flatten().min(),
+            State::Open => [self.sent_deadline(), self.linger].into_iter().flatten().min(),
+            State::Closed => return None,
+        };
+        [own, self.acks.deadline()].into_iter().flatten().min()
+    }
+
+    fn sent_deadline(&self) -> Option<Instant> {
+        let dead = self.sent.silent_since().map(|since| since + self.limits.dead_peer_timeout);
+        [self.sent.deadline(self.pto()), dead].into_iter().flatten().min()
+    }
+
+    fn pto(&self) -> Duration {
+        self.rtt.pto(self.sent.backoff())
+    }
+
+    /// A deadline passed. Sending, if due, is left to [`Flow::transmit`].
+    pub(crate) fn on_timer(&mut self, now: Instant) {
+        match self.state {
+            State::Connecting { give_up, .. } => {
+                if give_up <= now {
+                    self.close(CloseReason::ConnectTimeout);
+                }
+            }
+            State::HalfOpen { give_up: until } | State::Tombstone { until } => {
+                if until <= now {
+                    self.close(CloseReason::ConnectTimeout);
+                }
+            }
+            State::Aborting { until } => {
+                if until <= now {
+                    self.close(CloseReason::Aborted);
+                } else {
+                    self.on_sent_timer(now);
+                }
+            }
+            State::Open => {
+                let dead = self.sent.silent_since().is_some_and(|at| at + self.limits.dead_peer_timeout <= now);
+                if dead {
+                    self.close(CloseReason::PeerDead);
+                } else if self.linger.is_some_and(|at| at <= now) {
+                    self.abort(now, Reason::Linger, CloseReason::Aborted);
+                } else {
+                    self.on_sent_timer(now);
+                }
+            }
+            State::Closed => {}
+        }
+    }
+
+    fn on_sent_timer(&mut self, now: Instant) {
+        let pto = self.pto();
+        let Self { sent, send, fin, stop, abort, ping, blocked, .. } = self;
+        let expired = sent.on_timeout(now, pto, transmit::PROBES as usize, |content| match content {
+            Sent::Message(part) => send.lost(part),
+            Sent::Fin => fin.lost(),
+            Sent::Stop => stop.lost(),
+            Sent::Abort => abort.lost(),
+            Sent::Ping => ping.lost(),
+            Sent::Blocked => blocked.lost(),
+        });
+        if expired {
+            self.probes = transmit::PROBES;
+        } else {
+            self.detect_losses(now);
+        }
+    }
+
+    // ---- ends --------------------------------------------------------------------------------------------------
+
+    /// Ends the flow here and at the peer.
+    pub(crate) fn abort(&mut self, now: Instant, reason: Reason, closed: CloseReason) {
+        match self.state {
+            State::Open => {
+                self.state = State::Aborting { until: now + 3 * self.rtt.pto(0) };
+                self.abort = Control::Wanted;
+                self.abort_reason = reason;
+                self.closed = Some(closed);
+                self.quiet();
+            }
+            State::Connecting { .. } | State::HalfOpen { .. } => self.close(closed),
+            State::Aborting { .. } | State::Tombstone { .. } | State::Closed => {}
+        }
+    }
+
+    /// Drops what was to be sent and what was received.
+    fn quiet(&mut self) {
+        self.send.discard();
+        self.recv.stop();
+        self.announce = false;
+        self.probes = 0;
+        for control in [&mut self.fin, &mut self.stop, &mut self.ping, &mut self.blocked] {
+            if *control == Control::Wanted {
+                *control = Control::Idle;
+            }
+        }
+    }
+
+    /// The flow is over for the application; only the memory of it is kept for the peer.
+    fn entomb(&mut self, now: Instant, reason: CloseReason) {
+        self.closed = Some(reason);
+        self.quiet();
+        self.state = State::Tombstone { until: now + (3 * self.rtt.pto(0)).max(TOMBSTONE) };
+    }
+
+    fn close(&mut self, reason: CloseReason) {
+        self.closed.get_or_insert(reason);
+        self.quiet();
+        self.state = State::Closed;
+    }
+
+    /// Ends the flow if both directions are over (`docs/spec/flow.md#directions-of-an-open-flow`).
+    fn settle(&mut self, now: Instant) {
+        match self.state {
+            State::Open => {
+                // Everything that arrived in order was or will be delivered in this round: see `publish`.
+                let sending =
+                    self.is_finished() || (self.recv.has_fin() && self.peer_stopped && self.fin == Control::Sent);
+                let receiving = self.recv.is_ended() || self.stop == Control::Acked;
+                if sending && receiving {
+                    self.entomb(now, CloseReason::Finished);
+                }
+            }
+            State::Aborting { .. } if self.abort == Control::Acked => self.close(CloseReason::Aborted),
+            _ => {}
+        }
+    }
+
+    /// FIN and everything before it was acknowledged.
+    fn is_finished(&self) -> bool {
+        self.fin == Control::Acked && self.send.all_acknowledged()
+    }
+
+    // ---- what the application sees -----------------------------------------------------------------------------
+
+    /// Delivers what arrived. Call it before [`Flow::publish`], and after each packet: the end of the stream shows
+    /// only then.
+    pub(crate) fn deliver(&mut self, now: Instant, channel: &mut impl AppChannel) {
+        let Some(slot) = self.slot else { return };
+        let mut any = false;
+        while let Some(message) = self.recv.pop() {
+            channel.deliver(slot, message);
+            any = true;
+        }
+        if any && self.recv.has_fin() {
+            self.settle(now);
+        }
+        if std::mem::take(&mut self.retell) {
+            self.tell_at(slot, channel);
+        }
+    }
+
+    /// Tells the application where the flow stands, if that changed. Returns true if it is over for the application.
+    pub(crate) fn publish(&mut self, channel: &mut impl AppChannel) -> bool {
+        let Some(slot) = self.slot else { return false };
+        let acknowledged = self.send.acknowledged();
+        let mut state = FlowState::CONNECTING;
+        if !matches!(self.state, State::Connecting { .. } | State::HalfOpen { .. }) {
+            state = state.with(FlowState::OPEN);
+        }
+        if self.recv.is_ended() {
+            state = state.with(FlowState::READ_ENDED);
+        }
+        if self.peer_stopped {
+            state = state.with(FlowState::WRITE_ENDED);
+        }
+        if self.is_finished() {
+            state = state.with(FlowState::FIN_ACKED);
+        }
+        // Bits are only ever added: an abort forgets what a FIN said.
+        state = state.with(self.published.state);
+        if let Some(reason) = self.closed {
+            state = state.closed(reason);
+        }
+        // Before the handshake nothing can be sent: room would only be memory.
+        let room = if state.has(FlowState::OPEN) { acknowledged + self.limits.send_buffer } else { 0 };
+        let now = Published { room, acknowledged, state };
+        if (now.room, now.acknowledged) != (self.published.room, self.published.acknowledged) {
+            channel.set_progress(slot, room, acknowledged);
+        }
+        channel.set_stats(slot, &self.stats());
+        if now.state != self.published.state {
+            if !self.published.state.has(FlowState::OPEN) {
+                channel.set_local(slot, self.local);
+                channel.set_max_message(slot, self.max_message);
+            }
+            channel.set_state(slot, state);
+        }
+        self.published = now;
+        self.closed.is_some()
+    }
+
+    fn stats(&self) -> FlowStats {
+        let mut stats = self.stats;
+        stats.messages_sent = self.send.messages_sent;
+        stats.bytes_sent = self.send.bytes_sent;
+        stats.messages_received = self.recv.messages_received;
+        stats.bytes_received = self.recv.bytes_received;
+        stats.packets_lost = self.sent.packets_lost;
+        stats.smoothed_rtt_ns = u64::try_from(self.rtt.smoothed().as_nanos()).unwrap_or(u64::MAX);
+        stats.congestion_window = self.cc.window();
+        stats
+    }
+}
+
+const _: () = assert!(cost_in_units(0) == 1);

@@ -1,0 +1,398 @@
+//! What a flow has received and not yet delivered (`docs/spec/flow.md#receiving`).
+
+use std::collections::VecDeque;
+
+use machnet_channel::{Frame, FrameRef, Message, UNIT, cost_in_units};
+
+use super::units::UnitSet;
+
+/// Where received bytes may stay: given by the engine.
+pub(crate) trait Store {
+    /// Keeps the `payload` of a whole message, which lies in `packet`: lends it or copies it. `None`: no memory.
+    fn keep(&mut self, packet: &FrameRef, payload: &[u8]) -> Option<Message>;
+
+    /// A frame of at least `len` bytes, to reassemble a message in. `None`: no memory.
+    fn buffer(&mut self, len: u32) -> Option<Frame>;
+}
+
+/// What became of a chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(crate) enum Stored {
+    /// Stored, or had been before: the packet may be acknowledged.
+    Yes,
+    /// There was no memory: the packet must not be acknowledged, it will come again.
+    NoMemory,
+    /// The peer broke the protocol: beyond its credit, beyond its FIN, or contradicting itself.
+    Violation(&'static str),
+    /// The message is larger than we take.
+    TooLarge,
+}
+
+#[derive(Debug)]
+enum Slot {
+    Missing,
+    Complete(Message),
+    Partial(Box<Partial>),
+}
+
+#[derive(Debug)]
+struct Partial {
+    frame: Frame,
+    total: u32,
+    /// One past the last byte that was seen.
+    end: u32,
+    got: UnitSet,
+}
+
+#[derive(Debug)]
+pub(crate) struct ReceiveQueue {
+    /// Id of `slots[0]`: the next to deliver.
+    next: u32,
+    slots: VecDeque<Slot>,
+    /// Slots that are not [`Slot::Missing`].
+    present: u64,
+    /// Cost of what the slots hold: partial messages up to the last byte seen.
+    held: u64,
+    /// Cumulative cost of everything delivered.
+    delivered: u64,
+    /// Cumulative cost that the peer may send.
+    limit: u64,
+    fin: Option<u32>,
+    max_message: u32,
+    /// The application reads no more: everything is acknowledged and dropped.
+    stopped: bool,
+    pub(crate) messages_received: u64,
+    pub(crate) bytes_received: u64,
+}
+
+impl ReceiveQueue {
+    pub(crate) const fn new(limit: u64, max_message: u32) -> Self {
+        Self {
+            next: 0,
+            slots: VecDeque::new(),
+            present: 0,
+            held: 0,
+            delivered: 0,
+            limit,
+            fin: None,
+            max_message,
+            stopped: false,
+            messages_received: 0,
+            bytes_received: 0,
+        }
+    }
+
+    /// Raises the credit; it never falls.
+    pub(crate) fn raise_limit(&mut self, limit: u64) {
+        self.limit = self.limit.max(limit);
+    }
+
+    /// Stores a whole message.
+    pub(crate) fn whole(&mut self, id: u32, payload: &[u8], packet: &FrameRef, store: &mut impl Store) -> Stored {
+        match self.admit(id, payload.len(), payload.len()) {
+            Admit::Known => return Stored::Yes,
+            Admit::Refused(stored) => return stored,
+            Admit::New => {}
+        }
+        if matches!(self.slot(id), Some(Slot::Complete(_))) {
+            return Stored::Yes;
+        }
+        if matches!(self.slot(id), Some(Slot::Partial(_))) {
+            return Stored::Violation("a message came in parts and whole");
+        }
+        let Some(message) = store.keep(packet, payload) else { return Stored::NoMemory };
+        self.held += cost_in_units(payload.len());
+        self.present += 1;
+        *self.slot_mut(id) = Slot::Complete(message);
+        Stored::Yes
+    }
+
+    /// Stores a part of a message, checked by [`crate::wire`] in itself.
+    pub(crate) fn part(&mut self, id: u32, offset: u32, total: u32, payload: &[u8], store: &mut impl Store) -> Stored {
+        let end = offset + payload.len() as u32;
+        match self.admit(id, end as usize, total as usize) {
+            Admit::Known => return Stored::Yes,
+            Admit::Refused(stored) => return stored,
+            Admit::New => {}
+        }
+        if let Slot::Missing = self.slot_mut(id) {
+            let Some(frame) = store.buffer(total) else { return Stored::NoMemory };
+            self.held += 1;
+            self.present += 1;
+            *self.slot_mut(id) = Slot::Partial(Box::new(Partial { frame, total, end: 0, got: UnitSet::new(total) }));
+        }
+        let mut grown = 0;
+        let slot = self.slot_mut(id);
+        let done = match slot {
+            Slot::Missing => false,
+            Slot::Complete(message) if message.len() == total as usize => return Stored::Yes,
+            Slot::Complete(_) => return Stored::Violation("two totals for one message"),
+            Slot::Partial(partial) if partial.total != total => return Stored::Violation("two totals for one message"),
+            Slot::Partial(partial) => {
+                // The first copy of a byte wins; a part that was partly there is written whole, with the same bytes
+                // from an honest peer, and is nobody's business from another: nothing of it was read yet.
+                let into = partial.frame.bytes_mut().and_then(|bytes| bytes.get_mut(offset as usize..end as usize));
+                let Some(into) = into else { return Stored::NoMemory };
+                if partial.got.insert(offset, payload.len() as u32) > 0 {
+                    into.copy_from_slice(payload);
+                }
+                if end > partial.end {
+                    grown = u64::from(end).div_ceil(UNIT) - u64::from(partial.end).div_ceil(UNIT);
+                    partial.end = end;
+                }
+                partial.got.is_full()
+            }
+        };
+        if done {
+            if let Slot::Partial(partial) = std::mem::replace(slot, Slot::Missing) {
+                *slot = Slot::Complete(partial.frame.share(0..total).into());
+            }
+        }
+        self.held += grown;
+        Stored::Yes
+    }
+
+    /// The peer says that no message from `next` on will come.
+    pub(crate) fn fin(&mut self, next: u32) -> Stored {
+        match self.fin {
+            Some(known) if known != next => return Stored::Violation("two different FINs"),
+            _ => {}
+        }
+        let distance = next.wrapping_sub(self.next);
+        // Behind what was delivered, or before something that is here, or absurdly far.
+        if distance > u32::MAX / 2 || (distance as usize) < self.slots.len() && !self.stopped {
+            return Stored::Violation("a FIN before the last message");
+        }
+        self.fin = Some(next);
+        Stored::Yes
+    }
+
+    /// True once FIN arrived and everything before it was delivered, or nobody reads any more.
+    pub(crate) fn is_ended(&self) -> bool {
+        self.fin.is_some_and(|fin| fin == self.next || self.stopped)
+    }
+
+    /// True once FIN arrived.
+    pub(crate) const fn has_fin(&self) -> bool {
+        self.fin.is_some()
+    }
+
+    /// The next message, if it is complete.
+    pub(crate) fn pop(&mut self) -> Option<Message> {
+        if !matches!(self.slots.front(), Some(Slot::Complete(_))) {
+            return None;
+        }
+        let Some(Slot::Complete(message)) = self.slots.pop_front() else { return None };
+        let cost = cost_in_units(message.len());
+        self.next = self.next.wrapping_add(1);
+        self.present -= 1;
+        self.held -= cost;
+        self.delivered += cost;
+        self.messages_received += 1;
+        self.bytes_received += message.len() as u64;
+        Some(message)
+    }
+
+    /// The application reads no more.
+    pub(crate) fn stop(&mut self) {
+        self.stopped = true;
+        self.slots = VecDeque::new();
+        self.present = 0;
+        self.held = 0;
+    }
+
+    /// Checks a chunk against what is known, its credit and the limits. `end` is where its payload ends.
+    fn admit(&mut self, id: u32, end: usize, total: usize) -> Admit {
+        let distance = id.wrapping_sub(self.next);
+        if distance > u32::MAX / 2 || self.stopped {
+            return Admit::Known;
+        }
+        if total > self.max_message as usize {
+            return Admit::Refused(Stored::TooLarge);
+        }
+        if self.fin.is_some_and(|fin| distance >= fin.wrapping_sub(self.next)) {
+            return Admit::Refused(Stored::Violation("a message after FIN"));
+        }
+        // The least that the stream up to here can cost: what was delivered, what is held, and 1 for each message that
+        // is missing. A partial message is held up to its last byte, which is what its sender was charged.
+        let distance = u64::from(distance);
+        let slots = (self.slots.len() as u64).max(distance + 1);
+        let (held_here, present) = match self.slots.get(distance as usize) {
+            None | Some(Slot::Missing) => (0, self.present),
+            Some(Slot::Complete(message)) => (cost_in_units(message.len()), self.present - 1),
+            Some(Slot::Partial(partial)) => (cost_in_units(partial.end as usize), self.present - 1),
+        };
+        let here = cost_in_units(end).max(held_here);
+        let missing = slots - present - 1;
+        if self.delivered + self.held - held_here + here + missing > self.limit {
+            return Admit::Refused(Stored::Violation("a message beyond the credit"));
+        }
+        Admit::New
+    }
+
+    fn slot(&self, id: u32) -> Option<&Slot> {
+        self.slots.get(id.wrapping_sub(self.next) as usize)
+    }
+
+    /// The slot of `id`, which was admitted: its distance is within the credit.
+    fn slot_mut(&mut self, id: u32) -> &mut Slot {
+        let index = id.wrapping_sub(self.next) as usize;
+        if index >= self.slots.len() {
+            self.slots.resize_with(index + 1, || Slot::Missing);
+        }
+        &mut self.slots[index]
+    }
+}
+
+enum Admit {
+    New,
+    /// Delivered long ago, or nobody wants it.
+    Known,
+    Refused(Stored),
+}
+
+#[cfg(test)]
+mod tests {
+    use machnet_channel::Region;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    struct Heap {
+        pool: machnet_channel::FramePool,
+        refuse: bool,
+    }
+
+    impl Heap {
+        fn new() -> Self {
+            Self { pool: Region::anonymous(32 << 10, 64).unwrap().1, refuse: false }
+        }
+    }
+
+    impl Store for Heap {
+        fn keep(&mut self, _: &FrameRef, payload: &[u8]) -> Option<Message> {
+            (!self.refuse).then(|| payload.to_vec().into())
+        }
+        fn buffer(&mut self, _: u32) -> Option<Frame> {
+            if self.refuse { None } else { self.pool.take() }
+        }
+    }
+
+    fn packet() -> FrameRef {
+        Region::anonymous(64, 1).unwrap().1.take().unwrap().share(0..0)
+    }
+
+    fn whole(queue: &mut ReceiveQueue, id: u32, payload: &[u8], heap: &mut Heap) -> Stored {
+        queue.whole(id, payload, &packet(), heap)
+    }
+
+    #[test]
+    fn delivers_in_order_whatever_the_order_of_arrival() {
+        let mut heap = Heap::new();
+        let mut queue = ReceiveQueue::new(1000, 1 << 20);
+        let large: Vec<u8> = (0..300u32).map(|i| i as u8).collect();
+        assert_eq!(whole(&mut queue, 2, b"c", &mut heap), Stored::Yes);
+        assert_eq!(queue.part(1, 128, 300, &large[128..], &mut heap), Stored::Yes);
+        assert_eq!(queue.fin(3), Stored::Yes);
+        assert!(queue.pop().is_none() && !queue.is_ended());
+        assert_eq!(whole(&mut queue, 0, b"a", &mut heap), Stored::Yes);
+        assert_eq!(queue.pop().unwrap(), b"a");
+        assert!(queue.pop().is_none());
+        assert_eq!(queue.part(1, 128, 300, &large[128..], &mut heap), Stored::Yes, "a duplicate");
+        assert_eq!(queue.part(1, 0, 300, &large[..128], &mut heap), Stored::Yes);
+        assert_eq!(queue.pop().unwrap(), large);
+        assert_eq!(queue.pop().unwrap(), b"c");
+        assert!(queue.is_ended());
+        assert_eq!(whole(&mut queue, 1, b"late", &mut heap), Stored::Yes, "delivered long ago");
+        assert_eq!((queue.messages_received, queue.bytes_received), (3, 302));
+        assert_eq!(heap.pool.free(), 64);
+    }
+
+    #[test]
+    fn without_memory_nothing_is_stored_and_nothing_counts() {
+        let mut heap = Heap::new();
+        let mut queue = ReceiveQueue::new(10, 1 << 20);
+        heap.refuse = true;
+        assert_eq!(queue.part(0, 0, 128, &[0; 64], &mut heap), Stored::NoMemory);
+        assert_eq!(whole(&mut queue, 1, b"x", &mut heap), Stored::NoMemory);
+        assert_eq!((queue.held, queue.present), (0, 0));
+        heap.refuse = false;
+        assert_eq!(queue.part(0, 0, 128, &[0; 64], &mut heap), Stored::Yes);
+    }
+
+    #[test]
+    fn each_violation_is_named() {
+        let mut heap = Heap::new();
+        let mut queue = ReceiveQueue::new(5, 1 << 10);
+        assert_eq!(queue.part(0, 0, 1025, &[0; 64], &mut heap), Stored::TooLarge);
+        assert!(matches!(whole(&mut queue, 0, &[0; 257], &mut heap), Stored::Violation(_)), "6 units");
+        assert!(matches!(whole(&mut queue, 5, b"", &mut heap), Stored::Violation(_)), "5 missing and 1");
+        assert_eq!(whole(&mut queue, 4, b"", &mut heap), Stored::Yes);
+        assert!(matches!(whole(&mut queue, 0, b"x", &mut heap), Stored::Violation(_)), "6 with those between");
+        assert!(matches!(queue.fin(4), Stored::Violation(_)));
+        assert_eq!(queue.fin(5), Stored::Yes);
+        assert!(matches!(queue.fin(6), Stored::Violation(_)));
+        assert!(matches!(whole(&mut queue, 5, b"", &mut heap), Stored::Violation(_)));
+        let mut queue = ReceiveQueue::new(50, 1 << 10);
+        assert_eq!(queue.part(0, 0, 200, &[0; 64], &mut heap), Stored::Yes);
+        assert!(matches!(queue.part(0, 64, 201, &[0; 64], &mut heap), Stored::Violation(_)));
+        assert!(matches!(whole(&mut queue, 0, &[0; 200], &mut heap), Stored::Violation(_)));
+    }
+
+    #[test]
+    fn after_stop_everything_is_taken_and_dropped() {
+        let mut heap = Heap::new();
+        let mut queue = ReceiveQueue::new(50, 1 << 10);
+        assert_eq!(queue.part(1, 0, 200, &[0; 64], &mut heap), Stored::Yes);
+        queue.stop();
+        assert_eq!(heap.pool.free(), 64);
+        assert_eq!(whole(&mut queue, 7, b"x", &mut heap), Stored::Yes);
+        assert!(queue.pop().is_none() && !queue.is_ended());
+        assert_eq!(queue.fin(9), Stored::Yes);
+        assert!(queue.is_ended());
+    }
+
+    proptest! {
+        /// A sender that keeps to its credit is never refused, and every message arrives once, in order.
+        #[test]
+        fn any_interleaving_of_a_legal_stream(
+            sizes in prop::collection::vec(0..1500usize, 1..30), seed: u64, copies in 1..3usize,
+        ) {
+            let mut heap = Heap::new();
+            let total: u64 = sizes.iter().map(|&n| cost_in_units(n)).sum();
+            let mut queue = ReceiveQueue::new(total, 1 << 20);
+            let messages: Vec<Vec<u8>> = sizes.iter().enumerate().map(|(i, &n)| vec![i as u8; n]).collect();
+            let mut parts = Vec::new();
+            for _ in 0..copies {
+                for (id, message) in messages.iter().enumerate() {
+                    let step = 256;
+                    if message.len() <= step {
+                        parts.push((id, 0, message.len()));
+                    } else {
+                        parts.extend((0..message.len()).step_by(step).map(|at| (id, at, step.min(message.len() - at))));
+                    }
+                }
+            }
+            let mut random = seed | 1;
+            let mut got = Vec::new();
+            while !parts.is_empty() {
+                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                let (id, at, len) = parts.swap_remove((random >> 33) as usize % parts.len());
+                let message = &messages[id];
+                let stored = if len == message.len() {
+                    whole(&mut queue, id as u32, message, &mut heap)
+                } else {
+                    queue.part(id as u32, at as u32, message.len() as u32, &message[at..at + len], &mut heap)
+                };
+                prop_assert_eq!(stored, Stored::Yes);
+                while let Some(message) = queue.pop() {
+                    got.push(message.to_vec());
+                }
+            }
+            prop_assert_eq!(got, messages);
+            prop_assert_eq!((queue.held, queue.present, queue.delivered), (0, 0, total));
+            prop_assert_eq!(heap.pool.free(), 64);
+        }
+    }
+}

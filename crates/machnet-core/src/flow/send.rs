@@ -1,0 +1,336 @@
+//! What a flow has to send: messages, cut into parts, until each byte was acknowledged (`docs/spec/flow.md#sending`).
+
+use std::collections::VecDeque;
+
+use machnet_channel::{Message, UNIT, cost_in_units};
+
+use super::units::UnitSet;
+use crate::wire::{AckBlock, CHUNK_HEADER_LEN, Chunk, Data, HEADER_LEN, MAX_BLOCKS, TAILROOM};
+
+/// A piece of a message: what one MESSAGE chunk carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Part {
+    pub(crate) id: u32,
+    pub(crate) offset: u32,
+    pub(crate) len: u32,
+}
+
+/// How messages are cut for packets of a given length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Cut {
+    /// The longest packet.
+    pub(crate) packet: usize,
+    /// The longest message that goes whole.
+    whole: usize,
+    /// The length of a part that is not the last; a multiple of 64.
+    part: usize,
+}
+
+impl Cut {
+    /// For UDP payloads of at most `max_payload` bytes, tailroom included.
+    pub(crate) const fn new(max_payload: usize) -> Self {
+        let packet = max_payload - TAILROOM;
+        let room = packet - HEADER_LEN - Data::FIXED_LEN - MAX_BLOCKS * AckBlock::len_with(0);
+        let part = (room - Chunk::PART_OVERHEAD) / UNIT as usize * UNIT as usize;
+        Self { packet, whole: room - Chunk::WHOLE_OVERHEAD, part }
+    }
+
+    /// The shortest payload for which cutting works: one unit per part.
+    pub(crate) const MIN_PAYLOAD: usize = TAILROOM
+        + HEADER_LEN
+        + Data::FIXED_LEN
+        + MAX_BLOCKS * AckBlock::len_with(0)
+        + Chunk::PART_OVERHEAD
+        + UNIT as usize;
+}
+
+#[derive(Debug)]
+struct Outgoing {
+    message: Message,
+    /// Cumulative cost of all earlier messages.
+    before: u64,
+    acked: Acked,
+}
+
+#[derive(Debug)]
+enum Acked {
+    Nothing,
+    Some(UnitSet),
+    All,
+}
+
+#[derive(Debug)]
+pub(crate) struct SendQueue {
+    cut: Cut,
+    messages: VecDeque<Outgoing>,
+    /// Id of `messages[0]`.
+    base: u32,
+    /// The first byte that was never sent: index into `messages`, offset.
+    unsent: (usize, u32),
+    /// Parts declared lost, or to be probed with.
+    again: VecDeque<Part>,
+    /// Cumulative cost of everything taken, and of what was acknowledged in order.
+    taken: u64,
+    acknowledged: u64,
+    /// First transmissions of complete messages, and their bytes.
+    pub(crate) messages_sent: u64,
+    pub(crate) bytes_sent: u64,
+}
+
+impl SendQueue {
+    pub(crate) const fn new(cut: Cut) -> Self {
+        Self {
+            cut,
+            messages: VecDeque::new(),
+            base: 0,
+            unsent: (0, 0),
+            again: VecDeque::new(),
+            taken: 0,
+            acknowledged: 0,
+            messages_sent: 0,
+            bytes_sent: 0,
+        }
+    }
+
+    pub(crate) const fn cut(&self) -> Cut {
+        self.cut
+    }
+
+    /// Takes a message from the application.
+    pub(crate) fn push(&mut self, message: Message) {
+        let cost = cost_in_units(message.len());
+        self.messages.push_back(Outgoing { message, before: self.taken, acked: Acked::Nothing });
+        self.taken += cost;
+    }
+
+    /// Cumulative units acknowledged, in whole messages, in order.
+    pub(crate) const fn acknowledged(&self) -> u64 {
+        self.acknowledged
+    }
+
+    /// The id after the last message taken.
+    pub(crate) fn next_id(&self) -> u32 {
+        self.base.wrapping_add(self.messages.len() as u32)
+    }
+
+    /// True if every byte was sent at least once.
+    pub(crate) fn all_sent(&self) -> bool {
+        self.unsent.0 == self.messages.len()
+    }
+
+    /// True if every byte was acknowledged.
+    pub(crate) fn all_acknowledged(&self) -> bool {
+        self.messages.is_empty()
+    }
+
+    /// Drops everything: the peer reads no more, or the flow is over.
+    pub(crate) fn discard(&mut self) {
+        self.base = self.next_id();
+        self.messages = VecDeque::new();
+        self.again = VecDeque::new();
+        self.unsent = (0, 0);
+        self.acknowledged = self.taken;
+    }
+
+    /// The next part to send again, if there is one and it fits `space` bytes of chunk.
+    pub(crate) fn next_again(&mut self, space: usize) -> Option<Part> {
+        while let Some(&part) = self.again.front() {
+            if self.is_acknowledged(part) {
+                self.again.pop_front();
+                continue;
+            }
+            if self.chunk_len(part)? > space {
+                return None;
+            }
+            self.again.pop_front();
+            return Some(part);
+        }
+        None
+    }
+
+    /// True if something waits to be sent again.
+    pub(crate) fn has_again(&mut self) -> bool {
+        while let Some(&part) = self.again.front() {
+            if !self.is_acknowledged(part) {
+                return true;
+            }
+            self.again.pop_front();
+        }
+        false
+    }
+
+    /// The next part never sent, if `credit` covers it and it fits `space` bytes of chunk.
+    pub(crate) fn next_new(&mut self, credit: u64, space: usize) -> Option<Part> {
+        let (part, cost) = self.peek_new()?;
+        if cost > credit || self.chunk_len(part)? > space {
+            return None;
+        }
+        let total = self.messages[self.unsent.0].message.len() as u32;
+        self.unsent.1 += part.len;
+        if self.unsent.1 == total {
+            self.unsent = (self.unsent.0 + 1, 0);
+            self.messages_sent += 1;
+            self.bytes_sent += u64::from(total);
+        }
+        Some(part)
+    }
+
+    /// The credit that the next new part needs; `None` if nothing is unsent.
+    pub(crate) fn wanted_credit(&self) -> Option<u64> {
+        self.peek_new().map(|(_, cost)| cost)
+    }
+
+    /// The next part never sent, and the cumulative cost at its end.
+    fn peek_new(&self) -> Option<(Part, u64)> {
+        let (index, offset) = self.unsent;
+        let outgoing = self.messages.get(index)?;
+        let total = outgoing.message.len();
+        let len = if total <= self.cut.whole { total } else { (total - offset as usize).min(self.cut.part) };
+        let part = Part { id: self.base.wrapping_add(index as u32), offset, len: len as u32 };
+        Some((part, outgoing.before + cost_in_units(offset as usize + len)))
+    }
+
+    /// The chunk that carries `part`; `None` if its message is gone (acknowledged or discarded).
+    pub(crate) fn chunk(&self, part: Part) -> Option<Chunk<'_>> {
+        let payload = self.get(part.id)?.message.as_slice();
+        let bytes = payload.get(part.offset as usize..)?.get(..part.len as usize)?;
+        Some(if bytes.len() == payload.len() {
+            Chunk::Whole { id: part.id, payload: bytes }
+        } else {
+            Chunk::Part { id: part.id, offset: part.offset, total: payload.len() as u32, payload: bytes }
+        })
+    }
+
+    fn chunk_len(&self, part: Part) -> Option<usize> {
+        self.chunk(part).map(|chunk| chunk.len())
+    }
+
+    /// `part` was lost, or is to be sent again as a probe.
+    pub(crate) fn lost(&mut self, part: Part) {
+        if !self.is_acknowledged(part) {
+            self.again.push_back(part);
+        }
+    }
+
+    /// `part` was acknowledged. Returns true if messages were completed in order: `acknowledged` grew.
+    pub(crate) fn acked(&mut self, part: Part) -> bool {
+        let index = part.id.wrapping_sub(self.base) as usize;
+        let Some(outgoing) = self.messages.get_mut(index) else { return false };
+        let total = outgoing.message.len() as u32;
+        if part.len == total {
+            outgoing.acked = Acked::All;
+        } else {
+            if matches!(outgoing.acked, Acked::Nothing) {
+                outgoing.acked = Acked::Some(UnitSet::new(total));
+            }
+            if let Acked::Some(units) = &mut outgoing.acked {
+                units.insert(part.offset, part.len);
+                if units.is_full() {
+                    outgoing.acked = Acked::All;
+                }
+            }
+        }
+        let before = self.acknowledged;
+        while let Some(Outgoing { message, acked: Acked::All, .. }) = self.messages.front() {
+            self.acknowledged += cost_in_units(message.len());
+            self.messages.pop_front();
+            self.base = self.base.wrapping_add(1);
+            self.unsent.0 -= 1;
+        }
+        self.acknowledged > before
+    }
+
+    fn is_acknowledged(&mut self, part: Part) -> bool {
+        let index = part.id.wrapping_sub(self.base) as usize;
+        match self.messages.get_mut(index).map(|outgoing| &mut outgoing.acked) {
+            None | Some(Acked::All) => true,
+            Some(Acked::Nothing) => false,
+            Some(Acked::Some(units)) => units.contains(part.offset, part.len),
+        }
+    }
+
+    fn get(&self, id: u32) -> Option<&Outgoing> {
+        self.messages.get(id.wrapping_sub(self.base) as usize)
+    }
+}
+
+const _: () = assert!(Cut::MIN_PAYLOAD < crate::wire::BASE_PAYLOAD);
+const _: () = assert!(CHUNK_HEADER_LEN < UNIT as usize);
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const CUT: Cut = Cut::new(1232);
+
+    #[test]
+    fn parts_of_one_size_fill_a_packet() {
+        assert_eq!(CUT, Cut { packet: 1216, whole: 1148, part: 1088 });
+    }
+
+    #[test]
+    fn small_ones_go_whole_large_ones_in_order() {
+        let mut queue = SendQueue::new(CUT);
+        queue.push(vec![1; 10].into());
+        queue.push(vec![2; 2000].into());
+        queue.push(Message::new());
+        let mut parts = Vec::new();
+        while let Some(part) = queue.next_new(u64::MAX, 1200) {
+            parts.push((part.id, part.offset, part.len));
+        }
+        assert_eq!(parts, [(0, 0, 10), (1, 0, 1088), (1, 1088, 912), (2, 0, 0)]);
+        assert!(queue.all_sent() && !queue.all_acknowledged());
+        assert_eq!((queue.messages_sent, queue.bytes_sent), (3, 2010));
+        // The last first: nothing is complete in order until the first is.
+        assert!(!queue.acked(Part { id: 2, offset: 0, len: 0 }));
+        assert!(!queue.acked(Part { id: 1, offset: 1088, len: 912 }));
+        queue.lost(Part { id: 1, offset: 1088, len: 912 });
+        queue.lost(Part { id: 0, offset: 0, len: 10 });
+        assert_eq!(queue.next_again(1200), Some(Part { id: 0, offset: 0, len: 10 }), "acknowledged parts are skipped");
+        assert!(queue.acked(Part { id: 0, offset: 0, len: 10 }));
+        assert_eq!(queue.acknowledged(), cost_in_units(10));
+        assert!(queue.acked(Part { id: 1, offset: 0, len: 1088 }));
+        assert!(queue.all_acknowledged());
+        assert_eq!(queue.acknowledged(), cost_in_units(10) + cost_in_units(2000) + cost_in_units(0));
+    }
+
+    #[test]
+    fn credit_covers_part_by_part() {
+        let mut queue = SendQueue::new(CUT);
+        queue.push(vec![0; 3000].into());
+        assert_eq!(queue.wanted_credit(), Some(1 + 17));
+        assert_eq!(queue.next_new(17, 1200), None);
+        assert!(queue.next_new(18, 1200).is_some());
+        assert_eq!(queue.wanted_credit(), Some(1 + 34));
+    }
+
+    proptest! {
+        #[test]
+        fn every_byte_once_and_room_returns(sizes in prop::collection::vec(0..20_000usize, 1..20), seed: u64) {
+            let mut queue = SendQueue::new(CUT);
+            for &size in &sizes {
+                queue.push(vec![0; size].into());
+            }
+            let mut parts = Vec::new();
+            while let Some(part) = queue.next_new(u64::MAX, 1200) {
+                prop_assert!(queue.chunk(part).unwrap().len() <= 1152 + Chunk::PART_OVERHEAD);
+                parts.push(part);
+            }
+            prop_assert_eq!(parts.iter().map(|p| p.len as usize).sum::<usize>(), sizes.iter().sum::<usize>());
+            // Acknowledge in a scrambled order, some twice.
+            let mut random = seed | 1;
+            while !parts.is_empty() {
+                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                let at = (random >> 33) as usize % parts.len();
+                let part = parts[at];
+                queue.acked(part);
+                queue.acked(part);
+                parts.swap_remove(at);
+            }
+            prop_assert!(queue.all_acknowledged());
+            prop_assert_eq!(queue.acknowledged(), sizes.iter().map(|&n| cost_in_units(n)).sum::<u64>());
+        }
+    }
+}

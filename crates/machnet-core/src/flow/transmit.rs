@@ -1,0 +1,282 @@
+//! Building a flow's packets (`docs/spec/flow.md#sending`, `#acknowledging`).
+
+use std::collections::VecDeque;
+
+use super::{Control, Flow, Sent, State};
+use crate::driver::{Meta, TxPacket};
+use crate::wire::{Chunk, Data, HEADER_LEN, Handshake, Header, MIN_ELICITING_LEN, PacketType, VERSIONS};
+use crate::{Driver, Instant};
+
+/// Packets a flow sends before the next one has its turn: one GSO batch.
+const PACKETS_PER_TURN: usize = 64;
+/// Packets sent on a PTO (RFC 9002 §6.2.4).
+pub(super) const PROBES: u8 = 2;
+
+/// What the engine lends a flow to send with.
+#[derive(Debug)]
+pub(crate) struct Tx<'a, D> {
+    pub(crate) driver: &'a mut D,
+    pub(crate) batch: &'a mut VecDeque<TxPacket>,
+    /// Packets that may yet be built in this round.
+    pub(crate) budget: usize,
+    pub(crate) instance: u64,
+    /// Reused: what the packet being built carries.
+    pub(crate) contents: &'a mut Vec<Sent>,
+    /// Set when the driver had no frame: the engine tries again when one comes home.
+    pub(crate) starved: &'a mut bool,
+}
+
+impl<D: Driver> Tx<'_, D> {
+    /// Builds a packet of up to `room` bytes with `fill`, which returns its length (0: nothing, after all), and queues it.
+    pub(crate) fn packet(
+        &mut self,
+        meta: Meta,
+        room: usize,
+        fill: impl FnOnce(&mut [u8], &mut Vec<Sent>) -> usize,
+    ) -> bool {
+        let headroom = self.driver.capabilities().headroom as usize;
+        let Some(mut frame) = self.driver.frame() else {
+            *self.starved = true;
+            return false;
+        };
+        let Some(bytes) = frame.bytes_mut().and_then(|bytes| bytes.get_mut(headroom..headroom + room)) else {
+            *self.starved = true;
+            return false;
+        };
+        self.contents.clear();
+        let len = fill(bytes, self.contents);
+        if len > 0 {
+            self.budget = self.budget.saturating_sub(1);
+            let payload = frame.share(headroom as u32..(headroom + len) as u32);
+            self.batch.push_back(TxPacket { meta, payload });
+        }
+        true
+    }
+}
+
+impl Flow {
+    const fn meta(&self) -> Meta {
+        Meta { local: self.local, remote: self.remote, queue: 0 }
+    }
+
+    /// Sends what is due and may be sent. Returns true if there is more, for the next turn.
+    pub(crate) fn transmit<D: Driver>(&mut self, now: Instant, tx: &mut Tx<'_, D>) -> bool {
+        match self.state {
+            State::Connecting { .. } => return self.transmit_init(now, tx),
+            State::HalfOpen { .. } | State::Closed => return false,
+            State::Open | State::Aborting { .. } | State::Tombstone { .. } => {}
+        }
+        for _ in 0..PACKETS_PER_TURN {
+            if !self.has_something(now) {
+                return false;
+            }
+            if tx.budget == 0 || !self.transmit_data(now, tx) {
+                return true;
+            }
+        }
+        self.has_something(now)
+    }
+
+    fn transmit_init<D: Driver>(&mut self, now: Instant, tx: &mut Tx<'_, D>) -> bool {
+        let State::Connecting { next_init, interval, .. } = self.state else { return false };
+        if next_init > now {
+            return false;
+        }
+        if tx.budget == 0 || !self.transmit_handshake(now, PacketType::Init, tx) {
+            return true;
+        }
+        if let State::Connecting { next_init, interval: next, .. } = &mut self.state {
+            *next_init = now + interval;
+            *next = 2 * interval;
+        }
+        false
+    }
+
+    /// Sends INIT, or ACCEPT in answer to one. Returns false if there was no frame.
+    pub(crate) fn transmit_handshake<D: Driver>(
+        &mut self,
+        now: Instant,
+        packet_type: PacketType,
+        tx: &mut Tx<'_, D>,
+    ) -> bool {
+        let header = Header {
+            packet_type,
+            blocks: 0,
+            ack_now: false,
+            flow: if packet_type == PacketType::Init { 0 } else { self.remote_id },
+            number: self.sent.next() as u32,
+        };
+        let handshake = Handshake {
+            source: self.id,
+            instance: tx.instance,
+            max_message: self.limits.max_message,
+            credit: self.limits.receive_window as u32,
+            max_ack_delay_us: self.limits.max_ack_delay.as_micros() as u32,
+            versions: VERSIONS,
+            engines: 1,
+            ports: (self.local.port(), self.local.port()),
+            token: &self.token,
+        };
+        let sent = tx.packet(self.meta(), Handshake::PACKET_LEN, |bytes, _| {
+            header.emit(bytes);
+            handshake.emit(&mut bytes[HEADER_LEN..]);
+            Handshake::PACKET_LEN
+        });
+        if sent {
+            self.sent.sent(now, Handshake::PACKET_LEN as u32, &[], false);
+            self.stats.packets_sent += 1;
+        }
+        sent
+    }
+
+    /// True if a packet would go out now.
+    fn has_something(&mut self, now: Instant) -> bool {
+        if self.acks.is_due(now) || self.announce {
+            return true;
+        }
+        if matches!(self.state, State::Tombstone { .. }) {
+            return false;
+        }
+        self.check_blocked();
+        self.probes > 0
+            || [self.abort, self.stop, self.ping, self.blocked].contains(&Control::Wanted)
+            || (self.fin == Control::Wanted && self.send.all_sent())
+            || (self.window_open() && (self.send.has_again() || self.has_credit()))
+    }
+
+    fn window_open(&self) -> bool {
+        self.sent.has_span() && self.sent.in_flight() < self.cc.window()
+    }
+
+    /// True if a new part is covered by credit.
+    fn has_credit(&self) -> bool {
+        self.send.wanted_credit().is_some_and(|cost| cost <= self.peer_credit)
+    }
+
+    /// Data and no credit: that is said once per value of the credit.
+    fn check_blocked(&mut self) {
+        if self.send.wanted_credit().is_some_and(|cost| cost > self.peer_credit)
+            && self.blocked_at != Some(self.peer_credit)
+        {
+            self.blocked_at = Some(self.peer_credit);
+            self.blocked = Control::Wanted;
+        }
+    }
+
+    /// Builds one DATA packet. Returns false if there was no frame.
+    fn transmit_data<D: Driver>(&mut self, now: Instant, tx: &mut Tx<'_, D>) -> bool {
+        let distance = self.sent.floor_distance(now, self.rtt.pto(0));
+        let number = self.sent.next();
+        let credit = self.consumed + self.limits.receive_window;
+        let room = self.send.cut().packet;
+        let mut sent_len = 0;
+        let built = tx.packet(self.meta(), room, |bytes, contents| {
+            let mut at = HEADER_LEN + Data::FIXED_LEN;
+            let mut blocks = 0;
+            let due = self.acks.is_due(now);
+            if self.acks.wants() {
+                // The bitmap costs up to 128 bytes: only where an acknowledgement is due for its own sake.
+                if let Some(block) = self.acks.block(now, due) {
+                    at += block.emit(&mut bytes[at..]);
+                    blocks = 1;
+                }
+            }
+            let probing = self.probes > 0;
+            at += self.fill(&mut bytes[at..], contents, probing);
+            if contents.is_empty() {
+                if probing {
+                    at += Chunk::Ping.emit(&mut bytes[at..]);
+                    contents.push(Sent::Ping);
+                } else if blocks == 0 && !self.announce {
+                    return 0;
+                }
+            }
+            self.acks.sent();
+            self.announce = false;
+            self.credit_sent = credit;
+            if !contents.is_empty() {
+                self.probes = self.probes.saturating_sub(1);
+                if at < MIN_ELICITING_LEN {
+                    let end = MIN_ELICITING_LEN.max(at + 4);
+                    Chunk::emit_pad(&mut bytes[at..end]);
+                    at = end;
+                }
+            }
+            // The peer's answer is what we wait for now.
+            let full = self.sent.in_flight() + at as u64 >= self.cc.window()
+                || self.send.wanted_credit().is_some_and(|c| c > self.peer_credit);
+            let ack_now = !contents.is_empty()
+                && (probing || (full && !self.send.all_sent()) || contents.contains(&Sent::Blocked));
+            Header { packet_type: PacketType::Data, blocks, ack_now, flow: self.remote_id, number: number as u32 }
+                .emit(bytes);
+            Data::emit_fixed(distance, credit as u32, &mut bytes[HEADER_LEN..]);
+            sent_len = at;
+            at
+        });
+        if !built || sent_len == 0 {
+            return built;
+        }
+        let limited = 2 * (self.sent.in_flight() + sent_len as u64) >= self.cc.window();
+        self.sent.sent(now, sent_len as u32, tx.contents, limited);
+        self.stats.packets_sent += 1;
+        true
+    }
+
+    /// Writes the chunks that are due into `out`, notes them in `contents`, and returns their length.
+    fn fill(&mut self, out: &mut [u8], contents: &mut Vec<Sent>, probing: bool) -> usize {
+        if matches!(self.state, State::Tombstone { .. }) {
+            return 0;
+        }
+        let mut at = self.fill_controls(out, contents);
+        if !(probing || self.window_open()) {
+            return at;
+        }
+        // Lost parts first, then new ones; a part that does not fit waits for the next packet.
+        loop {
+            let space = out.len() - at;
+            let part = match self.send.next_again(space) {
+                Some(part) => Some(part),
+                None if self.send.has_again() => None,
+                None => self.send.next_new(self.peer_credit, space),
+            };
+            let Some(part) = part else { break };
+            let Some(chunk) = self.send.chunk(part) else { break };
+            at += chunk.emit(&mut out[at..]);
+            contents.push(Sent::Message(part));
+        }
+        if self.fin == Control::Wanted && self.send.all_sent() {
+            let chunk = Chunk::Fin { next: self.send.next_id() };
+            if chunk.len() <= out.len() - at {
+                at += chunk.emit(&mut out[at..]);
+                self.fin = Control::Sent;
+                contents.push(Sent::Fin);
+            }
+        }
+        at
+    }
+
+    fn fill_controls(&mut self, out: &mut [u8], contents: &mut Vec<Sent>) -> usize {
+        let mut at = 0;
+        let wanted = self.send.wanted_credit().unwrap_or(self.peer_credit) as u32;
+        for (control, chunk, sent) in [
+            (&mut self.abort, Chunk::Abort(self.abort_reason), Sent::Abort),
+            (&mut self.stop, Chunk::Stop(self.stop_reason), Sent::Stop),
+            (&mut self.ping, Chunk::Ping, Sent::Ping),
+            (&mut self.blocked, Chunk::Blocked { wanted }, Sent::Blocked),
+        ] {
+            if *control == Control::Wanted {
+                *control = Control::Sent;
+                at += chunk.emit(&mut out[at..]);
+                contents.push(sent);
+            }
+        }
+        // Without a window FIN still goes out: it costs no credit, and there is nothing after it.
+        if self.fin == Control::Wanted && self.send.all_sent() && !self.window_open() {
+            let chunk = Chunk::Fin { next: self.send.next_id() };
+            at += chunk.emit(&mut out[at..]);
+            self.fin = Control::Sent;
+            contents.push(Sent::Fin);
+        }
+        at
+    }
+}

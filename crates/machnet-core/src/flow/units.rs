@@ -1,0 +1,92 @@
+//! Which 64-byte units of a message have arrived, or were acknowledged.
+
+use machnet_channel::UNIT;
+
+/// A set of the units of one message.
+#[derive(Debug, Default)]
+pub(crate) struct UnitSet {
+    words: Vec<u64>,
+    units: u32,
+    set: u32,
+}
+
+impl UnitSet {
+    /// The empty set over a message of `len` bytes.
+    pub(crate) fn new(len: u32) -> Self {
+        let units = len.div_ceil(UNIT as u32);
+        Self { words: vec![0; units.div_ceil(64) as usize], units, set: 0 }
+    }
+
+    /// Adds the units of bytes `offset..offset + len`; returns how many are new.
+    ///
+    /// # Panics
+    /// If the range is not inside the message.
+    pub(crate) fn insert(&mut self, offset: u32, len: u32) -> u32 {
+        let before = self.set;
+        self.each_word(offset, len, |word, mask, set| {
+            *set += (mask & !*word).count_ones();
+            *word |= mask;
+            true
+        });
+        self.set - before
+    }
+
+    /// True if every unit of the range is in the set.
+    pub(crate) fn contains(&mut self, offset: u32, len: u32) -> bool {
+        let mut all = true;
+        self.each_word(offset, len, |word, mask, _| {
+            all &= *word & mask == mask;
+            all
+        });
+        all
+    }
+
+    /// True if all units of the message are in the set.
+    pub(crate) const fn is_full(&self) -> bool {
+        self.set == self.units
+    }
+
+    fn each_word(&mut self, offset: u32, len: u32, mut f: impl FnMut(&mut u64, u64, &mut u32) -> bool) {
+        let mut first = offset / UNIT as u32;
+        let end = (offset + len).div_ceil(UNIT as u32);
+        assert!(end <= self.units, "a range inside the message");
+        while first < end {
+            let bit = first % 64;
+            let count = (64 - bit).min(end - first);
+            let mask = if count == 64 { u64::MAX } else { ((1 << count) - 1) << bit };
+            if !f(&mut self.words[(first / 64) as usize], mask, &mut self.set) {
+                return;
+            }
+            first += count;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn behaves_like_a_set_of_units(len in 1..40_000u32, parts in prop::collection::vec((0..600u32, 1..300u32), 0..40)) {
+            let mut set = UnitSet::new(len);
+            let mut model = BTreeSet::new();
+            for (unit, units) in parts {
+                let offset = unit * 64;
+                if offset >= len {
+                    continue;
+                }
+                let bytes = (units * 64).min(len - offset);
+                let range = offset / 64..(offset + bytes).div_ceil(64);
+                prop_assert_eq!(set.contains(offset, bytes), range.clone().all(|u| model.contains(&u)));
+                let new = range.filter(|&u| model.insert(u)).count();
+                prop_assert_eq!(set.insert(offset, bytes) as usize, new);
+                prop_assert_eq!(set.is_full(), model.len() as u32 == len.div_ceil(64));
+            }
+        }
+    }
+}

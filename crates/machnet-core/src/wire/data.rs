@@ -1,0 +1,74 @@
+//! DATA: what stands between its header and its chunks (`docs/spec/wire.md#data`).
+
+use zerocopy::byteorder::big_endian::{U16, U32};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use super::{AckBlock, Chunks, Header, MAX_BLOCKS, WireError, split, zero};
+
+/// The least length of a packet that elicits an acknowledgement.
+pub const MIN_ELICITING_LEN: usize = 40;
+
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct Raw {
+    floor: U16,
+    reserved: U16,
+    credit: U32,
+}
+
+/// A DATA packet after its header, checked down to the last chunk.
+#[derive(Clone, Copy, Debug)]
+pub struct Data<'a> {
+    /// The packet's number − the oldest outstanding one.
+    pub floor: u16,
+    /// Cumulative credit, units, modulo 2³².
+    pub credit: u32,
+    blocks: [Option<AckBlock>; MAX_BLOCKS],
+    chunks: Chunks<'a>,
+}
+
+impl<'a> Data<'a> {
+    /// Length of the fixed part.
+    pub const FIXED_LEN: usize = 8;
+
+    /// Reads what follows `header`.
+    ///
+    /// # Errors
+    /// The first thing in the packet that is wrong; nothing of it counts then.
+    pub fn parse(header: &Header, bytes: &'a [u8]) -> Result<Self, WireError> {
+        let (_, mut rest) = split(bytes, Self::FIXED_LEN, "DATA")?;
+        let (raw, _) = Raw::ref_from_prefix(bytes).map_err(|_| WireError::Truncated {
+            what: "DATA",
+            need: Self::FIXED_LEN,
+            have: bytes.len(),
+        })?;
+        zero("reserved bits of DATA", raw.reserved.get())?;
+        let mut blocks = [None; MAX_BLOCKS];
+        for block in blocks.iter_mut().take(header.blocks as usize) {
+            let parsed;
+            (parsed, rest) = AckBlock::parse(rest)?;
+            *block = Some(parsed);
+        }
+        Ok(Self { floor: raw.floor.get(), credit: raw.credit.get(), blocks, chunks: Chunks::parse(rest)? })
+    }
+
+    /// Writes the fixed part to the start of `out`.
+    ///
+    /// # Panics
+    /// If `out` is shorter than [`Data::FIXED_LEN`].
+    pub fn emit_fixed(floor: u16, credit: u32, out: &mut [u8]) {
+        let raw = Raw { floor: floor.into(), reserved: 0.into(), credit: credit.into() };
+        out[..Self::FIXED_LEN].copy_from_slice(raw.as_bytes());
+    }
+
+    /// The acknowledgement blocks.
+    pub fn blocks(&self) -> impl Iterator<Item = &AckBlock> {
+        self.blocks.iter().flatten()
+    }
+
+    /// The chunks.
+    #[must_use]
+    pub const fn chunks(&self) -> Chunks<'a> {
+        self.chunks
+    }
+}

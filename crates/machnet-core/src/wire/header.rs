@@ -1,0 +1,126 @@
+//! The header of every packet (`docs/spec/wire.md#header`).
+
+use zerocopy::byteorder::big_endian::{U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use super::{WireError, split, zero};
+
+/// Length of the header.
+pub const HEADER_LEN: usize = 16;
+/// The version spoken.
+pub const VERSION: u8 = 1;
+/// Versions spoken, bit v for version v.
+pub const VERSIONS: u16 = 1 << VERSION;
+
+const BLOCKS: u8 = 0b011;
+const ACK_NOW: u8 = 0b100;
+
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct Raw {
+    version_type: u8,
+    flags: u8,
+    path: u8,
+    key: u8,
+    flow: U64,
+    number: U32,
+}
+
+/// Packet types that may arrive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum PacketType {
+    /// Opens a flow.
+    Init = 1,
+    /// Answers INIT.
+    Accept = 2,
+    /// Asks for the INIT again, with a token.
+    Retry = 3,
+    /// Everything within a flow.
+    Data = 4,
+    /// Says that a packet's flow is not known.
+    Reset = 5,
+}
+
+/// The header's values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Packet type.
+    pub packet_type: PacketType,
+    /// Number of acknowledgement blocks, 0–3; 0 except in DATA.
+    pub blocks: u8,
+    /// The sender wants an acknowledgement at once.
+    pub ack_now: bool,
+    /// The flow, by the id its receiver chose; 0 where none is known.
+    pub flow: u64,
+    /// Low half of the packet number.
+    pub number: u32,
+}
+
+impl Header {
+    /// Splits `packet` into its header and what follows.
+    ///
+    /// # Errors
+    /// [`WireError::Version`] for any other version (of a packet long enough to say so), and the usual ones.
+    pub fn parse(packet: &[u8]) -> Result<(Self, &[u8]), WireError> {
+        let (_, rest) = split(packet, HEADER_LEN, "header")?;
+        let (raw, _) = Raw::ref_from_prefix(packet).map_err(|_| WireError::Truncated {
+            what: "header",
+            need: HEADER_LEN,
+            have: packet.len(),
+        })?;
+        if raw.version_type >> 4 != VERSION {
+            return Err(WireError::Version(raw.version_type >> 4));
+        }
+        let packet_type = match raw.version_type & 0x0f {
+            1 => PacketType::Init,
+            2 => PacketType::Accept,
+            3 => PacketType::Retry,
+            4 => PacketType::Data,
+            5 => PacketType::Reset,
+            other => return Err(WireError::PacketType(other)),
+        };
+        let known = if packet_type == PacketType::Data { BLOCKS | ACK_NOW } else { 0 };
+        zero("flags", raw.flags & !known)?;
+        zero("path", raw.path)?;
+        zero("key", raw.key)?;
+        let header = Self {
+            packet_type,
+            blocks: raw.flags & BLOCKS,
+            ack_now: raw.flags & ACK_NOW != 0,
+            flow: raw.flow.get(),
+            number: raw.number.get(),
+        };
+        match packet_type {
+            PacketType::Init => zero("flow id of INIT", header.flow)?,
+            PacketType::Accept | PacketType::Retry | PacketType::Data if header.flow == 0 => {
+                return Err(WireError::Value { what: "flow id", value: 0 });
+            }
+            _ => {}
+        }
+        Ok((header, rest))
+    }
+
+    /// Writes the header to the first [`HEADER_LEN`] bytes of `out`.
+    ///
+    /// # Panics
+    /// If `out` is shorter.
+    pub fn emit(&self, out: &mut [u8]) {
+        let raw = Raw {
+            version_type: VERSION << 4 | self.packet_type as u8,
+            flags: self.blocks & BLOCKS | if self.ack_now { ACK_NOW } else { 0 },
+            path: 0,
+            key: 0,
+            flow: self.flow.into(),
+            number: self.number.into(),
+        };
+        out[..HEADER_LEN].copy_from_slice(raw.as_bytes());
+    }
+
+    /// The source of an unparsable INIT of another version: enough to answer it. The place of version, type and flow
+    /// id never changes.
+    #[must_use]
+    pub fn is_foreign_init(packet: &[u8]) -> bool {
+        packet.len() >= HEADER_LEN && packet[0] >> 4 != VERSION && packet[0] & 0x0f == PacketType::Init as u8
+    }
+}
