@@ -160,6 +160,11 @@ impl Mailbox {
         FlowStats::from_words(std::array::from_fn(|i| self.stats[i].load(Ordering::Relaxed)))
     }
 
+    /// What the application wants.
+    pub(crate) fn app_intent(&self) -> Intent {
+        Intent(self.app.intent.load(Ordering::Acquire))
+    }
+
     fn add_intent(this: &Arc<Self>, intent: Intent) {
         // Release: messages posted before are visible to the engine when it sees the FIN.
         this.app.intent.fetch_or(intent.0, Ordering::AcqRel);
@@ -490,7 +495,7 @@ impl EngineEnd {
     /// What the application wants.
     #[must_use]
     pub fn intent(&self) -> Intent {
-        Intent(self.mailbox.app.intent.load(Ordering::Acquire))
+        self.mailbox.app_intent()
     }
 
     /// Cumulative units that the application has taken from the inbox.
