@@ -22,8 +22,8 @@ use std::ptr::NonNull;
 use std::sync::OnceLock;
 
 use crate::Doorbell;
-use crate::sync::Arc;
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
+use crate::sync::{self, Arc};
 
 /// The end of a free list.
 const NIL: u32 = u32::MAX;
@@ -175,7 +175,7 @@ impl RegionInner {
         fence(Ordering::Acquire);
         let home = &self.home;
         home.returned.fetch_add(1, Ordering::Relaxed);
-        let mut head = home.newest.load(Ordering::Relaxed);
+        let mut head = sync::guess_u32(&home.newest);
         loop {
             meta.next.store(head, Ordering::Relaxed);
             match home.newest.compare_exchange_weak(head, index, Ordering::Release, Ordering::Relaxed) {

@@ -15,8 +15,8 @@
 use std::marker::PhantomData;
 use std::ptr;
 
-use crate::sync::Arc;
 use crate::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use crate::sync::{self, Arc};
 
 /// The intrusive link of an item that can wait in one [`HintQueue`].
 #[derive(Debug)]
@@ -83,7 +83,7 @@ impl<T: Linked> HintQueue<T> {
             return;
         }
         let raw = Arc::into_raw(Arc::clone(item)).cast_mut();
-        let mut head = self.head.load(Ordering::Relaxed);
+        let mut head = sync::guess_ptr(&self.head);
         loop {
             if head == closed() {
                 // SAFETY: `raw` came from `Arc::into_raw` just above and was given to nobody.

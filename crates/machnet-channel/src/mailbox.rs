@@ -107,7 +107,7 @@ impl Mailbox {
         let _ = mailbox.local.set(local);
         let (send, recv) = Self::app_ends(&mailbox);
         mailbox.claimed.store(true, Ordering::Relaxed);
-        (EngineEnd { mailbox }, send, recv)
+        (EngineEnd { mailbox, state: FlowState::CONNECTING }, send, recv)
     }
 
     fn app_ends(mailbox: &Arc<Self>) -> (SendEnd, RecvEnd) {
@@ -125,7 +125,8 @@ impl Mailbox {
     }
 
     pub(crate) fn claim_end(this: &Arc<Self>) -> Option<EngineEnd> {
-        (!this.claimed.swap(true, Ordering::AcqRel)).then(|| EngineEnd { mailbox: Arc::clone(this) })
+        (!this.claimed.swap(true, Ordering::AcqRel))
+            .then(|| EngineEnd { mailbox: Arc::clone(this), state: FlowState::CONNECTING })
     }
 
     /// Engine: the slot given by [`EngineEnd::set_slot`], if any.
@@ -466,6 +467,8 @@ impl Wakes {
 #[derive(Debug)]
 pub struct EngineEnd {
     mailbox: Arc<Mailbox>,
+    /// As published. The engine reads its own words here, not in the line that applications read.
+    state: FlowState,
 }
 
 impl EngineEnd {
@@ -532,6 +535,7 @@ impl EngineEnd {
 
     /// Publishes where the flow stands.
     pub fn set_state(&mut self, state: FlowState) {
+        self.state = state;
         self.mailbox.engine.state.store(state.0, Ordering::Release);
     }
 
@@ -557,9 +561,8 @@ impl EngineEnd {
 impl Drop for EngineEnd {
     fn drop(&mut self) {
         // An engine that dies (or forgets a flow without a word) must not leave anybody waiting.
-        if !self.mailbox.state().has(FlowState::CLOSED) {
-            let state = self.mailbox.state().closed(crate::CloseReason::Shutdown);
-            self.set_state(state);
+        if !self.state.has(FlowState::CLOSED) {
+            self.set_state(self.state.closed(crate::CloseReason::Shutdown));
         }
         self.wake(Wakes::ALL);
         // Late hints (the ends' drops) find neither a slot, which may be another flow's by then, nor an end to claim.

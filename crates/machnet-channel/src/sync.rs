@@ -11,6 +11,18 @@ mod imp {
     }
     pub use atomic_waker::AtomicWaker;
 
+    /// A first guess for a compare-and-swap loop on `at`, for which any value is correct.
+    #[inline]
+    pub fn guess_ptr<T>(at: &atomic::AtomicPtr<T>) -> *mut T {
+        at.load(atomic::Ordering::Relaxed)
+    }
+
+    /// As [`guess_ptr`].
+    #[inline]
+    pub fn guess_u32(at: &atomic::AtomicU32) -> u32 {
+        at.load(atomic::Ordering::Relaxed)
+    }
+
     /// Runs `f`; a panic in it ends here.
     pub fn contain(f: impl FnOnce()) {
         if let Err(payload) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)) {
@@ -62,6 +74,18 @@ mod imp {
         pub fn take(&self) -> Option<std::task::Waker> {
             self.0.take_waker()
         }
+    }
+
+    /// A first guess for a compare-and-swap loop on `at`, for which any value is correct. Not a load: loom remembers one
+    /// last access per atomic, so that a load just before the swap would hide the race between the swap and another
+    /// thread's load, and orders that matter would never be tried.
+    pub fn guess_ptr<T>(_at: &atomic::AtomicPtr<T>) -> *mut T {
+        std::ptr::null_mut()
+    }
+
+    /// As [`guess_ptr`].
+    pub fn guess_u32(_at: &atomic::AtomicU32) -> u32 {
+        u32::MAX
     }
 
     /// Runs `f`. Panics pass: they are how loom reports what it finds.
