@@ -7,7 +7,7 @@
 //! The contents are untrusted, and the host may forge them at will: entries are hints, and few are kept.
 
 use std::collections::VecDeque;
-use std::io::IoSliceMut;
+use std::io::{self, IoSliceMut};
 use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
 use std::os::fd::AsRawFd;
 
@@ -30,6 +30,28 @@ const PORT_UNREACHABLE_V4: (u8, u8, u8) = (libc::SO_EE_ORIGIN_ICMP, 3, 3);
 
 /// ICMPv6 destination unreachable, port unreachable (RFC 4443).
 const PORT_UNREACHABLE_V6: (u8, u8, u8) = (libc::SO_EE_ORIGIN_ICMP6, 1, 4);
+
+/// True if `error`, returned by a call, may have been left behind by ICMP for an earlier datagram: these are the
+/// numbers that the kernel translates ICMP types to.
+pub(crate) fn may_be_of_another(error: &io::Error) -> bool {
+    use libc::{EACCES, ECONNREFUSED, EHOSTDOWN, EHOSTUNREACH, EMSGSIZE, ENETUNREACH, ENONET, ENOPROTOOPT};
+    use libc::{EOPNOTSUPP, EPROTO};
+    matches!(
+        error.raw_os_error(),
+        Some(
+            EACCES
+                | ECONNREFUSED
+                | EHOSTDOWN
+                | EHOSTUNREACH
+                | EMSGSIZE
+                | ENETUNREACH
+                | ENONET
+                | ENOPROTOOPT
+                | EOPNOTSUPP
+                | EPROTO
+        )
+    )
+}
 
 /// What draining an error queue found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

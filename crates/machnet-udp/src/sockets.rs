@@ -59,10 +59,11 @@ impl Port {
         // Larger than allowed is cut to the limit, not refused.
         socket.set_recv_buffer_size(config.receive_buffer)?;
         socket.set_send_buffer_size(config.send_buffer)?;
-        socket.bind(&address.into())?;
         let socket = UdpSocket::from(socket);
-        let local = socket.local_addr()?;
         let state = offloads(&socket)?;
+        // Last, so that no datagram arrives before the options are set.
+        SockRef::from(&socket).bind(&address.into())?;
+        let local = socket.local_addr()?;
         let segments = state.max_gso_segments();
         Ok(Self { socket, state, local, suspect: false, opens: 0, blocked: false, segments })
     }

@@ -11,7 +11,7 @@ use nix::libc;
 use quinn_udp::{Transmit, UdpSockRef};
 
 use crate::config::MAX_DATAGRAM;
-use crate::icmp::ErrorReader;
+use crate::icmp::{ErrorReader, may_be_of_another};
 use crate::sockets::{Port, Sockets, source};
 
 /// How often a send is repeated that failed with an error of an earlier one.
@@ -141,12 +141,12 @@ fn send(port: &mut Port, errors: &mut ErrorReader, transmit: &Transmit<'_>) -> S
             Err(error) => {
                 let drained = errors.drain(&port.socket);
                 port.suspect = drained.more;
-                // Whose error it is cannot be told for sure: ICMP and the routing table use the same numbers. An error
-                // that comes back although the queue was empty is this datagram's own.
-                let pending = drained.remote > 0 || attempt == 0;
+                // Whose error it is cannot be told for sure: ICMP and the routing table use the same numbers. One that
+                // comes back although the queue was empty is this datagram's own.
+                let again = may_be_of_another(&error) && (drained.remote > 0 || attempt == 0);
                 let foreign = error.kind() == ErrorKind::ConnectionRefused;
                 refused = Some(error);
-                if !pending && !foreign {
+                if !again && !foreign {
                     break;
                 }
             }

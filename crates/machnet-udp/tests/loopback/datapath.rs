@@ -83,6 +83,24 @@ fn bursts_of_equal_and_unequal_sizes_keep_content_and_order() {
 }
 
 #[test]
+fn any_batch_size_will_do() {
+    stay_on_one_cpu();
+    for family in FAMILIES {
+        let mut a = Node::new(family);
+        for slots in [1, 2, 5, 32] {
+            let mut b = Node::with(Udp::builder().batch(slots), family);
+            let to = b.home();
+            let size = |i: usize| if i < 100 { 77 } else { i };
+            let batch = (0..150).map(|i| a.packet(to, &pattern(i, size(i)))).collect();
+            a.send_all(batch);
+            for (i, packet) in b.receive(150, 1000).iter().enumerate() {
+                assert!(bytes(packet) == pattern(i, size(i)), "{family}, {slots} slots, {i}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_plain_socket_sees_single_datagrams() {
     for family in FAMILIES {
         let plain = UdpSocket::bind(family).unwrap();
