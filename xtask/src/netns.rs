@@ -18,6 +18,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use std::os::unix::process::CommandExt;
 
 use crate::run::{self, Running};
+use crate::tools;
 
 const PREFIX: &str = "machnet-";
 
@@ -132,7 +133,7 @@ impl Namespace {
 
     /// `program`, to be run in the namespace.
     fn command(&self, program: &Path) -> Command {
-        let mut command = Command::new("ip");
+        let mut command = tools::command("ip");
         command.args(["netns", "exec", &self.name]).arg(program);
         command
     }
@@ -178,7 +179,7 @@ fn is_xtask(pid: u32) -> bool {
 
 /// Runs `ip`, to its end: it is quick, and is what cleans up after an interrupt.
 fn ip(arguments: &[&str]) -> Result<String> {
-    let mut command = Command::new("ip");
+    let mut command = tools::command("ip");
     command.args(arguments).stdin(Stdio::null()).process_group(0);
     let output = command.output().context("cannot start `ip`")?;
     if !output.status.success() {

@@ -141,11 +141,7 @@ pub(crate) fn test(options: &Options) -> Result<()> {
         if let Err(error) = result {
             summary(&times);
             println!("steps: {} passed, 1 failed", times.len() - 1);
-            return Err(error.context(format!(
-                "step {} failed; to repeat it: cargo xtask test --only {}",
-                step.name(),
-                step.name()
-            )));
+            bail!("step {name} failed: {error:#}\n  to repeat it: cargo xtask test --only {name}", name = step.name());
         }
         println!("=== {} passed in {:.1} s", step.name(), start.elapsed().as_secs_f64());
     }

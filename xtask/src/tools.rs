@@ -112,6 +112,11 @@ fn crate_root(name: &str, version: &str) -> PathBuf {
     target().join("tools").join(format!("{name}-{version}"))
 }
 
+/// A command to run, wherever it is.
+pub(crate) fn command(name: &str) -> Command {
+    find(name).map_or_else(|| Command::new(name), Command::new)
+}
+
 /// Where a command is. `/sbin` and its like count even where `PATH` leaves them out, as for users on Debian.
 fn find(command: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
