@@ -69,7 +69,7 @@ impl Step {
             Self::Fmt => &[tools::RUSTFMT],
             Self::Deny => &[tools::CARGO_DENY],
             Self::Clippy => &[tools::CLIPPY],
-            Self::Netns => &[tools::IP],
+            Self::Netns => &[tools::IP, tools::NAMESPACES],
             Self::Doc | Self::Test | Self::Sim | Self::Loom | Self::Mutants | Self::Examples => &[],
         }
     }

@@ -23,6 +23,8 @@ enum Source {
     Component { subcommand: &'static str },
     /// A command from a Debian package.
     Apt { command: &'static str, package: &'static str },
+    /// The right to make network namespaces: root's, or that of an unprivileged user namespace.
+    Namespaces,
     /// A binary from a crate, built into `target/tools`.
     Crate { name: &'static str, version: &'static str },
 }
@@ -30,6 +32,7 @@ enum Source {
 pub(crate) const RUSTFMT: Tool = Tool { name: "rustfmt", source: Source::Component { subcommand: "fmt" } };
 pub(crate) const CLIPPY: Tool = Tool { name: "clippy", source: Source::Component { subcommand: "clippy" } };
 pub(crate) const IP: Tool = Tool { name: "ip", source: Source::Apt { command: "ip", package: "iproute2" } };
+pub(crate) const NAMESPACES: Tool = Tool { name: "network namespaces", source: Source::Namespaces };
 pub(crate) const CARGO_DENY: Tool = Tool { name: DENY, source: Source::Crate { name: DENY, version: DENY_VERSION } };
 
 const DENY: &str = "cargo-deny";
@@ -42,6 +45,9 @@ impl Tool {
         match self.source {
             Source::Component { subcommand } => succeeds(Command::new("cargo").args([subcommand, "--version"])),
             Source::Apt { command, .. } => find(command).is_some(),
+            Source::Namespaces => {
+                is_root() || succeeds(Command::new("unshare").args(["--user", "--map-root-user", "--net", "true"]))
+            }
             Source::Crate { name, version } => binary(name, version).is_file(),
         }
     }
@@ -51,6 +57,7 @@ impl Tool {
         match self.source {
             Source::Component { .. } => format!("rustup component add {}", self.name),
             Source::Apt { package, .. } => format!("apt-get install {package}"),
+            Source::Namespaces => "run as root, or allow unprivileged user namespaces".to_owned(),
             Source::Crate { .. } => "run without --no-install: it is built into target/tools".to_owned(),
         }
     }
@@ -59,7 +66,7 @@ impl Tool {
         match self.source {
             Source::Component { .. } => run(Command::new("rustup").args(["component", "add", self.name]), LIMIT),
             Source::Apt { package, .. } => {
-                if !rustix::process::geteuid().is_root() {
+                if !is_root() {
                     bail!("installing the package {package} takes root; install it (sudo {}) and repeat", self.hint());
                 }
                 run(Command::new("apt-get").args(["update", "--quiet"]), LIMIT)?;
@@ -67,6 +74,7 @@ impl Tool {
                 install.env("DEBIAN_FRONTEND", "noninteractive");
                 run(install.args(["install", "--quiet", "--yes", "--no-install-recommends", package]), LIMIT)
             }
+            Source::Namespaces => bail!("not permitted"),
             Source::Crate { name, version } => {
                 // Unoptimised: it runs for a second, which does not repay its release profile's link-time optimisation.
                 let mut install = Command::new("cargo");
@@ -86,7 +94,7 @@ pub(crate) fn provide<'a>(tools: impl Iterator<Item = &'a Tool>, no_install: boo
         }
     }
     if no_install && !missing.is_empty() {
-        let lines: Vec<_> = missing.iter().map(|tool| format!("\n  {:<12}{}", tool.name, tool.hint())).collect();
+        let lines: Vec<_> = missing.iter().map(|tool| format!("\n  {:<20}{}", tool.name, tool.hint())).collect();
         bail!("missing, and --no-install was given:{}", lines.concat());
     }
     for tool in missing {
@@ -97,6 +105,11 @@ pub(crate) fn provide<'a>(tools: impl Iterator<Item = &'a Tool>, no_install: boo
         }
     }
     Ok(())
+}
+
+/// True if we may do what root may; also in a user namespace of our own.
+pub(crate) fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
 }
 
 /// The binary of cargo-deny.
