@@ -1,1 +1,60 @@
-fn main() {}
+//! `cargo xtask`: the project's own tasks. `cargo xtask test` passes every test on a fresh machine.
+//!
+//! ```text
+//! test.rs      the steps, their order, what each needs
+//! tools.rs     finding and installing what a step needs
+//! run.rs       running commands: bounded, interruptible, with nothing left behind
+//! mutants.rs   the loom tests must notice every listed bug
+//! netns.rs     two hosts on one machine, and the end-to-end run between them
+//! ```
+#![forbid(unsafe_code)]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks to its user")]
+
+mod mutants;
+mod netns;
+mod run;
+mod test;
+mod tools;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask", about = "Machnet's own tasks")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Run every check, in order, until the first failure
+    Test(test::Options),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = run::catch_signals().and_then(|()| match cli.task {
+        Task::Test(options) => test::test(&options),
+    });
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::from(if run::interrupted() { 130 } else { 1 })
+        }
+    }
+}
+
+/// The workspace's root.
+fn root() -> PathBuf {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    manifest.parent().unwrap_or(manifest).to_path_buf()
+}
+
+/// Where cargo builds.
+fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), |dir| root().join(dir))
+}

@@ -1,0 +1,220 @@
+//! Two hosts on one machine: network namespaces joined by a veth pair.
+//!
+//! ```text
+//!   machnet-<pid>-a                     machnet-<pid>-b
+//!   eth0 10.77.0.1, fd77::1  ◀──veth──▶  eth0 10.77.0.2, fd77::2
+//! ```
+//!
+//! The names carry the pid of the task that made them: the namespaces go when it ends, and those of a task that was
+//! killed go when the next one starts. Without root, all this happens in a user namespace.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
+use std::os::unix::process::CommandExt;
+
+use crate::run::{self, Running};
+use crate::tools;
+
+const PREFIX: &str = "machnet-";
+
+/// Messages from client to server and back, with sizes log-uniform up to the maximum.
+struct Exchange {
+    client: &'static str,
+    server: &'static str,
+    messages: u32,
+    seed: u64,
+}
+
+const EXCHANGES: [Exchange; 2] = [
+    Exchange { client: "10.77.0.1", server: "10.77.0.2", messages: 10_000, seed: 1 },
+    Exchange { client: "fd77::1", server: "fd77::2", messages: 2_000, seed: 2 },
+];
+const MAX_SIZE: u32 = 1 << 20;
+const PORT: u16 = 9000;
+
+/// For one exchange, on a machine busy with other things.
+const LIMIT: Duration = Duration::from_secs(5 * 60);
+
+/// Runs `echo_server` and `echo_client` from `programs` against each other, each in a namespace of its own.
+pub(crate) fn echo(programs: &Path) -> Result<()> {
+    if !tools::is_root() {
+        return in_user_namespace();
+    }
+    remove_stale()?;
+    let hosts = Hosts::new()?;
+    for exchange in &EXCHANGES {
+        exchange.run(&hosts, programs)?;
+    }
+    Ok(())
+}
+
+/// Runs this step again as root of a user namespace, where anybody may make network namespaces.
+fn in_user_namespace() -> Result<()> {
+    // `ip netns` keeps its names under /run, which is not ours: a /run of our own, seen by this process tree alone.
+    let script = "mount -t tmpfs tmpfs /run && exec \"$0\" test --no-install --only netns";
+    let xtask = std::env::current_exe().context("cannot find this program")?;
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-root-user", "--net", "--mount", "--", "sh", "-c", script]).arg(xtask);
+    run::run(&mut command, 2 * LIMIT)
+}
+
+impl Exchange {
+    fn run(&self, hosts: &Hosts, programs: &Path) -> Result<()> {
+        let port = PORT.to_string();
+        let mut server = hosts.b.command(&programs.join("echo_server"));
+        server.args(["--bind", self.server, "--port", &port, "--once"]);
+        println!("$ {} &", run::describe(&server));
+        let mut server = Running::start(&mut server)?;
+        let open = run::wait_until(Duration::from_secs(10), || {
+            if let Some(status) = server.ended()? {
+                bail!("echo_server ended before a client came: {status}");
+            }
+            Ok(has_udp_port(server.id(), PORT))
+        })?;
+        if !open {
+            bail!("echo_server did not open UDP port {PORT} within 10 s");
+        }
+
+        let to = std::net::SocketAddr::new(self.server.parse()?, PORT).to_string();
+        let (messages, max_size, seed) = (self.messages.to_string(), MAX_SIZE.to_string(), self.seed.to_string());
+        let mut client = hosts.a.command(&programs.join("echo_client"));
+        client.args(["--bind", self.client, &to]);
+        client.args(["--messages", &messages, "--max-size", &max_size, "--seed", &seed]);
+        run::run(&mut client, LIMIT)?;
+
+        let status = server.wait(Duration::from_secs(30)).context("echo_server serves one client, which is done")?;
+        if !status.success() {
+            bail!("echo_server failed: {status}");
+        }
+        Ok(())
+    }
+}
+
+/// True if a process (and its network namespace) has UDP port `port` open.
+fn has_udp_port(pid: u32, port: u16) -> bool {
+    // The second column is `local address:port`, in hexadecimal.
+    let end = format!(":{port:04X}");
+    ["udp", "udp6"].iter().any(|table| {
+        let table = fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default();
+        table.lines().any(|line| line.split_whitespace().nth(1).is_some_and(|local| local.ends_with(&end)))
+    })
+}
+
+/// The two namespaces.
+struct Hosts {
+    a: Namespace,
+    b: Namespace,
+}
+
+impl Hosts {
+    fn new() -> Result<Self> {
+        let pid = std::process::id();
+        let (a, b) = (Namespace::new(format!("{PREFIX}{pid}-a"))?, Namespace::new(format!("{PREFIX}{pid}-b"))?);
+        ip(&["link", "add", "eth0", "netns", &a.name, "type", "veth", "peer", "name", "eth0", "netns", &b.name])?;
+        for (host, v4, v6) in [(&a, "10.77.0.1/24", "fd77::1/64"), (&b, "10.77.0.2/24", "fd77::2/64")] {
+            ip(&["-n", &host.name, "addr", "add", v4, "dev", "eth0"])?;
+            // Without duplicate address detection: the address works at once.
+            ip(&["-n", &host.name, "addr", "add", v6, "dev", "eth0", "nodad"])?;
+            ip(&["-n", &host.name, "link", "set", "lo", "up"])?;
+            ip(&["-n", &host.name, "link", "set", "eth0", "up"])?;
+        }
+        Ok(Self { a, b })
+    }
+}
+
+/// A network namespace; removed, with what is in it, when dropped.
+struct Namespace {
+    name: String,
+}
+
+impl Namespace {
+    fn new(name: String) -> Result<Self> {
+        if run::interrupted() {
+            bail!("interrupted");
+        }
+        ip(&["netns", "add", &name])?;
+        Ok(Self { name })
+    }
+
+    /// `program`, to be run in the namespace.
+    fn command(&self, program: &Path) -> Command {
+        let mut command = tools::command("ip");
+        command.args(["netns", "exec", &self.name]).arg(program);
+        command
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        if let Err(error) = ip(&["netns", "del", &self.name]) {
+            eprintln!("xtask: {error:#}");
+        }
+    }
+}
+
+/// Removes the namespaces of tasks that were killed, and what they left running there.
+fn remove_stale() -> Result<()> {
+    for line in ip(&["netns", "list"])?.lines() {
+        let Some(name) = line.split_whitespace().next() else { continue };
+        let Some(owner) = owner(name) else { continue };
+        if is_xtask(owner) {
+            continue;
+        }
+        println!("removing the namespace {name}, whose task is gone");
+        for pid in ip(&["netns", "pids", name])?.lines().filter_map(|pid| pid.trim().parse().ok()) {
+            if let Some(pid) = Pid::from_raw(pid) {
+                let _ = kill_process(pid, Signal::KILL);
+            }
+        }
+        ip(&["netns", "del", name])?;
+    }
+    Ok(())
+}
+
+/// The pid in the name of a namespace of ours.
+fn owner(name: &str) -> Option<u32> {
+    let (pid, host) = name.strip_prefix(PREFIX)?.split_once('-')?;
+    matches!(host, "a" | "b").then(|| pid.parse().ok())?
+}
+
+/// True if `pid` is a running xtask: the number may have been given to something else since.
+fn is_xtask(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "xtask")
+}
+
+/// Runs `ip`, to its end: it is quick, and is what cleans up after an interrupt.
+fn ip(arguments: &[&str]) -> Result<String> {
+    let mut command = tools::command("ip");
+    command.args(arguments).stdin(Stdio::null()).process_group(0);
+    let output = command.output().context("cannot start `ip`")?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        bail!("`{}` failed: {}", run::describe(&command), said.trim());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_our_namespaces_have_an_owner() {
+        assert_eq!(owner("machnet-17-a"), Some(17));
+        for name in ["machnet-17", "machnet-17-c", "machnet-x-a", "other-17-a", "machnet--a"] {
+            assert_eq!(owner(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_bound_port_is_seen() {
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let port = socket.local_addr().unwrap().port();
+        assert!(has_udp_port(std::process::id(), port));
+    }
+}

@@ -1,0 +1,189 @@
+//! `cargo xtask test`: the steps, their order, and what each needs.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use clap::ValueEnum;
+
+use crate::run::{capture, describe, run};
+use crate::tools::{self, Tool};
+use crate::{mutants, netns, root, target};
+
+/// Options of `cargo xtask test`.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Install nothing: refuse if something is missing, and name it
+    #[arg(long)]
+    no_install: bool,
+    /// Run only this step; may be given several times
+    #[arg(long, value_name = "STEP")]
+    only: Vec<Step>,
+    /// List the steps and what they need
+    #[arg(long)]
+    list: bool,
+}
+
+/// A step. They run in this order: what is quick, or fails most often, comes first.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Step {
+    /// Formatting
+    Fmt,
+    /// Licences, sources and duplicates of dependencies
+    Deny,
+    /// Lints, warnings denied
+    Clippy,
+    /// Documentation builds without warnings
+    Doc,
+    /// Unit, integration and documentation tests
+    Test,
+    /// Simulations, optimised
+    Sim,
+    /// Model checking of the lock-free parts
+    Loom,
+    /// Each listed bug in the lock-free parts is noticed by its loom test
+    Mutants,
+    /// The main example runs
+    Examples,
+    /// Two processes in two network namespaces, over IPv4 and IPv6
+    Netns,
+}
+
+/// Longer than any step takes; a step that hangs fails the run.
+const LIMIT: Duration = Duration::from_secs(20 * 60);
+
+/// The loom build of the channel crate.
+pub(crate) const LOOM_FLAGS: &str = "--cfg machnet_loom";
+
+impl Step {
+    fn name(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |v| v.get_name().to_owned())
+    }
+
+    fn about(self) -> String {
+        self.to_possible_value().and_then(|v| v.get_help().map(ToString::to_string)).unwrap_or_default()
+    }
+
+    const fn tools(self) -> &'static [Tool] {
+        match self {
+            Self::Fmt => &[tools::RUSTFMT],
+            Self::Deny => &[tools::CARGO_DENY],
+            Self::Clippy => &[tools::CLIPPY],
+            Self::Netns => &[tools::IP, tools::NAMESPACES],
+            Self::Doc | Self::Test | Self::Sim | Self::Loom | Self::Mutants | Self::Examples => &[],
+        }
+    }
+
+    fn run(self) -> Result<()> {
+        match self {
+            Self::Fmt => run(cargo("fmt").args(["--all", "--check"]), LIMIT),
+            // Advisories are left out: their database is fetched from a host that CI does not reach.
+            Self::Deny => run(
+                Command::new(tools::cargo_deny())
+                    .current_dir(root())
+                    .args(["--locked", "check", "bans", "licenses", "sources"]),
+                LIMIT,
+            ),
+            Self::Clippy => {
+                run(cargo("clippy").args(["--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]), LIMIT)
+            }
+            Self::Doc => run(
+                cargo("doc").env("RUSTDOCFLAGS", "-D warnings").args(["--workspace", "--no-deps", "--locked"]),
+                LIMIT,
+            ),
+            Self::Test => run(cargo("test").args(["--workspace", "--locked"]), LIMIT),
+            Self::Sim => {
+                let arguments = ["--package", "machnet-sim", "--release", "--locked"];
+                list_tests(cargo("test").args(arguments), "sim")?;
+                run(cargo("test").args(arguments), LIMIT)
+            }
+            Self::Loom => {
+                list_tests(&mut loom(), "loom")?;
+                run(&mut loom(), LIMIT)
+            }
+            Self::Mutants => mutants::check(),
+            Self::Examples => {
+                run(cargo("run").args(["--release", "--locked", "--example", "echo", "--", "--quick"]), LIMIT)
+            }
+            Self::Netns => {
+                let mut build = cargo("build");
+                build.args(["--release", "--locked", "--example", "echo_server", "--example", "echo_client"]);
+                run(&mut build, LIMIT)?;
+                netns::echo(&target().join("release/examples"))
+            }
+        }
+    }
+}
+
+/// Runs the chosen steps, all by default, until the first failure.
+pub(crate) fn test(options: &Options) -> Result<()> {
+    let steps: Vec<Step> = Step::value_variants()
+        .iter()
+        .copied()
+        .filter(|s| options.only.is_empty() || options.only.contains(s))
+        .collect();
+    if options.list {
+        for step in steps {
+            let needs: Vec<_> = step.tools().iter().map(|tool| tool.name).collect();
+            let needs = if needs.is_empty() { String::new() } else { format!(" (needs {})", needs.join(", ")) };
+            println!("{:<10}{}{needs}", step.name(), step.about());
+        }
+        return Ok(());
+    }
+    tools::provide(steps.iter().flat_map(|step| step.tools()), options.no_install)?;
+
+    let mut times = Vec::new();
+    for (i, &step) in steps.iter().enumerate() {
+        println!("\n=== {} ({} of {}): {}", step.name(), i + 1, steps.len(), step.about());
+        let start = Instant::now();
+        let result = step.run();
+        times.push((step, start.elapsed()));
+        if let Err(error) = result {
+            summary(&times);
+            println!("steps: {} passed, 1 failed", times.len() - 1);
+            bail!("step {name} failed: {error:#}\n  to repeat it: cargo xtask test --only {name}", name = step.name());
+        }
+        println!("=== {} passed in {:.1} s", step.name(), start.elapsed().as_secs_f64());
+    }
+    summary(&times);
+    println!("steps: {} passed, 0 failed", times.len());
+    Ok(())
+}
+
+fn summary(times: &[(Step, Duration)]) {
+    println!();
+    for (step, time) in times {
+        println!("{:<10}{:>7.1} s", step.name(), time.as_secs_f64());
+    }
+}
+
+/// A cargo command at the workspace's root.
+pub(crate) fn cargo(command: &str) -> Command {
+    let mut cargo = Command::new("cargo");
+    cargo.arg(command).current_dir(root());
+    cargo
+}
+
+/// The channel crate's tests under loom. A target directory of its own: other flags would rebuild the usual one.
+pub(crate) fn loom() -> Command {
+    let mut command = cargo("test");
+    command.env("RUSTFLAGS", LOOM_FLAGS).args(["--package", "machnet-channel", "--release", "--locked", "--tests"]);
+    command.arg("--target-dir").arg(target().join("loom"));
+    command
+}
+
+/// The names of the tests that `command` (a `cargo test` without `--`) would run; an error if there is none.
+pub(crate) fn list_tests(command: &mut Command, step: &str) -> Result<Vec<String>> {
+    let log = target().join(format!("xtask/{step}-list.log"));
+    let listed = capture(command.args(["--", "--list", "--format", "terse"]), LIMIT, &log)?;
+    if !listed.status.success() {
+        eprintln!("{}", listed.text);
+        bail!("cannot list the tests: {}", listed.status);
+    }
+    let names: Vec<String> =
+        listed.text.lines().filter_map(|line| line.strip_suffix(": test")).map(str::to_owned).collect();
+    if names.is_empty() {
+        bail!("`{}` finds no test", describe(command));
+    }
+    Ok(names)
+}
