@@ -1,0 +1,127 @@
+//! Listening for flows.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use machnet_channel::{Backlog, BacklogConsumer};
+use pin_project::pin_project;
+
+use crate::Flow;
+use crate::datapath::{Ended, EngineHandle};
+
+/// Accepts flows on one UDP port of an [`Endpoint`](crate::Endpoint).
+///
+/// Dropped, it stops listening; flows that nobody accepted are closed, accepted ones stay.
+#[derive(Debug)]
+#[must_use = "dropped, it stops listening"]
+pub struct Listener {
+    backlog: BacklogConsumer,
+    local: SocketAddr,
+    /// Last, so that the engine hears of the end of `backlog` first.
+    engine: Arc<EngineHandle>,
+}
+
+impl Listener {
+    /// The address listened on; its port is the real one if port 0 was asked for.
+    #[must_use]
+    pub const fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// Waits for the next flow; returns it and its peer's address. The handshake is over by then.
+    ///
+    /// # Errors
+    /// `NotConnected`: the endpoint was shut down, or its engine failed. The error is final.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses no flow.
+    pub const fn accept(&mut self) -> Accept<'_> {
+        Accept { listener: self }
+    }
+
+    /// [`Listener::accept`] for hand-written futures. Registers one task: the last caller's.
+    ///
+    /// # Errors
+    /// As [`Listener::accept`].
+    pub fn poll_accept(&mut self, cx: &Context<'_>) -> Poll<io::Result<(Flow, SocketAddr)>> {
+        let Some(accepted) = ready!(self.backlog.poll_accept(cx)) else {
+            return Poll::Ready(Err(shut_down()));
+        };
+        let flow = Flow::new(accepted.send, accepted.recv, &self.engine);
+        let peer = flow.peer_addr();
+        tracing::debug!(local = %flow.local_addr(), %peer, "flow accepted");
+        Poll::Ready(Ok((flow, peer)))
+    }
+}
+
+fn shut_down() -> io::Error {
+    io::Error::new(io::ErrorKind::NotConnected, "the endpoint was shut down")
+}
+
+/// Future of [`Listener::accept`].
+#[derive(Debug)]
+#[must_use = "futures do nothing unless polled"]
+pub struct Accept<'a> {
+    listener: &'a mut Listener,
+}
+
+impl Future for Accept<'_> {
+    type Output = io::Result<(Flow, SocketAddr)>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.listener.poll_accept(cx)
+    }
+}
+
+/// Future of [`Endpoint::listen`](crate::Endpoint::listen).
+#[pin_project]
+#[derive(Debug)]
+#[must_use = "futures do nothing unless polled"]
+pub struct Listen {
+    port: u16,
+    limit: u32,
+    backlog: Option<BacklogConsumer>,
+    #[pin]
+    ended: Ended,
+    engine: Arc<EngineHandle>,
+}
+
+impl Listen {
+    pub(crate) fn new(engine: &Arc<EngineHandle>, port: u16, limit: u32) -> Self {
+        Self { port, limit, backlog: None, ended: engine.ended(), engine: Arc::clone(engine) }
+    }
+}
+
+impl Future for Listen {
+    type Output = io::Result<Listener>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let (port, limit, engine) = (*this.port, *this.limit, &*this.engine);
+        let backlog = this.backlog.get_or_insert_with(|| Backlog::listen(engine.intake(), port, limit));
+        let opened = match backlog.poll_opened(cx) {
+            Poll::Ready(opened) => opened,
+            // An engine that ended before it met the backlog wakes nobody through it.
+            Poll::Pending if this.ended.poll(cx).is_ready() => match backlog.poll_opened(cx) {
+                Poll::Ready(opened) => opened,
+                Poll::Pending => Err(shut_down()),
+            },
+            Poll::Pending => return Poll::Pending,
+        };
+        let backlog = this.backlog.take();
+        Poll::Ready(match (opened, backlog) {
+            (Ok(local), Some(backlog)) => {
+                tracing::debug!(%local, "listening");
+                Ok(Listener { backlog, local, engine: Arc::clone(engine) })
+            }
+            (Err(error), _) => {
+                let asked = SocketAddr::new(engine.local().ip(), port);
+                Err(io::Error::new(error.kind(), format!("cannot listen on {asked}: {error}")))
+            }
+            (Ok(_), None) => Err(shut_down()),
+        })
+    }
+}
