@@ -47,11 +47,13 @@ pub enum DropReason {
     ResetLimited,
     /// The peer sent more than its credit, or contradicted itself; the flow was aborted.
     Protocol,
+    /// The device refused to send it: no route, longer than the MTU, forbidden.
+    Unsendable,
 }
 
 impl DropReason {
     /// Every reason, in the order of the counters.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Truncated,
         Self::Version,
         Self::PacketType,
@@ -73,6 +75,7 @@ impl DropReason {
         Self::Checksum,
         Self::ResetLimited,
         Self::Protocol,
+        Self::Unsendable,
     ];
 }
 
