@@ -6,5 +6,5 @@
 pub use machnet_async::{
     CloseReason, Config, ConfigError, Driver, DropReason, Drops, Endpoint, EndpointBuilder, EngineStats, Flow,
     FlowError, FlowStats, IdlePolicy, Listener, Message, NoDriver, RecvHalf, ReuniteError, SendError, SendErrorReason,
-    SendHalf, future,
+    SendHalf, Udp, UdpBuilder, future,
 };

@@ -25,3 +25,4 @@ pub use idle::IdlePolicy;
 pub use listener::Listener;
 pub use machnet_channel::{CloseReason, FlowStats, Message};
 pub use machnet_core::{Config, ConfigError, Driver, DropReason, Drops, EngineStats};
+pub use machnet_udp::{Udp, UdpBuilder};
