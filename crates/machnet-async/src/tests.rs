@@ -12,7 +12,7 @@ use futures::executor::block_on;
 use machnet_channel::{CloseReason, Doorbell, FlowState, Frame, Intake, Intent, Message};
 use machnet_core::{AppChannel, Capabilities, Driver, Hint, ListenSlot, LocalChannel, RxPacket, Slot, TxPacket};
 
-use crate::datapath::EngineHandle;
+use crate::datapath::{Datapath, EngineHandle, Outcome};
 use crate::{Config, Endpoint, Flow, FlowError, IdlePolicy, Listener, SendErrorReason};
 
 const LIMIT: usize = 1000;
@@ -459,6 +459,21 @@ fn the_thread_ends_after_shutdown_whatever_its_idle_policy() {
         block_on(endpoint.clone().shutdown()).unwrap();
         assert_eq!(block_on(endpoint.connect(addr(3))).unwrap_err().kind(), ErrorKind::NotConnected);
     }
+}
+
+#[test]
+fn the_thread_ends_by_itself_after_the_last_handle() {
+    let datapath = Datapath {
+        driver: Silence::new(false),
+        config: Config::default(),
+        idle: IdlePolicy::Park,
+        thread_name: String::new(),
+        core: None,
+    };
+    let handle = datapath.start().unwrap();
+    let ended = handle.ended();
+    drop(handle);
+    assert_eq!(block_on(ended), Outcome::Finished);
 }
 
 #[test]
