@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use crate::hint_queue::{Link, Linked};
 use crate::spsc::Spsc;
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
-use crate::sync::{Arc, AtomicWaker};
+use crate::sync::{self, Arc, AtomicWaker};
 use crate::{Intake, RecvEnd, SendEnd};
 use std::sync::OnceLock;
 
@@ -42,7 +42,7 @@ const CLOSED: u8 = 2;
 
 impl Backlog {
     /// Application: asks the engine to listen on UDP port `port` (0: any), with room for `limit` flows that wait to be
-    /// accepted.
+    /// accepted. If the engine is gone, the listener is closed at once.
     #[must_use]
     pub fn listen(intake: &Arc<Intake>, port: u16, limit: u32) -> BacklogConsumer {
         let backlog = Arc::new(Self {
@@ -71,8 +71,13 @@ impl Backlog {
 
     /// Engine: takes the producing end of a listener met for the first time.
     #[must_use]
+    #[cfg(not(machnet_loom))] // loom's `Arc` cannot be a receiver; the models call `Backlog::claim_end`
     pub fn claim(self: &Arc<Self>) -> Option<BacklogProducer> {
-        (!self.claimed.swap(true, Ordering::AcqRel)).then(|| BacklogProducer { backlog: Arc::clone(self) })
+        Self::claim_end(self)
+    }
+
+    pub(crate) fn claim_end(this: &Arc<Self>) -> Option<BacklogProducer> {
+        (!this.claimed.swap(true, Ordering::AcqRel)).then(|| BacklogProducer { backlog: Arc::clone(this) })
     }
 
     /// Engine: the slot given by [`BacklogProducer::set_slot`], if any.
@@ -83,9 +88,15 @@ impl Backlog {
     }
 }
 
-impl Linked for Backlog {
+// SAFETY: the link is a field of the item.
+unsafe impl Linked for Backlog {
     fn link(&self) -> &Link<Self> {
         &self.link
+    }
+
+    fn unseen(item: &Arc<Self>) {
+        // The engine went away before it met the listener: its end, dropped, says so.
+        drop(Self::claim_end(item));
     }
 }
 
@@ -129,8 +140,12 @@ impl BacklogConsumer {
         }
         self.backlog.waker.register(cx.waker());
         // The status before the queue: the producer pushes first and closes after.
+        #[cfg(not(machnet_mutant = "closed_after_queue"))]
         let closed = self.backlog.status.load(Ordering::Acquire) == CLOSED;
-        match self.pop() {
+        let accepted = if cfg!(machnet_mutant = "accept_recheck") { None } else { self.pop() };
+        #[cfg(machnet_mutant = "closed_after_queue")]
+        let closed = self.backlog.status.load(Ordering::Acquire) == CLOSED;
+        match accepted {
             Some(accepted) => Poll::Ready(Some(accepted)),
             None if closed => Poll::Ready(None),
             None => Poll::Pending,
@@ -149,6 +164,8 @@ impl Drop for BacklogConsumer {
     fn drop(&mut self) {
         self.backlog.gone.store(true, Ordering::Release);
         while self.pop().is_some() {}
+        // The task that waited must not stay alive until the engine forgets the listener.
+        drop(self.backlog.waker.take());
         self.backlog.intake.hint_listener(&self.backlog);
     }
 }
@@ -176,7 +193,7 @@ impl BacklogProducer {
         let status = if opened.is_ok() { OPENED } else { CLOSED };
         let _ = self.backlog.opened.set(opened.map_err(|e| (e.kind(), e.to_string())));
         self.backlog.status.store(status, Ordering::Release);
-        self.backlog.waker.wake();
+        sync::wake(&self.backlog.waker);
     }
 
     /// True once the listener is gone.
@@ -200,13 +217,13 @@ impl BacklogProducer {
 
     /// Wakes who waits in `accept`.
     pub fn wake(&self) {
-        self.backlog.waker.wake();
+        sync::wake(&self.backlog.waker);
     }
 }
 
 impl Drop for BacklogProducer {
     fn drop(&mut self) {
         self.backlog.status.store(CLOSED, Ordering::Release);
-        self.backlog.waker.wake();
+        sync::wake(&self.backlog.waker);
     }
 }

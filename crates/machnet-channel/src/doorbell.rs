@@ -5,12 +5,14 @@
 //!   engine:   register, armed = true, fence(SeqCst), look again at everything, sleep
 //! ```
 //!
-//! One of the two fences comes first: either the producer sees `armed` and rings, or the engine sees the push.
+//! One of the two fences comes first: either the producer sees `armed` and rings, or the engine sees the push. Several
+//! producers may see `armed`; the one whose swap finds it set rings for all of them. A ring can be superfluous (the
+//! engine woke for another reason), never missing.
 
 use std::task::Waker;
 
-use crate::sync::AtomicWaker;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use crate::sync::{self, AtomicWaker};
 
 /// Wakes one sleeping engine. What "wake" means is the engine's business: an eventfd of its thread, the waker of the
 /// task that polls it.
@@ -36,7 +38,7 @@ impl Doorbell {
         // The cheap load first: while the engine is awake nobody writes this line.
         if self.armed.load(Ordering::Relaxed) && self.armed.swap(false, Ordering::AcqRel) {
             self.rings.fetch_add(1, Ordering::Relaxed);
-            self.waker.wake();
+            sync::wake(&self.waker);
         }
     }
 
@@ -44,7 +46,8 @@ impl Doorbell {
     /// it finds anything.
     pub fn arm(&self, waker: &Waker) {
         self.waker.register(waker);
-        self.armed.store(true, Ordering::Relaxed);
+        // Release: who sees the bell armed finds the waker registered.
+        self.armed.store(true, Ordering::Release);
         // Pairs with the fence in `ring`.
         #[cfg(not(machnet_mutant = "arm_fence"))]
         fence(Ordering::SeqCst);
@@ -53,6 +56,13 @@ impl Doorbell {
     /// Called by the engine when it is awake again, rung or not.
     pub fn disarm(&self) {
         self.armed.store(false, Ordering::Relaxed);
+    }
+
+    /// Called by the engine when it goes away: nobody is woken any more, and the waker (which may hold the engine's own
+    /// task) is dropped.
+    pub(crate) fn close(&self) {
+        self.disarm();
+        drop(self.waker.take());
     }
 
     /// How often a sleeping engine was woken.

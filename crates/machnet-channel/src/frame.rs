@@ -22,8 +22,8 @@ use std::ptr::NonNull;
 use std::sync::OnceLock;
 
 use crate::Doorbell;
-use crate::sync::Arc;
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
+use crate::sync::{self, Arc};
 
 /// The end of a free list.
 const NIL: u32 = u32::MAX;
@@ -50,13 +50,19 @@ struct RegionInner {
     layout: Layout,
     frame_size: u32,
     frames: Box<[FrameMeta]>,
+    bell: OnceLock<Arc<Doorbell>>,
+    home: Home,
+}
+
+/// Written by every thread that drops a frame; apart from what every access to a frame reads.
+#[repr(align(64))]
+struct Home {
     /// Frames that came home, newest first; the pool takes the whole list at once.
-    home: AtomicU32,
-    /// How many frames ever came home.
+    newest: AtomicU32,
+    /// How many frames ever came home. Counted before the push, so that who takes a frame finds it counted.
     returned: AtomicU64,
     /// The pool ran dry and its engine wants to hear of the next frame.
     starving: AtomicBool,
-    bell: OnceLock<Arc<Doorbell>>,
 }
 
 // SAFETY: the memory is reached through `Frame` (one holder, may write) and `FrameRef` (many, read only), whose counts
@@ -99,10 +105,8 @@ impl Region<Private> {
             layout,
             frame_size,
             frames,
-            home: AtomicU32::new(NIL),
-            returned: AtomicU64::new(0),
-            starving: AtomicBool::new(false),
             bell: OnceLock::new(),
+            home: Home { newest: AtomicU32::new(NIL), returned: AtomicU64::new(0), starving: AtomicBool::new(false) },
         });
         let pool = FramePool { inner: Arc::clone(&inner), free: 0, taken: 0 };
         Ok((Self { inner, kind: PhantomData }, pool))
@@ -161,22 +165,29 @@ impl RegionInner {
     fn release(&self, index: u32) {
         let meta = self.meta(index);
         // Release: our reads end before the next holder writes. Acquire (below, last holder only): theirs did too.
-        if meta.count.fetch_sub(1, Ordering::Release) != 1 {
+        #[cfg(not(machnet_mutant = "count_relaxed"))]
+        let before = meta.count.fetch_sub(1, Ordering::Release);
+        #[cfg(machnet_mutant = "count_relaxed")]
+        let before = meta.count.fetch_sub(1, Ordering::Relaxed);
+        if before != 1 {
             return;
         }
         fence(Ordering::Acquire);
-        let mut head = self.home.load(Ordering::Relaxed);
+        let home = &self.home;
+        home.returned.fetch_add(1, Ordering::Relaxed);
+        let mut head = sync::guess_u32(&home.newest);
         loop {
             meta.next.store(head, Ordering::Relaxed);
-            match self.home.compare_exchange_weak(head, index, Ordering::Release, Ordering::Relaxed) {
+            match home.newest.compare_exchange_weak(head, index, Ordering::Release, Ordering::Relaxed) {
                 Ok(_) => break,
                 Err(now) => head = now,
             }
         }
-        self.returned.fetch_add(1, Ordering::Relaxed);
         // Orders the push before the look at `starving`; pairs with the fence in `FramePool::starve`.
+        #[cfg(not(machnet_mutant = "release_fence"))]
         fence(Ordering::SeqCst);
-        if self.starving.load(Ordering::Relaxed) && self.starving.swap(false, Ordering::AcqRel) {
+        // Acquire: the bell was set before.
+        if home.starving.load(Ordering::Relaxed) && home.starving.swap(false, Ordering::AcqRel) {
             if let Some(bell) = self.bell.get() {
                 bell.ring();
             }
@@ -205,7 +216,7 @@ impl FramePool {
     pub fn take(&mut self) -> Option<Frame> {
         if self.free == NIL {
             // Acquire: pairs with the Release in `release`. Taking the whole list at once leaves no room for ABA.
-            self.free = self.inner.home.swap(NIL, Ordering::Acquire);
+            self.free = self.inner.home.newest.swap(NIL, Ordering::Acquire);
             if self.free == NIL {
                 return None;
             }
@@ -218,10 +229,10 @@ impl FramePool {
         Some(Frame { region: Arc::clone(&self.inner), index })
     }
 
-    /// Number of free frames. Exact only while nobody drops one.
+    /// Number of free frames. Exact only while nobody drops one; a frame counts a little before it can be taken.
     #[must_use]
     pub fn free(&self) -> u32 {
-        (self.inner.frames.len() as u64 + self.inner.returned.load(Ordering::Acquire) - self.taken) as u32
+        (self.inner.frames.len() as u64 + self.inner.home.returned.load(Ordering::Relaxed) - self.taken) as u32
     }
 
     /// Number of frames of the region.
@@ -241,13 +252,16 @@ impl FramePool {
         let _ = self.inner.bell.set(bell);
     }
 
-    /// Called before an engine that wants a frame sleeps: asks for the bell. Returns true if a frame is there already,
-    /// and the engine must not sleep.
+    /// Called before an engine that wants a frame sleeps, after it armed its doorbell: asks for the bell. Returns true if
+    /// a frame is there already, and the engine must not sleep. One frame rings once: call it before every sleep.
     pub fn starve(&mut self) -> bool {
-        self.inner.starving.store(true, Ordering::Relaxed);
+        let home = &self.inner.home;
+        // Release: who sees the pool starve finds the bell.
+        home.starving.store(true, Ordering::Release);
         // Pairs with the fence in `release`.
+        #[cfg(not(machnet_mutant = "starve_fence"))]
         fence(Ordering::SeqCst);
-        self.free != NIL || self.inner.home.load(Ordering::Relaxed) != NIL
+        self.free != NIL || home.newest.load(Ordering::Relaxed) != NIL
     }
 }
 

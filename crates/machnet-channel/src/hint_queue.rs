@@ -15,8 +15,8 @@
 use std::marker::PhantomData;
 use std::ptr;
 
-use crate::sync::Arc;
 use crate::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use crate::sync::{self, Arc};
 
 /// The intrusive link of an item that can wait in one [`HintQueue`].
 #[derive(Debug)]
@@ -41,9 +41,17 @@ impl<T> Default for Link<T> {
 }
 
 /// An item that carries its own link.
-pub trait Linked: Sized {
-    /// The link of this item. Must always be the same one.
+///
+/// # Safety
+/// `link` must return the same link whenever it is called on the same item, and that link must belong to no other item:
+/// the queue finds the items it owns by following links.
+pub unsafe trait Linked: Sized {
+    /// The link of this item.
     fn link(&self) -> &Link<Self>;
+
+    /// Called when a queue drops an item that nobody looked at: the queue is closed, or a [`Drain`] was dropped early.
+    /// Whoever waits for the consumer to look must be told here.
+    fn unseen(_item: &Arc<Self>) {}
 }
 
 /// A lock-free queue of `Arc<T>`, in which each item waits at most once.
@@ -66,7 +74,8 @@ impl<T: Linked> HintQueue<T> {
     }
 
     /// Queues `item` unless it waits already or the queue is closed. The caller then fences and looks at the
-    /// consumer's doorbell (see the module's protocol).
+    /// consumer's doorbell (see the module's protocol), also if the item waited already: a first producer may stand
+    /// between its swap and its push, and rings only after.
     pub fn push(&self, item: &Arc<T>) {
         // AcqRel: pairs with the consumer's swap in `Drain::next`, so that whoever finds `true` here is sure that the
         // consumer has yet to look, and will see what was written before.
@@ -74,11 +83,12 @@ impl<T: Linked> HintQueue<T> {
             return;
         }
         let raw = Arc::into_raw(Arc::clone(item)).cast_mut();
-        let mut head = self.head.load(Ordering::Relaxed);
+        let mut head = sync::guess_ptr(&self.head);
         loop {
             if head == closed() {
                 // SAFETY: `raw` came from `Arc::into_raw` just above and was given to nobody.
                 drop(unsafe { Arc::from_raw(raw.cast_const()) });
+                T::unseen(item);
                 return;
             }
             item.link().next.store(head, Ordering::Relaxed);
@@ -141,7 +151,8 @@ impl<T: Linked> std::fmt::Debug for HintQueue<T> {
     }
 }
 
-/// Items taken from a [`HintQueue`]; yields the oldest first.
+/// Items taken from a [`HintQueue`]; yields the oldest first. Run it to its end: hints left in it when it is dropped
+/// are lost.
 pub struct Drain<T: Linked> {
     /// Oldest first, linked through `next`; null at the end.
     head: *mut T,
@@ -188,10 +199,15 @@ impl<T: Linked> Iterator for Drain<T> {
         }
         // SAFETY: each pointer of the chain came from `Arc::into_raw` in `push`; it leaves the chain here, once.
         let item = unsafe { Arc::from_raw(self.head.cast_const()) };
-        self.head = item.link().next.load(Ordering::Relaxed);
-        // From here on a producer may queue the item again, so `next` must have been read before. AcqRel: the caller
-        // looks at the data after this, and sees whatever a producer that found `true` had written before.
+        #[cfg(machnet_mutant = "queued_early")]
         item.link().queued.swap(false, Ordering::AcqRel);
+        self.head = item.link().next.load(Ordering::Relaxed);
+        // From here on a producer may queue the item again, so `next` must have been read before (the Release half).
+        // Acquire: the caller looks at the data after this, and sees what a producer that found `true` wrote before.
+        #[cfg(not(any(machnet_mutant = "queued_store", machnet_mutant = "queued_early")))]
+        item.link().queued.swap(false, Ordering::AcqRel);
+        #[cfg(machnet_mutant = "queued_store")]
+        item.link().queued.store(false, Ordering::Relaxed);
         Some(item)
     }
 }
@@ -199,7 +215,7 @@ impl<T: Linked> Iterator for Drain<T> {
 impl<T: Linked> Drop for Drain<T> {
     fn drop(&mut self) {
         for item in self.by_ref() {
-            drop(item);
+            T::unseen(&item);
         }
     }
 }

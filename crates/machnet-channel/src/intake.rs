@@ -4,7 +4,8 @@ use crate::sync::Arc;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::{Backlog, Doorbell, HintQueue, Mailbox};
 
-/// One per engine, held by every mailbox and listener it serves.
+/// One per engine, held by every mailbox and listener it serves. What waits in its queues holds it in turn, so the
+/// engine's owner must call [`Intake::close`] in the end, also when the engine panics (from a `Drop`).
 #[derive(Debug)]
 pub struct Intake {
     flows: HintQueue<Mailbox>,
@@ -67,10 +68,12 @@ impl Intake {
         &self.bell
     }
 
-    /// Engine: it is gone. Drops what waits and refuses further hints.
+    /// Engine: it is gone. Drops what waits and refuses further hints. Flows and listeners that the engine never met are
+    /// closed, so that nobody waits for them; those it met are closed when it drops their ends.
     pub fn close(&self) {
         self.closing.store(true, Ordering::Release);
         self.flows.close();
         self.listeners.close();
+        self.bell.close();
     }
 }

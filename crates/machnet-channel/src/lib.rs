@@ -25,6 +25,9 @@ mod spsc;
 mod state;
 mod sync;
 
+#[cfg(all(test, machnet_loom))]
+mod loom_tests;
+
 pub use backlog::{Accepted, Backlog, BacklogConsumer, BacklogProducer};
 pub use doorbell::Doorbell;
 pub use frame::{Frame, FramePool, FrameRef, Private, Region};

@@ -16,12 +16,12 @@
 
 use std::net::SocketAddr;
 use std::sync::OnceLock;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use crate::hint_queue::{Link, Linked};
 use crate::spsc::Spsc;
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
-use crate::sync::{Arc, AtomicWaker};
+use crate::sync::{self, Arc, AtomicWaker};
 use crate::{FlowState, Intake, Intent, Message, cost_in_units};
 
 /// Written by the application, read by the engine. A line of its own: the engine polls nothing here that it writes.
@@ -90,7 +90,8 @@ impl Mailbox {
         })
     }
 
-    /// Application: a flow to `peer`, which the engine begins to connect when it meets the hint sent here.
+    /// Application: a flow to `peer`, which the engine begins to connect when it meets the hint sent here. If the engine
+    /// is gone, the flow is closed ([`CloseReason::Shutdown`](crate::CloseReason::Shutdown)) at once.
     #[must_use]
     pub fn connect(intake: &Arc<Intake>, peer: SocketAddr) -> (SendEnd, RecvEnd) {
         let mailbox = Self::new(Arc::clone(intake), peer);
@@ -106,7 +107,7 @@ impl Mailbox {
         let _ = mailbox.local.set(local);
         let (send, recv) = Self::app_ends(&mailbox);
         mailbox.claimed.store(true, Ordering::Relaxed);
-        (EngineEnd { mailbox }, send, recv)
+        (EngineEnd { mailbox, state: FlowState::CONNECTING }, send, recv)
     }
 
     fn app_ends(mailbox: &Arc<Self>) -> (SendEnd, RecvEnd) {
@@ -118,8 +119,14 @@ impl Mailbox {
 
     /// Engine: takes the engine's end of a flow met for the first time; `None` if it was taken before.
     #[must_use]
+    #[cfg(not(machnet_loom))] // loom's `Arc` cannot be a receiver; the models call `Mailbox::claim_end`
     pub fn claim(self: &Arc<Self>) -> Option<EngineEnd> {
-        (!self.claimed.swap(true, Ordering::AcqRel)).then(|| EngineEnd { mailbox: Arc::clone(self) })
+        Self::claim_end(self)
+    }
+
+    pub(crate) fn claim_end(this: &Arc<Self>) -> Option<EngineEnd> {
+        (!this.claimed.swap(true, Ordering::AcqRel))
+            .then(|| EngineEnd { mailbox: Arc::clone(this), state: FlowState::CONNECTING })
     }
 
     /// Engine: the slot given by [`EngineEnd::set_slot`], if any.
@@ -154,10 +161,15 @@ impl Mailbox {
         FlowStats::from_words(std::array::from_fn(|i| self.stats[i].load(Ordering::Relaxed)))
     }
 
-    fn add_intent(self: &Arc<Self>, intent: Intent) {
+    /// What the application wants.
+    pub(crate) fn app_intent(&self) -> Intent {
+        Intent(self.app.intent.load(Ordering::Acquire))
+    }
+
+    fn add_intent(this: &Arc<Self>, intent: Intent) {
         // Release: messages posted before are visible to the engine when it sees the FIN.
-        self.app.intent.fetch_or(intent.0, Ordering::AcqRel);
-        self.intake.hint_flow(self);
+        this.app.intent.fetch_or(intent.0, Ordering::AcqRel);
+        this.intake.hint_flow(this);
     }
 
     /// Registers `cx` for changes of the state and returns the state as it is after that.
@@ -167,9 +179,15 @@ impl Mailbox {
     }
 }
 
-impl Linked for Mailbox {
+// SAFETY: the link is a field of the item.
+unsafe impl Linked for Mailbox {
     fn link(&self) -> &Link<Self> {
         &self.link
+    }
+
+    fn unseen(item: &Arc<Self>) {
+        // The engine went away before it met the flow: its end, dropped, says so to whoever waits.
+        drop(Self::claim_end(item));
     }
 }
 
@@ -226,11 +244,8 @@ impl SendEnd {
             return Poll::Ready(());
         }
         self.mailbox.tx.register(cx.waker());
-        if self.has_room(len) || self.mailbox.state().has(FlowState::WRITE_ENDED) {
-            Poll::Ready(())
-        } else {
-            Poll::Pending
-        }
+        let room = !cfg!(machnet_mutant = "room_recheck") && self.has_room(len);
+        if room || self.mailbox.state().has(FlowState::WRITE_ENDED) { Poll::Ready(()) } else { Poll::Pending }
     }
 
     /// Posts `message` if there is room for it, else gives it back. Whether the flow still sends is the caller's to
@@ -252,7 +267,7 @@ impl SendEnd {
     /// No more messages: FIN follows the last one. Idempotent.
     pub fn finish(&mut self) {
         if !std::mem::replace(&mut self.finished, true) {
-            self.mailbox.add_intent(Intent::FIN);
+            Mailbox::add_intent(&self.mailbox, Intent::FIN);
         }
     }
 
@@ -264,7 +279,7 @@ impl SendEnd {
 
     /// Ends the flow at once in both directions.
     pub fn abort(&mut self) {
-        self.mailbox.add_intent(Intent::ABORT);
+        Mailbox::add_intent(&self.mailbox, Intent::ABORT);
     }
 
     /// Registers for the next change of state and returns the state as it is now. One waiter: the last caller.
@@ -276,12 +291,15 @@ impl SendEnd {
 impl Drop for SendEnd {
     fn drop(&mut self) {
         self.finish();
+        // The task that waited must not stay alive until the engine forgets the flow.
+        drop(self.mailbox.tx.take());
+        drop(self.mailbox.changed.take());
     }
 }
 
 /// The application's receiving end of a flow.
 ///
-/// Dropped, it tells the peer to stop (STOP), unless everything was read to the end.
+/// Dropped, it asks for STOP, which the engine sends unless everything was read to the end.
 #[derive(Debug)]
 pub struct RecvEnd {
     mailbox: Arc<Mailbox>,
@@ -305,6 +323,7 @@ impl RecvEnd {
         self.mailbox.app.consumed.store(self.consumed, Ordering::Release);
         // Orders the store above before the load below; pairs with the fence in `EngineEnd::set_tell_at`. Without it
         // both sides may miss each other: the engine waits for consumption, the application has consumed everything.
+        #[cfg(not(machnet_mutant = "take_fence"))]
         fence(Ordering::SeqCst);
         if self.consumed >= self.mailbox.engine.tell_at.load(Ordering::Relaxed) {
             self.mailbox.intake.hint_flow(&self.mailbox);
@@ -320,8 +339,12 @@ impl RecvEnd {
         }
         self.mailbox.rx.register(cx.waker());
         // The state before the inbox: the engine delivers first and publishes the end after.
+        #[cfg(not(machnet_mutant = "state_after_inbox"))]
         let state = self.mailbox.state();
-        match self.take() {
+        let message = if cfg!(machnet_mutant = "inbox_recheck") { None } else { self.take() };
+        #[cfg(machnet_mutant = "state_after_inbox")]
+        let state = self.mailbox.state();
+        match message {
             Some(message) => Poll::Ready(Some(message)),
             None if state.has(FlowState::READ_ENDED) || state.has(FlowState::CLOSED) => Poll::Ready(None),
             None => Poll::Pending,
@@ -331,7 +354,7 @@ impl RecvEnd {
     /// Tells the peer that nothing more will be read. Idempotent.
     pub fn stop(&mut self) {
         if !std::mem::replace(&mut self.stopped, true) {
-            self.mailbox.add_intent(Intent::STOP);
+            Mailbox::add_intent(&self.mailbox, Intent::STOP);
         }
     }
 }
@@ -342,6 +365,7 @@ impl Drop for RecvEnd {
         // What is unread goes home now, not when the engine forgets the flow.
         // SAFETY: there is one `RecvEnd` per mailbox and this is `&mut`.
         while unsafe { self.mailbox.inbox.pop() }.is_some() {}
+        drop(self.mailbox.rx.take());
     }
 }
 
@@ -443,6 +467,8 @@ impl Wakes {
 #[derive(Debug)]
 pub struct EngineEnd {
     mailbox: Arc<Mailbox>,
+    /// As published. The engine reads its own words here, not in the line that applications read.
+    state: FlowState,
 }
 
 impl EngineEnd {
@@ -472,7 +498,7 @@ impl EngineEnd {
     /// What the application wants.
     #[must_use]
     pub fn intent(&self) -> Intent {
-        Intent(self.mailbox.app.intent.load(Ordering::Acquire))
+        self.mailbox.app_intent()
     }
 
     /// Cumulative units that the application has taken from the inbox.
@@ -486,6 +512,7 @@ impl EngineEnd {
     pub fn set_tell_at(&mut self, units: u64) -> u64 {
         self.mailbox.engine.tell_at.store(units, Ordering::Relaxed);
         // Pairs with the fence in `RecvEnd::take`.
+        #[cfg(not(machnet_mutant = "tell_at_fence"))]
         fence(Ordering::SeqCst);
         self.consumed()
     }
@@ -508,6 +535,7 @@ impl EngineEnd {
 
     /// Publishes where the flow stands.
     pub fn set_state(&mut self, state: FlowState) {
+        self.state = state;
         self.mailbox.engine.state.store(state.0, Ordering::Release);
     }
 
@@ -518,15 +546,13 @@ impl EngineEnd {
         }
     }
 
-    /// Takes the wakers of who is concerned and calls them.
+    /// Takes the wakers of who is concerned and calls them. A waker that panics harms its own task only.
     pub fn wake(&self, wakes: Wakes) {
         for (bit, waker) in
             [(Wakes::RX, &self.mailbox.rx), (Wakes::TX, &self.mailbox.tx), (Wakes::STATE, &self.mailbox.changed)]
         {
             if wakes.0 & bit.0 != 0 {
-                if let Some(waker) = waker.take_waker() {
-                    Waker::wake(waker);
-                }
+                sync::wake(waker);
             }
         }
     }
@@ -535,29 +561,13 @@ impl EngineEnd {
 impl Drop for EngineEnd {
     fn drop(&mut self) {
         // An engine that dies (or forgets a flow without a word) must not leave anybody waiting.
-        if !self.mailbox.state().has(FlowState::CLOSED) {
-            let state = self.mailbox.state().closed(crate::CloseReason::Shutdown);
-            self.set_state(state);
+        if !self.state.has(FlowState::CLOSED) {
+            self.set_state(self.state.closed(crate::CloseReason::Shutdown));
         }
         self.wake(Wakes::ALL);
+        // Late hints (the ends' drops) find neither a slot, which may be another flow's by then, nor an end to claim.
+        self.mailbox.engine.slot.store(NO_SLOT, Ordering::Relaxed);
         // What was posted and never taken goes home now.
         while self.take().is_some() {}
-    }
-}
-
-trait TakeWaker {
-    fn take_waker(&self) -> Option<Waker>;
-}
-
-impl TakeWaker for AtomicWaker {
-    fn take_waker(&self) -> Option<Waker> {
-        #[cfg(not(machnet_loom))]
-        {
-            self.take()
-        }
-        #[cfg(machnet_loom)]
-        {
-            self.take_waker()
-        }
     }
 }

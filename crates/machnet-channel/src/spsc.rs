@@ -83,7 +83,10 @@ impl<T> Spsc<T> {
             });
             at.index += 1;
             // Release: hands the slot to the consumer.
+            #[cfg(not(machnet_mutant = "written_relaxed"))]
             segment.written.store(at.index as u32, Ordering::Release);
+            #[cfg(machnet_mutant = "written_relaxed")]
+            segment.written.store(at.index as u32, Ordering::Relaxed);
         });
     }
 
@@ -147,7 +150,10 @@ impl<T> Spsc<T> {
         segment.written.store(0, Ordering::Relaxed);
         segment.next.store(ptr::null_mut(), Ordering::Relaxed);
         // Release: the two stores above, before the producer takes the segment. Acquire: a displaced one is freed here.
+        #[cfg(not(machnet_mutant = "spare_relaxed"))]
         let displaced = self.spare.swap(emptied, Ordering::AcqRel);
+        #[cfg(machnet_mutant = "spare_relaxed")]
+        let displaced = self.spare.swap(emptied, Ordering::Relaxed);
         if !displaced.is_null() {
             // SAFETY: who swaps a segment out of `spare` owns it; it was made by `Box::into_raw`.
             drop(unsafe { Box::from_raw(displaced) });

@@ -1,0 +1,65 @@
+use loom::sync::Arc;
+use loom::thread;
+
+use super::model;
+use crate::spsc::Spsc;
+
+/// Under loom a segment has two slots.
+#[test]
+fn order_across_segments_with_recycling() {
+    model(3, || {
+        let queue = Arc::new(Spsc::new());
+        for i in 0..2 {
+            // SAFETY: one thread so far.
+            unsafe { queue.push(Arc::new(i)) };
+            // SAFETY: as above.
+            assert_eq!(unsafe { queue.pop() }.as_deref(), Some(&i));
+        }
+        // The producer needs two more segments; the consumer hands the first one back meanwhile.
+        let producer = {
+            let queue = Arc::clone(&queue);
+            thread::spawn(move || {
+                for i in 2..6 {
+                    // SAFETY: the only producer.
+                    unsafe { queue.push(Arc::new(i)) };
+                }
+            })
+        };
+        let mut expected = 2;
+        for _ in 0..3 {
+            // SAFETY: the only consumer.
+            if let Some(item) = unsafe { queue.pop() } {
+                assert_eq!(*item, expected);
+                expected += 1;
+            }
+        }
+        producer.join().unwrap();
+        // SAFETY: the only consumer.
+        while let Some(item) = unsafe { queue.pop() } {
+            assert_eq!(*item, expected);
+            expected += 1;
+        }
+        assert_eq!(expected, 6);
+    });
+}
+
+#[test]
+fn dropped_by_either_side_with_items_inside() {
+    model(3, || {
+        let queue = Arc::new(Spsc::new());
+        let producer = {
+            let queue = Arc::clone(&queue);
+            thread::spawn(move || {
+                for i in 0..3 {
+                    // SAFETY: the only producer.
+                    unsafe { queue.push(Arc::new(i)) };
+                }
+            })
+        };
+        // SAFETY: the only consumer.
+        let first = unsafe { queue.pop() };
+        drop(queue);
+        assert!(first.is_none_or(|item| *item == 0));
+        producer.join().unwrap();
+    });
+}
