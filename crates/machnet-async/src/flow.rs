@@ -7,9 +7,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use machnet_channel::{CloseReason, FlowState, FlowStats, Mailbox, Message, RecvEnd, SendEnd};
-use pin_project::pin_project;
 
-use crate::datapath::{Ended, EngineHandle};
+use crate::datapath::EngineHandle;
 use crate::{FlowError, SendError, SendErrorReason};
 
 /// A reliable, ordered, bidirectional connection that preserves messages.
@@ -354,57 +353,44 @@ impl Future for Close {
 }
 
 /// Future of [`Endpoint::connect`](crate::Endpoint::connect).
-#[pin_project]
 #[derive(Debug)]
 #[must_use = "futures do nothing unless polled"]
 pub struct Connect {
     to: SocketAddr,
     ends: Option<(SendEnd, RecvEnd)>,
-    #[pin]
-    ended: Ended,
     /// Last, so that the engine hears of the end of `ends` first.
     engine: Arc<EngineHandle>,
 }
 
 impl Connect {
     pub(crate) fn new(engine: &Arc<EngineHandle>, to: SocketAddr) -> Self {
-        Self { to, ends: None, ended: engine.ended(), engine: Arc::clone(engine) }
+        Self { to, ends: None, engine: Arc::clone(engine) }
     }
 }
 
 impl Future for Connect {
     type Output = io::Result<Flow>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        let to = *this.to;
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Self { to, ends, engine } = &mut *self;
+        let to = *to;
         if to.port() == 0 {
             let text = format!("cannot connect to {to}: port 0 is no address");
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidInput, text)));
         }
-        let engine = &*this.engine;
-        let (send, _) = this.ends.get_or_insert_with(|| Mailbox::connect(engine.intake(), to));
-
-        let mut state = send.poll_state(cx);
-        if state == FlowState::CONNECTING {
-            if this.ended.poll(cx).is_pending() {
-                return Poll::Pending;
-            }
-            // An engine that ended before it met the flow wakes nobody through it.
-            state = send.poll_state(cx);
-            if state == FlowState::CONNECTING {
-                state = state.closed(CloseReason::Shutdown);
-            }
-        }
-        let Some((send, recv)) = this.ends.take() else { unreachable!("put there above") };
+        let (mut send, recv) = ends.take().unwrap_or_else(|| Mailbox::connect(engine.intake(), to));
+        let state = send.poll_state(cx);
         // Open, and over by now: `recv` has what arrived, and then the reason.
         if state.has(FlowState::OPEN) {
             let flow = Flow::new(send, recv, engine);
             tracing::debug!(local = %flow.local_addr(), peer = %to, "flow connected");
             return Poll::Ready(Ok(flow));
         }
-        let reason = state.reason().unwrap_or(CloseReason::Shutdown);
-        tracing::debug!(peer = %to, ?reason, "flow not connected");
-        Poll::Ready(Err(FlowError::new(to, reason).into()))
+        if let Some(reason) = state.reason() {
+            tracing::debug!(peer = %to, ?reason, "flow not connected");
+            return Poll::Ready(Err(FlowError::new(to, reason).into()));
+        }
+        *ends = Some((send, recv));
+        Poll::Pending
     }
 }

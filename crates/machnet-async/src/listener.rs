@@ -7,10 +7,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use machnet_channel::{Backlog, BacklogConsumer};
-use pin_project::pin_project;
 
 use crate::Flow;
-use crate::datapath::{Ended, EngineHandle};
+use crate::datapath::EngineHandle;
 
 /// Accepts flows on one UDP port of an [`Endpoint`](crate::Endpoint).
 ///
@@ -77,51 +76,41 @@ impl Future for Accept<'_> {
 }
 
 /// Future of [`Endpoint::listen`](crate::Endpoint::listen).
-#[pin_project]
 #[derive(Debug)]
 #[must_use = "futures do nothing unless polled"]
 pub struct Listen {
     port: u16,
     limit: u32,
     backlog: Option<BacklogConsumer>,
-    #[pin]
-    ended: Ended,
+    /// Last, so that the engine hears of the end of `backlog` first.
     engine: Arc<EngineHandle>,
 }
 
 impl Listen {
     pub(crate) fn new(engine: &Arc<EngineHandle>, port: u16, limit: u32) -> Self {
-        Self { port, limit, backlog: None, ended: engine.ended(), engine: Arc::clone(engine) }
+        Self { port, limit, backlog: None, engine: Arc::clone(engine) }
     }
 }
 
 impl Future for Listen {
     type Output = io::Result<Listener>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        let (port, limit, engine) = (*this.port, *this.limit, &*this.engine);
-        let backlog = this.backlog.get_or_insert_with(|| Backlog::listen(engine.intake(), port, limit));
-        let opened = match backlog.poll_opened(cx) {
-            Poll::Ready(opened) => opened,
-            // An engine that ended before it met the backlog wakes nobody through it.
-            Poll::Pending if this.ended.poll(cx).is_ready() => match backlog.poll_opened(cx) {
-                Poll::Ready(opened) => opened,
-                Poll::Pending => Err(shut_down()),
-            },
-            Poll::Pending => return Poll::Pending,
-        };
-        let backlog = this.backlog.take();
-        Poll::Ready(match (opened, backlog) {
-            (Ok(local), Some(backlog)) => {
-                tracing::debug!(%local, "listening");
-                Ok(Listener { backlog, local, engine: Arc::clone(engine) })
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Self { port, limit, backlog, engine } = &mut *self;
+        let mut opening = backlog.take().unwrap_or_else(|| Backlog::listen(engine.intake(), *port, *limit));
+        Poll::Ready(match opening.poll_opened(cx) {
+            Poll::Pending => {
+                *backlog = Some(opening);
+                return Poll::Pending;
             }
-            (Err(error), _) => {
-                let asked = SocketAddr::new(engine.local().ip(), port);
+            Poll::Ready(Ok(local)) => {
+                tracing::debug!(%local, "listening");
+                Ok(Listener { backlog: opening, local, engine: Arc::clone(engine) })
+            }
+            Poll::Ready(Err(error)) => {
+                let asked = SocketAddr::new(engine.local().ip(), *port);
                 Err(io::Error::new(error.kind(), format!("cannot listen on {asked}: {error}")))
             }
-            (Ok(_), None) => Err(shut_down()),
         })
     }
 }
