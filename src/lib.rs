@@ -1,1 +1,25 @@
-//! x
+//! Machnet: fast userspace networking for tokio services on public-cloud VMs.
+//!
+//! This package is a façade: what applications use, under one name. How it works, from waking to errors, is told by
+//! [`machnet_async`].
+//!
+//! ```no_run
+//! # async fn example() -> std::io::Result<()> {
+//! use machnet::{Endpoint, Udp};
+//!
+//! let endpoint = Endpoint::builder().driver(Udp::bind("0.0.0.0:0")?).start()?;
+//! let mut flow = endpoint.connect("10.0.0.2:9000".parse().unwrap()).await?;
+//! flow.send("hello").await?;
+//! let reply = flow.recv().await?;
+//! # let _ = reply;
+//! flow.close().await
+//! # }
+//! ```
+#![forbid(unsafe_code)]
+
+#[doc(inline)]
+pub use machnet_async::{
+    CloseReason, Config, ConfigError, Driver, DropReason, Drops, Endpoint, EndpointBuilder, EngineStats, Flow,
+    FlowError, FlowStats, IdlePolicy, Listener, Message, NoDriver, RecvHalf, ReuniteError, SendError, SendErrorReason,
+    SendHalf, Udp, UdpBuilder, future,
+};

@@ -1,1 +1,130 @@
-//! x
+//! Machnet for async applications: flows are awaited, on tokio or any other executor.
+//!
+//! It is not a byte stream and not TLS: a flow carries messages, in the clear, between hosts of one trusted network.
+//!
+//! ```
+//! use machnet_async::{Endpoint, Udp};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> std::io::Result<()> {
+//! let server = Endpoint::builder().driver(Udp::bind("127.0.0.1:0")?).start()?;
+//! let mut listener = server.listen(0).await?;
+//! let address = listener.local_addr();
+//! let serving = tokio::spawn(async move {
+//!     let (mut flow, _peer) = listener.accept().await?;
+//!     while let Some(message) = flow.recv().await? {
+//!         flow.send(message).await?;
+//!     }
+//!     flow.close().await
+//! });
+//!
+//! let client = Endpoint::builder().driver(Udp::bind("127.0.0.1:0")?).start()?;
+//! let mut flow = client.connect(address).await?;
+//! flow.send("hello").await?;
+//! assert_eq!(flow.recv().await?.unwrap(), "hello");
+//! flow.close().await?;
+//! serving.await??;
+//! # client.shutdown().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Model
+//!
+//! An [`Endpoint`] is an address with an *engine* behind it: a thread that owns a vNIC queue (the [`Driver`]; [`Udp`] is
+//! the one that runs anywhere) and does everything about the network: packets, acknowledgements, retransmission,
+//! timers. An endpoint connects [`Flow`]s and [listens](Endpoint::listen) for them. A flow is a reliable, ordered,
+//! bidirectional connection that preserves messages: one `send`, one `recv`, also of 0 bytes. It delivers in order; who
+//! wants no waiting behind a large message opens another flow, they are cheap.
+//!
+//! Applications and engine share queues and words in memory, nothing else. Sending is a push to a queue; the engine is
+//! rung only if it sleeps ([`IdlePolicy`]). No call blocks a thread, and none needs a runtime: the futures are plain
+//! ones, and may be moved between executors, polled by several, or dropped.
+//!
+//! # Waking
+//!
+//! The engine collects whom a round of work concerns and wakes each once at its end, so a burst of messages to one flow is
+//! one wake-up. There is one waiter per flow and direction: the task that polled last, which `&mut self` ensures.
+//!
+//! # Back-pressure
+//!
+//! [`Flow::send`] waits while [`Config::send_buffer`] is underway and unacknowledged; a peer sends at most
+//! [`Config::receive_window`] beyond what its application has received. An application that stops receiving thereby
+//! stops its peer's sender, and only that flow. Both are counted in units of 64 bytes, of which each message costs one
+//! more than its payload needs, so that empty messages are not free.
+//!
+//! # Cancel safety
+//!
+//! Every future of this crate may be dropped at any await, in `select!` for example. `send` is all or nothing: its one
+//! wait is for room, and committing the whole message is a single step after it. `recv` and `accept` take what they
+//! return in the step that returns it. A dropped `connect` gives the flow up; a dropped `close` goes on in the
+//! background, as does a dropped flow.
+//!
+//! # Endings
+//!
+//! | to | use |
+//! |---|---|
+//! | say that no more follows, and go on receiving | [`Flow::finish`] |
+//! | know that everything has arrived | [`Flow::close`] |
+//! | let go, everything sent being delivered meanwhile | drop the flow |
+//! | end at once | [`Flow::abort`] |
+//! | wait for all flows before the process exits | [`Endpoint::shutdown`] |
+//!
+//! A process that exits right after `send` or a drop takes the engine with it, and what was underway.
+//!
+//! # Errors
+//!
+//! Kinds are those a user of `TcpStream` expects. The source is a [`FlowError`] with the [`CloseReason`], or for `send`
+//! a [`SendError`] with the message. Messages that arrived before a flow failed are received before its error.
+//!
+//! | what happened | [`CloseReason`] | [`io::ErrorKind`](std::io::ErrorKind) |
+//! |---|---|---|
+//! | nobody listens at the peer's port | `Refused` | `ConnectionRefused` |
+//! | the handshake was not answered in [`Config::connect_timeout`] | `ConnectTimeout` | `TimedOut` |
+//! | the peer acknowledged nothing for [`Config::dead_peer_timeout`] | `PeerDead` | `TimedOut` |
+//! | the peer ended the flow, or knows it no longer | `Reset` | `ConnectionReset` |
+//! | a message was larger than its receiver takes | `TooLarge` | `ConnectionReset` |
+//! | this side aborted the flow, or its linger was over | `Aborted` | `ConnectionAborted` |
+//! | the peer broke the protocol | `Protocol` | `InvalidData` |
+//! | no common version | `Version` | `Unsupported` |
+//! | the endpoint was shut down, or its engine failed | `Shutdown` | `NotConnected` |
+//! | [`Config::max_flows`] flows exist | `NoRoom` | `ResourceBusy` |
+//! | the address cannot be reached from the endpoint's | `Unreachable` | `HostUnreachable` |
+//! | `send` to a peer that reads no more, or after `finish` | | `BrokenPipe` |
+//! | `send` of more than [`Flow::max_message_size`] | | `InvalidInput` |
+//!
+//! # Limits
+//!
+//! [`Config`] has them all, with their defaults; among them messages of 1 MiB, 65 536 flows per endpoint, 2 MiB underway
+//! per flow and direction. A listener keeps 128 flows that wait to be accepted, or what [`Endpoint::listen_with`] says.
+//!
+//! # Logs
+//!
+//! The life of endpoints, listeners and flows goes to `tracing` at debug; nothing is logged per message.
+#![forbid(unsafe_code)]
+
+mod datapath;
+mod endpoint;
+mod error;
+mod flow;
+mod idle;
+mod listener;
+mod parker;
+#[cfg(test)]
+mod tests;
+
+/// The futures that endpoints, listeners and flows return.
+pub mod future {
+    pub use crate::endpoint::Shutdown;
+    pub use crate::flow::{Close, Connect, Recv, Send};
+    pub use crate::listener::{Accept, Listen};
+}
+
+pub use endpoint::{Endpoint, EndpointBuilder, NoDriver};
+pub use error::{FlowError, SendError, SendErrorReason};
+pub use flow::{Flow, RecvHalf, ReuniteError, SendHalf};
+pub use idle::IdlePolicy;
+pub use listener::Listener;
+pub use machnet_channel::{CloseReason, FlowStats, Message};
+pub use machnet_core::{Config, ConfigError, Driver, DropReason, Drops, EngineStats};
+pub use machnet_udp::{Udp, UdpBuilder};

@@ -1,0 +1,193 @@
+//! Endpoints: what flows leave from and arrive at.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use machnet_core::{Config, Driver, EngineStats};
+use pin_project::pin_project;
+
+use crate::IdlePolicy;
+use crate::datapath::{Datapath, Ended, EngineHandle, Outcome};
+use crate::future::{Connect, Listen};
+
+/// Flows that may wait to be accepted, unless [`Endpoint::listen_with`] says otherwise.
+const DEFAULT_BACKLOG: u32 = 128;
+
+/// An address of this host with an engine behind it, from which flows are connected and at which they are accepted.
+///
+/// Clones are cheap and mean the same endpoint. The engine lives as long as any endpoint, listener or flow of it; after
+/// the last one it finishes what was sent, bounded by [`Config::linger`], and its thread ends. Dropping never blocks.
+/// Use [`Endpoint::shutdown`] to wait for that, above all before the process exits.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    engine: Arc<EngineHandle>,
+}
+
+impl Endpoint {
+    /// Describes an endpoint. It needs a driver: see [`EndpointBuilder::driver`].
+    pub fn builder() -> EndpointBuilder {
+        EndpointBuilder {
+            driver: NoDriver(()),
+            config: Config::default(),
+            idle: IdlePolicy::default(),
+            thread_name: "machnet".to_owned(),
+            core: None,
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) const fn on(engine: Arc<EngineHandle>) -> Self {
+        Self { engine }
+    }
+
+    /// The address that connected flows leave from.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.engine.local()
+    }
+
+    /// Listens on UDP port `port` of the endpoint's address; 0 takes any free one, which
+    /// [`Listener::local_addr`](crate::Listener::local_addr) tells. Up to 128 flows may wait to be accepted.
+    ///
+    /// # Errors
+    /// Names address and port. `AddrInUse`: somebody listens there, in this process or another. `PermissionDenied`: a
+    /// port below 1 024. `NotConnected`: the endpoint was shut down.
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives the port up again.
+    pub fn listen(&self, port: u16) -> Listen {
+        self.listen_with(port, DEFAULT_BACKLOG)
+    }
+
+    /// [`Endpoint::listen`] with room for `backlog` flows that wait to be accepted. Further ones are not answered until
+    /// there is room.
+    ///
+    /// # Errors
+    /// As [`Endpoint::listen`].
+    ///
+    /// # Cancel safety
+    /// As [`Endpoint::listen`].
+    pub fn listen_with(&self, port: u16, backlog: u32) -> Listen {
+        Listen::new(&self.engine, port, backlog)
+    }
+
+    /// Connects a flow to whoever listens at `peer`, within [`Config::connect_timeout`].
+    ///
+    /// # Errors
+    /// A [`FlowError`](crate::FlowError) as source; its kind is `ConnectionRefused` if nobody listens there, `TimedOut`
+    /// if nothing answers, `HostUnreachable` if the address cannot be reached from this endpoint's, `InvalidInput` for
+    /// port 0, `ResourceBusy` if the engine has [`Config::max_flows`] already, `NotConnected` if the endpoint was shut
+    /// down.
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives the flow up; a peer that accepted it meanwhile sees it end.
+    pub fn connect(&self, peer: SocketAddr) -> Connect {
+        Connect::new(&self.engine, peer)
+    }
+
+    /// The engine's counters; published when it becomes idle, and every few hundred rounds while it is busy.
+    #[must_use]
+    pub fn stats(&self) -> EngineStats {
+        self.engine.stats()
+    }
+
+    /// Ends every flow and listener of the endpoint, also those held elsewhere, and resolves when the engine is gone:
+    /// everything that was sent is acknowledged by then, or its linger is over.
+    ///
+    /// # Errors
+    /// `Other`: the engine failed, and what was underway is lost.
+    ///
+    /// # Cancel safety
+    /// Once polled, the end goes on without the future. It may be called again, also on a clone.
+    pub fn shutdown(&self) -> Shutdown {
+        Shutdown { ended: self.engine.ended(), engine: Arc::clone(&self.engine) }
+    }
+}
+
+/// Future of [`Endpoint::shutdown`].
+#[pin_project]
+#[derive(Debug)]
+#[must_use = "futures do nothing unless polled"]
+pub struct Shutdown {
+    #[pin]
+    ended: Ended,
+    engine: Arc<EngineHandle>,
+}
+
+impl Future for Shutdown {
+    type Output = io::Result<()>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        this.engine.intake().shut_down();
+        Poll::Ready(match ready!(this.ended.poll(cx)) {
+            Outcome::Finished => Ok(()),
+            Outcome::Panicked => Err(io::Error::other("the engine panicked")),
+        })
+    }
+}
+
+/// A builder without a driver; it cannot [`start`](EndpointBuilder::start).
+#[derive(Clone, Copy, Debug)]
+pub struct NoDriver(());
+
+/// Describes an [`Endpoint`]; made by [`Endpoint::builder`].
+#[derive(Clone, Debug)]
+#[must_use = "nothing runs before `start`"]
+pub struct EndpointBuilder<D = NoDriver> {
+    driver: D,
+    config: Config,
+    idle: IdlePolicy,
+    thread_name: String,
+    core: Option<usize>,
+}
+
+impl<D> EndpointBuilder<D> {
+    /// The vNIC to use, for example [`Udp`](crate::Udp). The endpoint's address is the driver's.
+    pub fn driver<E>(self, driver: E) -> EndpointBuilder<E> {
+        let Self { driver: _, config, idle, thread_name, core } = self;
+        EndpointBuilder { driver, config, idle, thread_name, core }
+    }
+
+    /// Limits and times. Default: [`Config::default`].
+    pub const fn config(mut self, config: Config) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// What the engine thread does when nothing is to be done.
+    pub const fn idle(mut self, idle: IdlePolicy) -> Self {
+        self.idle = idle;
+        self
+    }
+
+    /// The engine thread's name, of which Linux keeps 15 bytes. Default: `machnet`.
+    pub fn thread_name(mut self, name: impl Into<String>) -> Self {
+        self.thread_name = name.into();
+        self
+    }
+
+    /// Runs the engine thread on this core only, numbered as Linux does. By default it runs wherever the thread that
+    /// calls [`EndpointBuilder::start`] may run.
+    pub const fn pin_to_core(mut self, core: usize) -> Self {
+        self.core = Some(core);
+        self
+    }
+}
+
+impl<D: Driver + 'static> EndpointBuilder<D> {
+    /// Starts the engine thread. Waits for it to be set up, some tens of microseconds.
+    ///
+    /// # Errors
+    /// `InvalidInput`: a limit of the configuration that contradicts another, a core that does not exist or is not
+    /// allowed, a thread name with a NUL; the error says which. Else what the operating system says if it has no thread
+    /// or file descriptor left.
+    pub fn start(self) -> io::Result<Endpoint> {
+        let Self { driver, config, idle, thread_name, core } = self;
+        let engine = Datapath { driver, config, idle, thread_name, core }.start()?;
+        Ok(Endpoint { engine })
+    }
+}

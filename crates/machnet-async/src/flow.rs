@@ -1,0 +1,396 @@
+//! Flows and their halves: what messages are sent and received on.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use machnet_channel::{CloseReason, FlowState, FlowStats, Mailbox, Message, RecvEnd, SendEnd};
+
+use crate::datapath::EngineHandle;
+use crate::{FlowError, SendError, SendErrorReason};
+
+/// A reliable, ordered, bidirectional connection that preserves messages.
+///
+/// Dropped, a flow finishes what was sent, in the background and for as long as the configured linger allows, and
+/// tells the peer that nothing more will be read. Use [`Flow::close`] to know that everything arrived, above all before
+/// the process exits.
+///
+/// `send` and `recv` need `&mut`: one waiter per direction. To do both at once, or in two tasks, [`Flow::into_split`].
+#[derive(Debug)]
+#[must_use = "dropped, it is closed"]
+pub struct Flow {
+    send: SendHalf,
+    recv: RecvHalf,
+}
+
+impl Flow {
+    pub(crate) fn new(send: SendEnd, recv: RecvEnd, engine: &Arc<EngineHandle>) -> Self {
+        Self {
+            send: SendHalf { end: send, engine: Arc::clone(engine) },
+            recv: RecvHalf { end: recv, engine: Arc::clone(engine) },
+        }
+    }
+
+    /// The other side's address.
+    #[must_use]
+    pub fn peer_addr(&self) -> SocketAddr {
+        self.recv.peer_addr()
+    }
+
+    /// The address the flow uses on this side.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.recv.local_addr()
+    }
+
+    /// The flow's counters, at most one round of the engine old.
+    #[must_use]
+    pub fn stats(&self) -> FlowStats {
+        self.recv.stats()
+    }
+
+    /// The longest message that [`Flow::send`] takes, bytes.
+    #[must_use]
+    pub fn max_message_size(&self) -> usize {
+        self.send.max_message_size()
+    }
+
+    /// Sends one message, of any length up to [`Flow::max_message_size`], also empty.
+    ///
+    /// Waits while the peer, or the network, is slower than the application: while as many bytes are underway as
+    /// [`Config::send_buffer`](crate::Config) says. Resolved, the message is the engine's, which sends it for as long
+    /// as the flow lives; it does not mean that the peer has it: see [`Flow::close`].
+    ///
+    /// # Errors
+    /// Each gives the message back. As an [`io::Error`] (`?` converts): `InvalidInput` if the message is too long,
+    /// `BrokenPipe` if the peer reads no more or [`Flow::finish`] was called, else as [`Flow::recv`].
+    ///
+    /// # Cancel safety
+    /// All or nothing: a future dropped before it resolved has sent nothing, and the message is dropped with it.
+    pub fn send(&mut self, message: impl Into<Message>) -> Send<'_> {
+        self.send.send(message)
+    }
+
+    /// Receives the next message, whole; `None` after the last one, when the peer finished in order.
+    ///
+    /// A message taken gives the peer room for another. Messages that arrived before the flow failed come before the
+    /// error.
+    ///
+    /// # Errors
+    /// A [`FlowError`] as source, and a kind as TCP's: `ConnectionReset` if the peer ended the flow or knows it no
+    /// longer, `TimedOut` if it stopped acknowledging, `NotConnected` if the endpoint was shut down. The whole table
+    /// is in the [crate's documentation](crate#errors). The error is final.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses no message.
+    pub const fn recv(&mut self) -> Recv<'_> {
+        self.recv.recv()
+    }
+
+    /// Says that no more messages follow: the peer's `recv` returns `None` after the last one. Receiving goes on.
+    pub fn finish(&mut self) {
+        self.send.finish();
+    }
+
+    /// Ends the flow in order, in both directions, and resolves when the peer's transport has everything that was
+    /// sent. What the peer's *application* has read of it only the application can say.
+    ///
+    /// Messages from the peer that were not received are dropped, and the peer is told that nothing more will be read.
+    ///
+    /// # Errors
+    /// As [`Flow::recv`]: the flow ended before everything was acknowledged.
+    ///
+    /// # Cancel safety
+    /// The end begins with the call. Dropping the future is dropping the flow: the engine goes on for the linger.
+    pub fn close(self) -> Close {
+        // Dropped, the receiving end says STOP.
+        drop(self.recv);
+        self.send.close()
+    }
+
+    /// Ends the flow at once, in both directions: what was not sent, or not acknowledged, may be lost. The peer's
+    /// `send` and `recv` fail with `ConnectionReset`.
+    pub fn abort(mut self) {
+        tracing::debug!(local = %self.local_addr(), peer = %self.peer_addr(), "flow aborted");
+        self.send.end.abort();
+    }
+
+    /// Divides the flow into its directions, to use them from two tasks. Nothing is allocated or locked.
+    #[must_use]
+    pub fn into_split(self) -> (SendHalf, RecvHalf) {
+        (self.send, self.recv)
+    }
+
+    /// Makes a flow of its two halves again.
+    ///
+    /// # Errors
+    /// Both halves, if they are not of one flow.
+    pub fn reunite(send: SendHalf, recv: RecvHalf) -> Result<Self, ReuniteError> {
+        if Arc::ptr_eq(send.end.mailbox(), recv.end.mailbox()) {
+            Ok(Self { send, recv })
+        } else {
+            Err(ReuniteError(send, recv))
+        }
+    }
+}
+
+/// Two halves that are not of one flow.
+#[derive(Debug, thiserror::Error)]
+#[error("the halves are of different flows")]
+pub struct ReuniteError(pub SendHalf, pub RecvHalf);
+
+/// The sending direction of a [`Flow`]. Dropped, it finishes: the peer's `recv` returns `None` after the last message.
+#[derive(Debug)]
+pub struct SendHalf {
+    end: SendEnd,
+    /// Last, so that the engine hears of the end of `end` first.
+    engine: Arc<EngineHandle>,
+}
+
+impl SendHalf {
+    /// The other side's address.
+    #[must_use]
+    pub fn peer_addr(&self) -> SocketAddr {
+        self.end.mailbox().peer()
+    }
+
+    /// The address the flow uses on this side.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        local_addr(self.end.mailbox(), &self.engine)
+    }
+
+    /// The flow's counters, both directions.
+    #[must_use]
+    pub fn stats(&self) -> FlowStats {
+        self.end.mailbox().stats()
+    }
+
+    /// The longest message that [`SendHalf::send`] takes, bytes.
+    #[must_use]
+    pub fn max_message_size(&self) -> usize {
+        self.engine.max_message()
+    }
+
+    /// As [`Flow::send`].
+    ///
+    /// # Errors
+    /// As [`Flow::send`].
+    ///
+    /// # Cancel safety
+    /// As [`Flow::send`]: all or nothing.
+    pub fn send(&mut self, message: impl Into<Message>) -> Send<'_> {
+        Send { half: self, message: Some(message.into()) }
+    }
+
+    /// As [`Flow::finish`]. Idempotent.
+    pub fn finish(&mut self) {
+        self.end.finish();
+    }
+
+    /// Finishes, and resolves when the peer's transport has everything that was sent.
+    ///
+    /// # Errors
+    /// As [`Flow::close`].
+    ///
+    /// # Cancel safety
+    /// As [`Flow::close`].
+    pub fn close(mut self) -> Close {
+        self.end.finish();
+        Close { half: self }
+    }
+
+    fn poll_send(&mut self, cx: &Context<'_>, message: &mut Option<Message>) -> Poll<Result<(), SendError>> {
+        let Some(mut posting) = message.take() else { panic!("`Send` polled after completion") };
+        let limit = self.max_message_size();
+        if posting.len() > limit {
+            let reason = SendErrorReason::TooLarge { len: posting.len(), limit };
+            return Poll::Ready(Err(SendError::new(posting, reason)));
+        }
+        loop {
+            if let Some(reason) = self.cannot_send() {
+                return Poll::Ready(Err(SendError::new(posting, reason)));
+            }
+            if self.end.poll_room(cx, posting.len()).is_pending() {
+                *message = Some(posting);
+                return Poll::Pending;
+            }
+            // Permit and commitment in one step. Given back if the room was none after all, or the flow is over.
+            match self.end.post(posting) {
+                Ok(()) => return Poll::Ready(Ok(())),
+                Err(back) => posting = back,
+            }
+        }
+    }
+
+    fn cannot_send(&self) -> Option<SendErrorReason> {
+        let state = self.end.mailbox().state();
+        match state.reason() {
+            _ if self.end.is_finished() => Some(SendErrorReason::Finished),
+            Some(CloseReason::Finished) => Some(SendErrorReason::Stopped),
+            Some(reason) => Some(SendErrorReason::Closed(reason)),
+            None => state.has(FlowState::WRITE_ENDED).then_some(SendErrorReason::Stopped),
+        }
+    }
+}
+
+/// The receiving direction of a [`Flow`]. Dropped, it tells the peer that nothing more will be read.
+#[derive(Debug)]
+pub struct RecvHalf {
+    end: RecvEnd,
+    /// Last, so that the engine hears of the end of `end` first.
+    engine: Arc<EngineHandle>,
+}
+
+impl RecvHalf {
+    /// The other side's address.
+    #[must_use]
+    pub fn peer_addr(&self) -> SocketAddr {
+        self.end.mailbox().peer()
+    }
+
+    /// The address the flow uses on this side.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        local_addr(self.end.mailbox(), &self.engine)
+    }
+
+    /// The flow's counters, both directions.
+    #[must_use]
+    pub fn stats(&self) -> FlowStats {
+        self.end.mailbox().stats()
+    }
+
+    /// As [`Flow::recv`].
+    ///
+    /// # Errors
+    /// As [`Flow::recv`].
+    ///
+    /// # Cancel safety
+    /// As [`Flow::recv`]: no message is lost.
+    pub const fn recv(&mut self) -> Recv<'_> {
+        Recv { half: self }
+    }
+
+    fn poll_recv(&mut self, cx: &Context<'_>) -> Poll<io::Result<Option<Message>>> {
+        if let Some(message) = ready!(self.end.poll_take(cx)) {
+            return Poll::Ready(Ok(Some(message)));
+        }
+        let mailbox = self.end.mailbox();
+        let state = mailbox.state();
+        Poll::Ready(match state.reason() {
+            _ if state.has(FlowState::READ_ENDED) => Ok(None),
+            None | Some(CloseReason::Finished) => Ok(None),
+            Some(reason) => Err(FlowError::new(mailbox.peer(), reason).into()),
+        })
+    }
+}
+
+/// An accepted flow knows its address from the start, a connected one since it is open; both before any flow exists.
+fn local_addr(mailbox: &Mailbox, engine: &EngineHandle) -> SocketAddr {
+    mailbox.local().unwrap_or_else(|| engine.local())
+}
+
+/// Future of [`Flow::send`] and [`SendHalf::send`].
+#[derive(Debug)]
+#[must_use = "futures do nothing unless polled"]
+pub struct Send<'a> {
+    half: &'a mut SendHalf,
+    message: Option<Message>,
+}
+
+impl Future for Send<'_> {
+    type Output = Result<(), SendError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        this.half.poll_send(cx, &mut this.message)
+    }
+}
+
+/// Future of [`Flow::recv`] and [`RecvHalf::recv`].
+#[derive(Debug)]
+#[must_use = "futures do nothing unless polled"]
+pub struct Recv<'a> {
+    half: &'a mut RecvHalf,
+}
+
+impl Future for Recv<'_> {
+    type Output = io::Result<Option<Message>>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.half.poll_recv(cx)
+    }
+}
+
+/// Future of [`Flow::close`] and [`SendHalf::close`].
+#[derive(Debug)]
+#[must_use = "dropped before it resolves, it does not say whether everything arrived"]
+pub struct Close {
+    half: SendHalf,
+}
+
+impl Future for Close {
+    type Output = io::Result<()>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let state = self.half.end.poll_state(cx);
+        let (local, peer) = (self.half.local_addr(), self.half.peer_addr());
+        match state.reason() {
+            Some(reason) if reason != CloseReason::Finished && !state.has(FlowState::FIN_ACKED) => {
+                tracing::debug!(%local, %peer, ?reason, "flow ended before everything was acknowledged");
+                Poll::Ready(Err(FlowError::new(peer, reason).into()))
+            }
+            None if !state.has(FlowState::FIN_ACKED) => Poll::Pending,
+            _ => {
+                tracing::debug!(%local, %peer, "flow closed");
+                Poll::Ready(Ok(()))
+            }
+        }
+    }
+}
+
+/// Future of [`Endpoint::connect`](crate::Endpoint::connect).
+#[derive(Debug)]
+#[must_use = "futures do nothing unless polled"]
+pub struct Connect {
+    to: SocketAddr,
+    ends: Option<(SendEnd, RecvEnd)>,
+    /// Last, so that the engine hears of the end of `ends` first.
+    engine: Arc<EngineHandle>,
+}
+
+impl Connect {
+    pub(crate) fn new(engine: &Arc<EngineHandle>, to: SocketAddr) -> Self {
+        Self { to, ends: None, engine: Arc::clone(engine) }
+    }
+}
+
+impl Future for Connect {
+    type Output = io::Result<Flow>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Self { to, ends, engine } = &mut *self;
+        let to = *to;
+        if to.port() == 0 {
+            let text = format!("cannot connect to {to}: port 0 is no address");
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidInput, text)));
+        }
+        let (mut send, recv) = ends.take().unwrap_or_else(|| Mailbox::connect(engine.intake(), to));
+        let state = send.poll_state(cx);
+        // Open, and over by now: `recv` has what arrived, and then the reason.
+        if state.has(FlowState::OPEN) {
+            let flow = Flow::new(send, recv, engine);
+            tracing::debug!(local = %flow.local_addr(), peer = %to, "flow connected");
+            return Poll::Ready(Ok(flow));
+        }
+        if let Some(reason) = state.reason() {
+            tracing::debug!(peer = %to, ?reason, "flow not connected");
+            return Poll::Ready(Err(FlowError::new(to, reason).into()));
+        }
+        *ends = Some((send, recv));
+        Poll::Pending
+    }
+}

@@ -1,0 +1,116 @@
+//! Listening for flows.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use machnet_channel::{Backlog, BacklogConsumer};
+
+use crate::Flow;
+use crate::datapath::EngineHandle;
+
+/// Accepts flows on one UDP port of an [`Endpoint`](crate::Endpoint).
+///
+/// Dropped, it stops listening; flows that nobody accepted are closed, accepted ones stay.
+#[derive(Debug)]
+#[must_use = "dropped, it stops listening"]
+pub struct Listener {
+    backlog: BacklogConsumer,
+    local: SocketAddr,
+    /// Last, so that the engine hears of the end of `backlog` first.
+    engine: Arc<EngineHandle>,
+}
+
+impl Listener {
+    /// The address listened on; its port is the real one if port 0 was asked for.
+    #[must_use]
+    pub const fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// Waits for the next flow; returns it and its peer's address. The handshake is over by then.
+    ///
+    /// # Errors
+    /// `NotConnected`: the endpoint was shut down, or its engine failed. The error is final.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses no flow.
+    pub const fn accept(&mut self) -> Accept<'_> {
+        Accept { listener: self }
+    }
+
+    /// [`Listener::accept`] for hand-written futures. Registers one task: the last caller's.
+    ///
+    /// # Errors
+    /// As [`Listener::accept`].
+    pub fn poll_accept(&mut self, cx: &Context<'_>) -> Poll<io::Result<(Flow, SocketAddr)>> {
+        let Some(accepted) = ready!(self.backlog.poll_accept(cx)) else {
+            return Poll::Ready(Err(shut_down()));
+        };
+        let flow = Flow::new(accepted.send, accepted.recv, &self.engine);
+        let peer = flow.peer_addr();
+        tracing::debug!(local = %flow.local_addr(), %peer, "flow accepted");
+        Poll::Ready(Ok((flow, peer)))
+    }
+}
+
+fn shut_down() -> io::Error {
+    io::Error::new(io::ErrorKind::NotConnected, "the endpoint was shut down")
+}
+
+/// Future of [`Listener::accept`].
+#[derive(Debug)]
+#[must_use = "futures do nothing unless polled"]
+pub struct Accept<'a> {
+    listener: &'a mut Listener,
+}
+
+impl Future for Accept<'_> {
+    type Output = io::Result<(Flow, SocketAddr)>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.listener.poll_accept(cx)
+    }
+}
+
+/// Future of [`Endpoint::listen`](crate::Endpoint::listen).
+#[derive(Debug)]
+#[must_use = "futures do nothing unless polled"]
+pub struct Listen {
+    port: u16,
+    limit: u32,
+    backlog: Option<BacklogConsumer>,
+    /// Last, so that the engine hears of the end of `backlog` first.
+    engine: Arc<EngineHandle>,
+}
+
+impl Listen {
+    pub(crate) fn new(engine: &Arc<EngineHandle>, port: u16, limit: u32) -> Self {
+        Self { port, limit, backlog: None, engine: Arc::clone(engine) }
+    }
+}
+
+impl Future for Listen {
+    type Output = io::Result<Listener>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Self { port, limit, backlog, engine } = &mut *self;
+        let mut opening = backlog.take().unwrap_or_else(|| Backlog::listen(engine.intake(), *port, *limit));
+        Poll::Ready(match opening.poll_opened(cx) {
+            Poll::Pending => {
+                *backlog = Some(opening);
+                return Poll::Pending;
+            }
+            Poll::Ready(Ok(local)) => {
+                tracing::debug!(%local, "listening");
+                Ok(Listener { backlog: opening, local, engine: Arc::clone(engine) })
+            }
+            Poll::Ready(Err(error)) => {
+                let asked = SocketAddr::new(engine.local().ip(), *port);
+                Err(io::Error::new(error.kind(), format!("cannot listen on {asked}: {error}")))
+            }
+        })
+    }
+}

@@ -1,0 +1,98 @@
+//! How an engine thread sleeps, and how applications wake it.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::task::{Wake, Waker};
+use std::time::Duration;
+
+use machnet_channel::Intake;
+use machnet_core::{Driver, Engine, LocalChannel};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+
+/// An engine whose driver has nothing to sleep on looks at it this often.
+const NAP: Duration = Duration::from_micros(250);
+
+/// Where an engine thread sleeps: on its driver's file descriptor, its doorbell and a timeout.
+#[derive(Debug)]
+pub(crate) struct Parker {
+    bell: Arc<BellFd>,
+    waker: Waker,
+}
+
+impl Parker {
+    pub(crate) fn new() -> io::Result<Self> {
+        let bell = Arc::new(BellFd(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?));
+        let waker = Waker::from(Arc::clone(&bell));
+        Ok(Self { bell, waker })
+    }
+
+    /// Sleeps until there is something to do, at most for `timeout`; not at all if `still` says, after the doorbell
+    /// was armed, that something changed.
+    pub(crate) fn park<D: Driver>(
+        &self,
+        engine: &mut Engine<D, LocalChannel>,
+        intake: &Intake,
+        timeout: Option<Duration>,
+        still: impl FnOnce() -> bool,
+    ) {
+        intake.bell().arm(&self.waker);
+        // From here on whoever pushes a hint rings; what was pushed before is seen by this look.
+        if still() && engine.may_sleep() {
+            self.sleep(engine.driver(), timeout);
+        }
+        intake.bell().disarm();
+    }
+
+    fn sleep(&self, driver: &impl Driver, timeout: Option<Duration>) {
+        let bell = PollFd::new(&self.bell.0, PollFlags::IN);
+        let result = match driver.wait() {
+            Some(fd) => {
+                let mut fds = [bell, PollFd::from_borrowed_fd(fd, PollFlags::IN)];
+                poll(&mut fds, timespec(timeout).as_ref()).map(|_| fds[0].revents())
+            }
+            None => {
+                let mut fds = [bell];
+                let nap = timeout.map_or(NAP, |t| t.min(NAP));
+                poll(&mut fds, timespec(Some(nap)).as_ref()).map(|_| fds[0].revents())
+            }
+        };
+        match result {
+            Ok(events) if !events.is_empty() => self.bell.clear(),
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => {
+                // Not expected of valid descriptors. Go on, but not in a hot loop.
+                tracing::warn!(%error, "the engine thread cannot sleep on its driver");
+                std::thread::sleep(NAP);
+            }
+        }
+    }
+}
+
+/// `None` waits for ever, as does a time too long for the kernel.
+fn timespec(timeout: Option<Duration>) -> Option<Timespec> {
+    timeout.and_then(|t| Timespec::try_from(t).ok())
+}
+
+/// An eventfd as a waker.
+#[derive(Debug)]
+struct BellFd(OwnedFd);
+
+impl BellFd {
+    fn clear(&self) {
+        let mut count = [0; 8];
+        // `EAGAIN` if nobody rang after all: nothing to clear.
+        let _ = rustix::io::read(&self.0, &mut count);
+    }
+}
+
+impl Wake for BellFd {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        // Fails only if the counter is full, and then the descriptor polls readable anyway.
+        let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
+    }
+}

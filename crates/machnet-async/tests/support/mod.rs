@@ -1,0 +1,98 @@
+//! What the end-to-end tests share.
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use machnet_async::{Config, Endpoint, Flow, Listener, Udp};
+
+pub const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+/// Runs `test` in a thread of its own and fails if it does not end: a lost wake-up must fail a test, not hang it.
+pub fn within_a_minute<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'static) -> T {
+    let (tell, told) = mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        let _ = tell.send(test());
+    });
+    match told.recv_timeout(Duration::from_secs(60)) {
+        Ok(result) => result,
+        Err(mpsc::RecvTimeoutError::Timeout) => panic!("the test hangs"),
+        Err(mpsc::RecvTimeoutError::Disconnected) => match thread.join() {
+            Err(panic) => std::panic::resume_unwind(panic),
+            Ok(()) => unreachable!("told nothing, and did not panic"),
+        },
+    }
+}
+
+/// Runs `test` on a current-thread runtime, bounded as [`within_a_minute`].
+pub fn run<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
+    within_a_minute(move || {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test());
+    });
+}
+
+pub fn endpoint() -> Endpoint {
+    endpoint_at(V4, Config::default())
+}
+
+pub fn endpoint_at(ip: IpAddr, config: Config) -> Endpoint {
+    Endpoint::builder().driver(Udp::bind((ip, 0)).unwrap()).config(config).start().unwrap()
+}
+
+/// Two endpoints with a flow between them: the connected end first.
+pub struct Pair {
+    pub client: Endpoint,
+    pub server: Endpoint,
+    pub listener: Listener,
+    pub near: Flow,
+    pub far: Flow,
+}
+
+pub async fn pair() -> Pair {
+    pair_with(V4, Config::default()).await
+}
+
+pub async fn pair_with(ip: IpAddr, config: Config) -> Pair {
+    let (client, server) = (endpoint_at(ip, config), endpoint_at(ip, config));
+    let mut listener = server.listen(0).await.unwrap();
+    let (near, far) = open(&client, &mut listener).await;
+    Pair { client, server, listener, near, far }
+}
+
+/// A flow from `client` to `listener`: both ends. Accepted with its first message, which is received here.
+pub async fn open(client: &Endpoint, listener: &mut Listener) -> (Flow, Flow) {
+    let mut near = client.connect(listener.local_addr()).await.unwrap();
+    near.send("first").await.unwrap();
+    let (mut far, peer) = listener.accept().await.unwrap();
+    assert_eq!(peer, near.local_addr());
+    assert_eq!(far.peer_addr(), peer);
+    assert_eq!(far.local_addr(), near.peer_addr());
+    assert_eq!(far.recv().await.unwrap().unwrap(), "first");
+    (near, far)
+}
+
+/// Sends everything back until the peer finishes.
+pub async fn echo(mut flow: Flow) {
+    while let Some(message) = flow.recv().await.unwrap() {
+        flow.send(message).await.unwrap();
+    }
+    flow.close().await.unwrap();
+}
+
+/// A port that was free a moment ago.
+pub fn free_port() -> SocketAddr {
+    UdpSocket::bind((V4, 0)).unwrap().local_addr().unwrap()
+}
+
+/// Some bytes that differ from message to message.
+pub fn content(number: u64, len: usize) -> Vec<u8> {
+    let mut state = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as u8
+    };
+    std::iter::repeat_with(next).take(len).collect()
+}
