@@ -173,8 +173,9 @@ impl SimDriver {
         let inner = self.fabric.lock();
         let nic = inner.nic(self.nic);
         // Datagrams that found no frame say nothing new: the frame's bell does.
+        let waits_for_frame = self.wants_frame && self.config.no_frame == NoFrame::Wait;
         !nic.unreachable.is_empty()
-            || !nic.ring.is_empty() && !(self.wants_frame && self.config.no_frame == NoFrame::Wait)
+            || !nic.ring.is_empty() && !waits_for_frame
             || self.wants_descriptor && self.held.front().is_none_or(|held| self.is_done(held, inner.now))
     }
 

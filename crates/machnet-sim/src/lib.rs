@@ -18,13 +18,21 @@
 #![forbid(unsafe_code)]
 
 mod driver;
+mod executor;
 mod fabric;
 mod link;
+mod node;
 mod rng;
 mod trace;
+mod workload;
+mod world;
 
 pub use driver::{NicConfig, NoFrame, SimDriver};
+pub use executor::{Handle, Sleep, Task};
 pub use fabric::{Fabric, HostId, LinkId, NicStats};
 pub use link::{Corruption, Link, LinkStats, OVERHEAD, Sighting, Verdict};
+pub use node::{Flow, Listener, Node, reaches, receive, send};
 pub use rng::SimRng;
 pub use trace::{Event, EventKind};
+pub use workload::{Pace, Plan};
+pub use world::{Failure, MachineId, Trouble, World, WorldConfig};
