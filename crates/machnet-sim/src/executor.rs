@@ -81,6 +81,12 @@ struct Outcome<T> {
 }
 
 impl<T> Task<T> {
+    /// True if the result is there.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.0.borrow().value.is_some()
+    }
+
     /// The result, once, if the task is done.
     #[must_use]
     pub fn take(&self) -> Option<T> {
@@ -241,6 +247,14 @@ impl Executor {
 
     pub(crate) fn unfinished(&self) -> Vec<String> {
         self.tasks.iter().flatten().map(|task| task.name.clone()).collect()
+    }
+
+    /// Drops every unfinished task, and with it what it holds.
+    pub(crate) fn cancel(&mut self) {
+        self.adopt();
+        for task in &mut self.tasks {
+            self.unfinished -= usize::from(task.take().is_some());
+        }
     }
 
     /// Tasks woken since the last call run at `at`.

@@ -142,6 +142,8 @@ pub struct World {
     fabric: Fabric,
     executor: Executor,
     machines: Vec<Machine>,
+    /// Engines built so far; each has a seed of its own.
+    engines: u64,
     plans: SimRng,
 }
 
@@ -158,6 +160,7 @@ impl World {
             fabric,
             executor: Executor::new(),
             machines: Vec::new(),
+            engines: 0,
             plans: SimRng::new(seed, PLAN_STREAM),
         }
     }
@@ -167,31 +170,48 @@ impl World {
     /// # Panics
     /// If the address is taken or the engine refuses its configuration.
     pub fn machine(&mut self, address: IpAddr, nic: NicConfig, config: Config) -> MachineId {
-        let id = self.machines.len();
         let host = self.fabric.host(address);
+        let machine = self.build(host, nic, config);
+        self.machines.push(machine);
+        MachineId(self.machines.len() - 1)
+    }
+
+    /// The machine's engine dies without a word, and another one starts on its host.
+    ///
+    /// # Panics
+    /// If the new engine refuses its configuration.
+    pub fn restart(&mut self, machine: MachineId, nic: NicConfig, config: Config) {
+        let old = self.machines.remove(machine.0);
+        let host = old.engine.driver().host();
+        drop(old);
+        let new = self.build(host, nic, config);
+        self.machines.insert(machine.0, new);
+    }
+
+    fn build(&mut self, host: HostId, nic: NicConfig, config: Config) -> Machine {
         let nic = NicConfig { tx_delay: self.config.poll_cost, ..nic };
         let mut driver = self.fabric.nic(host, nic).expect("a NIC");
         let intake = Intake::new();
         driver.set_bell(Arc::clone(intake.bell()));
         let mut seed = [0; 32];
-        SimRng::new(self.seed, ENGINE_STREAM + id as u64).fill(&mut seed);
+        SimRng::new(self.seed, ENGINE_STREAM + self.engines).fill(&mut seed);
+        self.engines += 1;
         let channel = LocalChannel::new(Arc::clone(&intake));
         let engine = Engine::new(driver, channel, config, seed).expect("a configuration without contradictions");
         let rung = Arc::<Rung>::default();
         let bell = Waker::from(Arc::clone(&rung));
-        self.machines.push(Machine {
+        Machine {
             engine,
             intake,
             rung,
             bell,
             awake: true,
             deadline: None,
-            free_at: Instant::ZERO,
+            free_at: self.now,
             rounds: 0,
             idle_rounds: 0,
             effect: (0, 0, 0),
-        });
-        MachineId(id)
+        }
     }
 
     /// Joins two machines by links of the same kind in both directions.
@@ -258,6 +278,11 @@ impl World {
         self.now
     }
 
+    /// Drops every unfinished task and what it holds, as when the applications' processes end.
+    pub fn cancel(&mut self) {
+        self.executor.cancel();
+    }
+
     /// The machine's engine is not run for a while, as when its VM is descheduled.
     pub fn pause(&mut self, machine: MachineId, duration: Duration) {
         self.machines[machine.0].free_at = self.now + duration;
@@ -270,9 +295,23 @@ impl World {
     pub fn run(&mut self, limit: Duration) -> Result<(), Failure> {
         let end = self.now + limit;
         while !self.executor.is_done() {
-            self.step(end)?;
+            self.step(end).map_err(|trouble| self.failure(trouble))?;
         }
         Ok(())
+    }
+
+    /// Runs until `task` is done, for `limit` at most, and returns its result.
+    ///
+    /// # Errors
+    /// Why it is not.
+    pub fn wait<T>(&mut self, task: &Task<T>, limit: Duration) -> Result<T, Failure> {
+        let end = self.now + limit;
+        loop {
+            if let Some(value) = task.take() {
+                return Ok(value);
+            }
+            self.step(end).map_err(|trouble| self.failure(trouble))?;
+        }
     }
 
     /// Runs for `duration`, whatever the tasks do.
@@ -284,11 +323,11 @@ impl World {
         loop {
             match self.step(end) {
                 Ok(()) => {}
-                Err(failure) if matches!(failure.trouble, Trouble::Livelock(_)) => return Err(failure),
-                Err(_) => {
+                Err(Trouble::Stuck | Trouble::OutOfTime) => {
                     self.advance(end);
                     return Ok(());
                 }
+                Err(trouble) => return Err(self.failure(trouble)),
             }
         }
     }
@@ -300,11 +339,10 @@ impl World {
     pub fn settle(&mut self, limit: Duration) -> Result<(), Failure> {
         let end = self.now + limit;
         while self.machines.iter().any(|machine| machine.engine.stats().flows > 0) {
-            if let Err(failure) = self.step(end) {
-                return Err(match failure.trouble {
-                    Trouble::Livelock(_) => failure,
-                    _ => self.first_unclean().unwrap_or(failure),
-                });
+            match self.step(end) {
+                Ok(()) => {}
+                Err(Trouble::Stuck | Trouble::OutOfTime) => break,
+                Err(trouble) => return Err(self.failure(trouble)),
             }
         }
         // The rounds that follow the last packets, and what the devices still hold.
@@ -312,26 +350,25 @@ impl World {
         for machine in &mut self.machines {
             machine.engine.driver_mut().give_back();
         }
-        self.first_unclean().map_or(Ok(()), Err)
+        self.first_unclean().map_or(Ok(()), |id| Err(self.failure(Trouble::NotClean(id))))
     }
 
-    fn first_unclean(&self) -> Option<Failure> {
+    fn first_unclean(&self) -> Option<MachineId> {
         let unclean = |machine: &Machine| {
             let (stats, driver) = (machine.engine.stats(), machine.engine.driver());
             stats.flows > 0 || stats.buffers_in_use > 0 || driver.free_frames() != driver.frames()
         };
-        let id = self.machines.iter().position(unclean)?;
-        Some(self.failure(Trouble::NotClean(MachineId(id))))
+        self.machines.iter().position(unclean).map(MachineId)
     }
 
-    /// Goes to the next moment at which something happens and lets it happen.
-    fn step(&mut self, end: Instant) -> Result<(), Failure> {
+    /// Goes to the next moment at which something happens, if that is before `end`, and lets it happen.
+    fn step(&mut self, end: Instant) -> Result<(), Trouble> {
         self.executor.schedule(self.now);
         let machines = self.machines.iter().filter_map(|machine| machine.next(self.now)).min();
         let next = [machines, self.executor.next(), self.fabric.next_event()].into_iter().flatten().min();
         match next {
-            None => return Err(self.failure(Trouble::Stuck)),
-            Some(next) if next > end => return Err(self.failure(Trouble::OutOfTime)),
+            None => return Err(Trouble::Stuck),
+            Some(next) if next > end => return Err(Trouble::OutOfTime),
             Some(next) => self.advance(next.max(self.now)),
         }
         self.executor.run(self.now);
@@ -348,7 +385,7 @@ impl World {
         self.fabric.advance(to);
     }
 
-    fn poll(&mut self, id: usize) -> Result<(), Failure> {
+    fn poll(&mut self, id: usize) -> Result<(), Trouble> {
         let machine = &mut self.machines[id];
         let gap = self.now.since(machine.free_at);
         machine.poll(self.now, self.config.poll_cost);
@@ -363,7 +400,7 @@ impl World {
         let livelock = machine.idle_rounds > self.config.idle_rounds;
         let end_of_round = machine.free_at;
         self.executor.schedule(end_of_round);
-        if livelock { Err(self.failure(Trouble::Livelock(MachineId(id)))) } else { Ok(()) }
+        if livelock { Err(Trouble::Livelock(MachineId(id))) } else { Ok(()) }
     }
 
     fn failure(&self, trouble: Trouble) -> Failure {
@@ -402,5 +439,34 @@ impl std::fmt::Debug for World {
             .field("now", &self.now)
             .field("machines", &self.machines.len())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_that_nobody_wakes_is_stuck() {
+        let mut world = World::new(1, WorldConfig::default());
+        world.spawn("forgotten", std::future::pending::<()>());
+        let failure = world.run(Duration::from_secs(1)).unwrap_err();
+        assert_eq!(failure.trouble, Trouble::Stuck);
+        assert!(failure.to_string().contains("forgotten"));
+    }
+
+    #[test]
+    fn time_passes_for_tasks_and_runs_out() {
+        let mut world = World::new(1, WorldConfig::default());
+        let handle = world.handle().clone();
+        let task = world.spawn("sleeper", async move {
+            handle.sleep(Duration::from_secs(3)).await;
+            handle.now()
+        });
+        let failure = world.run(Duration::from_secs(2)).unwrap_err();
+        assert_eq!(failure.trouble, Trouble::OutOfTime);
+        world.run_for(Duration::from_millis(3500)).unwrap();
+        assert_eq!(task.take(), Some(Instant(3_000_000_000)));
+        assert_eq!(world.now(), Instant(3_500_000_000));
     }
 }
