@@ -1,1 +1,38 @@
-//! x
+//! Machnet's simulator: an in-memory fabric in virtual time, and engines stepped deterministically on it.
+//!
+//! ```text
+//!   tasks (async, ordinary code over mailboxes)        executor.rs, node.rs, workload.rs
+//!     │ SendEnd / RecvEnd / Listener      ▲ wakers
+//!   engines (one per host: the real ones)              world.rs: polls them as their runners would
+//!     │ SimDriver                         ▲            driver.rs
+//!   fabric: NICs ─ routes of links ─ NICs              fabric.rs, link.rs, trace.rs
+//! ```
+//!
+//! Nothing here reads a clock or draws randomness from the system: a world is a function of its `u64` seed. Two runs
+//! with one seed produce the same trace to the byte, which [`Fabric::trace_hash`] lets tests assert.
+//!
+//! What is modelled: delay, serialisation at a rate, drop-tail queues, loss, duplication, reordering, corruption (seen
+//! by a checksum, or not), MTUs, receive rings, frames that the device keeps, ports, ICMP "port unreachable", and the
+//! protocol by which an engine goes to sleep and is woken. What is not: Ethernet and IP headers, fragmentation, RSS,
+//! and threads (loom's business, in `machnet-channel`).
+#![forbid(unsafe_code)]
+
+mod driver;
+mod executor;
+mod fabric;
+mod link;
+mod node;
+mod rng;
+mod trace;
+mod workload;
+mod world;
+
+pub use driver::{NicConfig, NoFrame, SimDriver};
+pub use executor::{Handle, Sleep, Task};
+pub use fabric::{Fabric, HostId, LinkId, NicStats};
+pub use link::{Corruption, Link, LinkStats, OVERHEAD, Sighting, Verdict};
+pub use node::{Flow, Listener, Node, reaches, receive, send};
+pub use rng::SimRng;
+pub use trace::{Event, EventKind};
+pub use workload::{Pace, Plan};
+pub use world::{Failure, MachineId, Trouble, World, WorldConfig};

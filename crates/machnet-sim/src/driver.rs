@@ -1,0 +1,320 @@
+//! [`SimDriver`]: a NIC of the fabric behind core's [`Driver`] trait.
+//!
+//! Frames come from a region of the driver's own, so tests see each one come home. The device may keep transmitted
+//! frames: for a time, and until it transmitted some more, as real ones do (virtio keeps the last ones for ever).
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use machnet_channel::{Doorbell, Frame, FramePool, FrameRef, Region};
+use machnet_core::{Capabilities, Driver, DropReason, Drops, Instant, Meta, RxPacket, TxPacket, Unreachable};
+
+use crate::fabric::HostId;
+use crate::{Fabric, NicStats};
+
+/// What happens to a datagram in the ring when no frame is free for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoFrame {
+    /// It stays in the ring, as in a socket's buffer.
+    Wait,
+    /// It is dropped and counted.
+    Drop,
+}
+
+/// A NIC.
+#[derive(Clone, Copy, Debug)]
+pub struct NicConfig {
+    /// The home port; 0: any free one.
+    pub port: u16,
+    /// The longest UDP payload the MTU allows, bytes.
+    pub max_payload: u32,
+    /// Frames of the region.
+    pub frames: u32,
+    /// Bytes per frame.
+    pub frame_size: u32,
+    /// Bytes in front of received payloads, and asked for in front of transmitted ones.
+    pub headroom: u32,
+    /// Datagrams that may wait to be received.
+    pub rx_descriptors: u16,
+    /// Transmitted frames that the device may hold; beyond, `tx_burst` takes nothing.
+    pub tx_descriptors: u16,
+    /// From `tx_burst` to the link.
+    pub tx_delay: Duration,
+    /// How long the device holds a transmitted frame.
+    pub hold: Duration,
+    /// And until how many more were transmitted. Less than `tx_descriptors`.
+    pub hold_packets: u16,
+    /// What happens when no frame is free for a received datagram.
+    pub no_frame: NoFrame,
+}
+
+impl Default for NicConfig {
+    fn default() -> Self {
+        Self {
+            port: 0,
+            max_payload: 1472,
+            frames: 4096,
+            frame_size: 2048,
+            headroom: 0,
+            rx_descriptors: 256,
+            tx_descriptors: 256,
+            tx_delay: Duration::ZERO,
+            hold: Duration::ZERO,
+            hold_packets: 0,
+            no_frame: NoFrame::Wait,
+        }
+    }
+}
+
+/// A transmitted frame that the device has not given back.
+#[derive(Debug)]
+struct Held {
+    until: Instant,
+    /// It leaves once so many frames were transmitted.
+    after: u64,
+    _payload: FrameRef,
+}
+
+/// A NIC queue pair of the fabric.
+#[derive(Debug)]
+pub struct SimDriver {
+    fabric: Fabric,
+    host: HostId,
+    nic: usize,
+    config: NicConfig,
+    capabilities: Capabilities,
+    home: SocketAddr,
+    pool: FramePool,
+    held: VecDeque<Held>,
+    transmitted: u64,
+    /// A frame was wanted and none was free.
+    wants_frame: bool,
+    /// `tx_burst` found the ring full.
+    wants_descriptor: bool,
+    drops: Drops,
+}
+
+impl SimDriver {
+    pub(crate) fn new(fabric: Fabric, host: HostId, config: NicConfig) -> io::Result<Self> {
+        let bad = |what: &str| io::Error::new(io::ErrorKind::InvalidInput, what.to_owned());
+        if config.hold_packets >= config.tx_descriptors {
+            return Err(bad("a NIC that holds as many frames as it has descriptors never sends again"));
+        }
+        if u64::from(config.headroom) + u64::from(config.max_payload) > u64::from(config.frame_size) {
+            return Err(bad("headroom and MTU exceed a frame"));
+        }
+        let (_, pool) = Region::anonymous(config.frame_size, config.frames)?;
+        let (nic, home) = {
+            let mut inner = fabric.lock();
+            let nic = inner.attach(host, &config);
+            (nic, inner.open(nic, config.port)?)
+        };
+        let mut capabilities = Capabilities::minimal(config.max_payload);
+        capabilities.headroom = config.headroom;
+        capabilities.descriptors = config.tx_descriptors;
+        Ok(Self {
+            fabric,
+            host,
+            nic,
+            config,
+            capabilities,
+            home,
+            pool,
+            held: VecDeque::new(),
+            transmitted: 0,
+            wants_frame: false,
+            wants_descriptor: false,
+            drops: Drops::default(),
+        })
+    }
+
+    /// The host the NIC is in.
+    #[must_use]
+    pub const fn host(&self) -> HostId {
+        self.host
+    }
+
+    /// What the NIC counted.
+    #[must_use]
+    pub fn nic_stats(&self) -> NicStats {
+        self.fabric.lock().nic(self.nic).stats
+    }
+
+    /// Frames that are free.
+    #[must_use]
+    pub fn free_frames(&self) -> u32 {
+        self.pool.free()
+    }
+
+    /// Frames of the region.
+    #[must_use]
+    pub fn frames(&self) -> u32 {
+        self.pool.capacity()
+    }
+
+    /// Transmitted frames that the device holds.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.held.len()
+    }
+
+    /// The device gives back what it holds, as it does when it is stopped.
+    pub fn give_back(&mut self) {
+        self.held.clear();
+    }
+
+    /// True if a file descriptor of this driver would poll readable: something came in and can be received, or a
+    /// refused `tx_burst` would succeed.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        let inner = self.fabric.lock();
+        let nic = inner.nic(self.nic);
+        // Datagrams that found no frame say nothing new: the frame's bell does.
+        let waits_for_frame = self.wants_frame && self.config.no_frame == NoFrame::Wait;
+        !nic.unreachable.is_empty()
+            || !nic.ring.is_empty() && !waits_for_frame
+            || self.wants_descriptor && self.held.front().is_none_or(|held| self.is_done(held, inner.now))
+    }
+
+    /// When the device gives back a frame or a descriptor that the engine waits for.
+    #[must_use]
+    pub fn next_release(&self) -> Option<Instant> {
+        let held = self.held.front().filter(|_| self.wants_frame || self.wants_descriptor)?;
+        (held.after <= self.transmitted).then_some(held.until)
+    }
+
+    fn is_done(&self, held: &Held, now: Instant) -> bool {
+        held.until <= now && held.after <= self.transmitted
+    }
+}
+
+impl Driver for SimDriver {
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    fn home(&self) -> SocketAddr {
+        self.home
+    }
+
+    fn open(&mut self, port: u16) -> io::Result<SocketAddr> {
+        self.fabric.lock().open(self.nic, port)
+    }
+
+    fn close(&mut self, port: u16) {
+        self.fabric.lock().close(self.nic, port);
+    }
+
+    fn frame(&mut self) -> Option<Frame> {
+        let frame = self.pool.take();
+        self.wants_frame |= frame.is_none();
+        frame
+    }
+
+    fn rx_burst(&mut self, out: &mut Vec<RxPacket>, max: usize) -> usize {
+        let mut inner = self.fabric.lock();
+        self.wants_frame = false;
+        while self.drops.get(DropReason::Checksum) < inner.nic(self.nic).stats.checksum {
+            self.drops.count(DropReason::Checksum);
+        }
+        let before = out.len();
+        while out.len() - before < max && !inner.nic(self.nic).ring.is_empty() {
+            let frame = self.pool.take();
+            if frame.is_none() {
+                inner.nic_mut(self.nic).stats.no_frames += 1;
+                if self.config.no_frame == NoFrame::Wait {
+                    self.wants_frame = true;
+                    break;
+                }
+            }
+            let Some(datagram) = inner.nic_mut(self.nic).ring.pop_front() else { break };
+            let Some(mut frame) = frame else {
+                self.drops.count(DropReason::NoFrames);
+                inner.note_no_frames(&datagram);
+                continue;
+            };
+            let start = self.config.headroom as usize;
+            let end = start + datagram.payload.len();
+            let Some(room) = frame.bytes_mut().and_then(|bytes| bytes.get_mut(start..end)) else {
+                inner.nic_mut(self.nic).stats.long += 1;
+                self.drops.count(DropReason::Oversized);
+                continue;
+            };
+            room.copy_from_slice(&datagram.payload);
+            let meta = Meta { local: datagram.to, remote: datagram.from, queue: 0 };
+            out.push(RxPacket { meta, frame, range: start as u32..end as u32 });
+        }
+        out.len() - before
+    }
+
+    /// # Panics
+    /// If a datagram leaves from a port or address that is not the driver's: a bug of the engine.
+    fn tx_burst(&mut self, batch: &mut VecDeque<TxPacket>) -> usize {
+        let mut inner = self.fabric.lock();
+        let mut taken = 0;
+        self.wants_descriptor = false;
+        while let Some(packet) = batch.front() {
+            if self.held.len() >= usize::from(self.config.tx_descriptors) {
+                self.wants_descriptor = true;
+                break;
+            }
+            let mut from = packet.meta.local;
+            if from.ip().is_unspecified() {
+                from.set_ip(inner.address_of(self.nic));
+            }
+            assert_eq!(from.ip(), inner.address_of(self.nic), "sent from an address the NIC does not have");
+            assert!(inner.has_open(self.nic, from.port()), "sent from port {}, which is not open", from.port());
+            let payload = packet.payload.as_ref();
+            if payload.len() > self.config.max_payload as usize {
+                self.drops.count(DropReason::Oversized);
+            }
+            inner.transmit(self.nic, from, packet.meta.remote, payload);
+            self.transmitted += 1;
+            taken += 1;
+            let Some(packet) = batch.pop_front() else { break };
+            self.held.push_back(Held {
+                until: inner.now + self.config.hold,
+                after: self.transmitted + u64::from(self.config.hold_packets),
+                _payload: packet.payload,
+            });
+        }
+        taken
+    }
+
+    fn reap(&mut self) {
+        let now = self.fabric.now();
+        while self.held.front().is_some_and(|held| self.is_done(held, now)) {
+            self.held.pop_front();
+        }
+    }
+
+    fn unreachable(&mut self) -> Option<Unreachable> {
+        self.fabric.lock().nic_mut(self.nic).unreachable.pop_front()
+    }
+
+    fn set_bell(&mut self, bell: Arc<Doorbell>) {
+        self.pool.set_bell(bell);
+    }
+
+    fn starve(&mut self) -> bool {
+        if !self.wants_frame {
+            return false;
+        }
+        let home = self.pool.starve();
+        self.wants_frame = !home;
+        home
+    }
+
+    fn drops(&self) -> Drops {
+        self.drops
+    }
+}
+
+impl Drop for SimDriver {
+    fn drop(&mut self) {
+        self.fabric.lock().detach(self.nic);
+    }
+}

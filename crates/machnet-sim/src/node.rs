@@ -1,0 +1,165 @@
+//! What an application on a simulated host uses: the mailboxes of `machnet-channel`, as futures.
+
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::task::Poll;
+
+use machnet_channel::{
+    Accepted, Backlog, BacklogConsumer, CloseReason, FlowState, Intake, Mailbox, Message, RecvEnd, SendEnd,
+};
+
+use crate::executor::Handle;
+
+/// An application's view of the engine of its host, and of the world's clock.
+#[derive(Clone, Debug)]
+pub struct Node {
+    home: SocketAddr,
+    intake: Arc<Intake>,
+    handle: Handle,
+}
+
+impl Node {
+    pub(crate) const fn new(home: SocketAddr, intake: Arc<Intake>, handle: Handle) -> Self {
+        Self { home, intake, handle }
+    }
+
+    /// The address flows leave from.
+    #[must_use]
+    pub const fn home(&self) -> SocketAddr {
+        self.home
+    }
+
+    /// The address of `port` on this host.
+    #[must_use]
+    pub const fn at(&self, port: u16) -> SocketAddr {
+        SocketAddr::new(self.home.ip(), port)
+    }
+
+    /// The seam itself.
+    #[must_use]
+    pub const fn intake(&self) -> &Arc<Intake> {
+        &self.intake
+    }
+
+    /// Connects a flow.
+    ///
+    /// # Errors
+    /// Why it did not open.
+    pub async fn connect(&self, to: SocketAddr) -> Result<Flow, CloseReason> {
+        let (send, recv) = Mailbox::connect(&self.intake, to);
+        let mut flow = Flow { send, recv };
+        let state = flow.reaches(FlowState::OPEN).await;
+        match state.reason() {
+            Some(reason) if !state.has(FlowState::OPEN) => Err(reason),
+            _ => Ok(flow),
+        }
+    }
+
+    /// Listens on `port`.
+    ///
+    /// # Errors
+    /// What the driver said.
+    pub async fn listen(&self, port: u16, limit: u32) -> io::Result<Listener> {
+        let mut backlog = Backlog::listen(&self.intake, port, limit);
+        let local = poll_fn(|cx| backlog.poll_opened(cx)).await?;
+        Ok(Listener { backlog, local })
+    }
+}
+
+impl Deref for Node {
+    type Target = Handle;
+
+    fn deref(&self) -> &Handle {
+        &self.handle
+    }
+}
+
+/// A listener.
+#[derive(Debug)]
+pub struct Listener {
+    backlog: BacklogConsumer,
+    local: SocketAddr,
+}
+
+impl Listener {
+    /// Where it listens.
+    #[must_use]
+    pub const fn local(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// The next flow; `None` when the engine is gone.
+    pub async fn accept(&mut self) -> Option<Flow> {
+        let Accepted { send, recv } = poll_fn(|cx| self.backlog.poll_accept(cx)).await?;
+        Some(Flow { send, recv })
+    }
+}
+
+/// Both application ends of a flow.
+#[derive(Debug)]
+pub struct Flow {
+    /// The sending end.
+    pub send: SendEnd,
+    /// The receiving end.
+    pub recv: RecvEnd,
+}
+
+impl Flow {
+    /// Where the flow stands.
+    #[must_use]
+    pub fn state(&self) -> FlowState {
+        self.send.mailbox().state()
+    }
+
+    /// Waits until the state has all of `bits`, or the flow is over.
+    pub async fn reaches(&mut self, bits: FlowState) -> FlowState {
+        reaches(&mut self.send, bits).await
+    }
+
+    /// Sends one message; see [`send`].
+    ///
+    /// # Errors
+    /// The state, if it says that nothing can be sent any more.
+    pub async fn send(&mut self, message: impl Into<Message>) -> Result<(), FlowState> {
+        send(&mut self.send, message.into()).await
+    }
+
+    /// Receives one message; see [`receive`].
+    pub async fn receive(&mut self) -> Option<Message> {
+        receive(&mut self.recv).await
+    }
+}
+
+/// Waits until the state has all of `bits`, or the flow is over.
+pub async fn reaches(send: &mut SendEnd, bits: FlowState) -> FlowState {
+    poll_fn(|cx| {
+        let state = send.poll_state(cx);
+        if state.has(bits) || state.has(FlowState::CLOSED) { Poll::Ready(state) } else { Poll::Pending }
+    })
+    .await
+}
+
+/// Sends one message when there is room.
+///
+/// # Errors
+/// The state, if it says that nothing can be sent any more.
+///
+/// # Panics
+/// If there is no room after all: the channel broke its promise.
+pub async fn send(send: &mut SendEnd, message: Message) -> Result<(), FlowState> {
+    poll_fn(|cx| send.poll_room(cx, message.len())).await;
+    let state = send.mailbox().state();
+    if state.has(FlowState::WRITE_ENDED) {
+        return Err(state);
+    }
+    assert!(send.post(message).is_ok(), "room was there and is not");
+    Ok(())
+}
+
+/// Receives one message; `None` after the last one.
+pub async fn receive(recv: &mut RecvEnd) -> Option<Message> {
+    poll_fn(|cx| recv.poll_take(cx)).await
+}

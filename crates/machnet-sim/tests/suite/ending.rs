@@ -1,0 +1,256 @@
+//! How flows end: in order, by one side, without a word, and with every single packet of the end lost.
+
+use machnet_channel::{CloseReason, FlowState};
+use machnet_sim::{Link, Pace, Plan, Verdict};
+
+use crate::common::{Chunk, Dialog, Pair, TOMBSTONES, micros, millis, read, seconds};
+
+/// A dialog small enough to lose each of its packets in turn.
+fn short() -> Dialog {
+    Dialog::new(Plan::new(1, vec![10, 3000, 0]), Plan::new(2, vec![2000, 20]))
+}
+
+/// How many packets the short dialog takes each way.
+fn packets() -> [u64; 2] {
+    let mut pair = Pair::new(1, &Link::with_delay(micros(50)));
+    pair.run(&short(), seconds(5));
+    [pair.there, pair.back].map(|link| pair.world.fabric().link_stats(link).offered)
+}
+
+/// Runs the short dialog without the packets that `there` and `back` name by their index.
+fn run_without(there: &'static [u64], back: &'static [u64]) {
+    let mut pair = Pair::new(1, &Link::with_delay(micros(50)));
+    for (link, lost) in [(pair.there, there), (pair.back, back)] {
+        let verdict = |lost: bool| if lost { Verdict::Drop } else { Verdict::Pass };
+        pair.world.fabric().filter(link, move |seen| verdict(lost.contains(&seen.index)));
+    }
+    let dialog = short();
+    let tasks = pair.start(&dialog);
+    pair.world.run(seconds(5)).unwrap_or_else(|failure| panic!("without {there:?} and {back:?}: {failure}"));
+    dialog.check(&tasks.map(|task| task.take().unwrap()));
+    let took = pair.world.now();
+    assert!(took.0 < 500_000_000, "without {there:?} and {back:?}: {took:?}");
+    pair.world.settle(TOMBSTONES).unwrap_or_else(|failure| panic!("without {there:?} and {back:?}: {failure}"));
+}
+
+fn leak(indices: &[u64]) -> &'static [u64] {
+    Vec::leak(indices.to_vec())
+}
+
+/// INIT, ACCEPT, first data, FIN, last acknowledgement: each is some packet, and any of them may be lost.
+#[test]
+fn any_one_packet_may_be_lost() {
+    let [there, back] = packets();
+    assert!(there >= 4 && back >= 4, "{there} and {back} packets");
+    for i in 0..=there {
+        run_without(leak(&[i]), &[]);
+    }
+    for i in 0..=back {
+        run_without(&[], leak(&[i]));
+    }
+}
+
+#[test]
+fn any_two_packets_may_be_lost() {
+    let [there, back] = packets();
+    for i in 0..=there {
+        for j in 0..=back {
+            run_without(leak(&[i]), leak(&[j]));
+        }
+        run_without(leak(&[i, i + 1]), &[]);
+    }
+    for j in 0..=back {
+        run_without(&[], leak(&[j, j + 1]));
+    }
+}
+
+#[test]
+fn a_lost_fin_is_repeated() {
+    for (both, copies) in [(false, 1), (false, 3), (true, 2)] {
+        let mut pair = Pair::new(2, &Link::with_delay(micros(50)));
+        for link in if both { vec![pair.there, pair.back] } else { vec![pair.there] } {
+            let mut left = copies;
+            pair.world.fabric().filter(link, move |seen| {
+                let fin = read(seen.payload).has(|chunk| *chunk == Chunk::Fin);
+                if fin && left > 0 {
+                    left -= 1;
+                    return Verdict::Drop;
+                }
+                Verdict::Pass
+            });
+        }
+        pair.run(&short(), seconds(5));
+        assert_eq!(pair.world.fabric().link_stats(pair.there).filtered, copies);
+    }
+}
+
+/// The last packets of one side are lost for a while: the other's tombstone answers, and nobody sees a reset.
+#[test]
+fn lost_last_acknowledgements_end_in_order() {
+    for silence in [millis(1), millis(20), millis(60)] {
+        let mut pair = Pair::new(3, &Link::with_delay(micros(50)));
+        let mut deaf_until = None;
+        pair.world.fabric().filter(pair.back, move |seen| {
+            // From B's FIN on.
+            let fin = read(seen.payload).has(|chunk| *chunk == Chunk::Fin);
+            if fin && deaf_until.is_none() {
+                deaf_until = Some(seen.at + silence);
+                return Verdict::Pass;
+            }
+            if deaf_until.is_some_and(|until| seen.at < until) { Verdict::Drop } else { Verdict::Pass }
+        });
+        pair.run(&short(), seconds(5));
+    }
+}
+
+#[test]
+fn half_closed_flows_go_on_in_the_other_direction() {
+    let mut pair = Pair::new(4, &Link::with_delay(micros(20)));
+    let (mut a, mut b) = pair.open();
+    let plan = Plan::fixed(1, 20, 5000);
+    let sender = plan.clone();
+    let handle = pair.world.handle().clone();
+    let serving = pair.world.spawn("b", async move {
+        // The end first, then the answer.
+        assert!(b.receive().await.is_none());
+        assert!(b.state().has(FlowState::READ_ENDED) && !b.state().has(FlowState::CLOSED));
+        handle.sleep(seconds(20)).await;
+        let posted = sender.send(&mut b.send).await;
+        b.send.finish();
+        (posted, b.reaches(FlowState::CLOSED).await)
+    });
+    let handle = pair.world.handle().clone();
+    let asking = pair.world.spawn("a", async move {
+        a.send.finish();
+        let acked = a.reaches(FlowState::FIN_ACKED).await;
+        assert!(acked.has(FlowState::FIN_ACKED) && !acked.has(FlowState::CLOSED));
+        let received = plan.receive(&mut a.recv, &handle, Pace::Eager, true).await;
+        (received, a.reaches(FlowState::CLOSED).await)
+    });
+    pair.world.run(seconds(60)).unwrap();
+    let (posted, state) = serving.take().unwrap();
+    assert_eq!((posted, state.reason()), ((20, None), Some(CloseReason::Finished)));
+    let (received, state) = asking.take().unwrap();
+    assert_eq!((received, state.reason()), (20, Some(CloseReason::Finished)));
+    pair.world.settle(TOMBSTONES).unwrap();
+}
+
+/// A receiver that goes away: the sender is told, and what it had still to send is discarded.
+#[test]
+fn a_receiver_that_leaves_stops_the_sender() {
+    for size in [10, 1200, 100_000] {
+        let mut pair = Pair::new(5, &Link::with_delay(micros(20)));
+        let (mut a, mut b) = pair.open();
+        let plan = Plan::fixed(1, 100_000, size);
+        let (sender, receiver) = (plan.clone(), plan);
+        let writing = pair.world.spawn("writer", async move {
+            let (posted, state) = sender.send(&mut a.send).await;
+            a.send.finish();
+            (posted, state, a.reaches(FlowState::CLOSED).await)
+        });
+        let reading = pair.world.spawn("reader", async move {
+            for index in 0..7 {
+                receiver.verify(index, b.receive().await.unwrap().as_slice());
+            }
+            drop(b.recv);
+            // The other direction ends in order.
+            let mut send = b.send;
+            send.finish();
+            machnet_sim::reaches(&mut send, FlowState::CLOSED).await
+        });
+        pair.world.run(seconds(5)).unwrap();
+        let (posted, state, end) = writing.take().unwrap();
+        assert!(posted < 100_000, "{size}");
+        assert!(state.unwrap().has(FlowState::WRITE_ENDED), "{size}");
+        assert_eq!(end.reason(), Some(CloseReason::Finished), "{size}");
+        assert_eq!(reading.take().unwrap().reason(), Some(CloseReason::Finished), "{size}");
+        pair.world.settle(TOMBSTONES).unwrap();
+    }
+}
+
+/// Everything posted arrives, though nobody waits for it on the sending side, on a link that loses.
+#[test]
+fn a_sender_that_leaves_has_sent_everything() {
+    for loss in [0.0, 0.05] {
+        let mut pair = Pair::new(6, &Link { loss, ..Link::with_delay(micros(20)) });
+        let (mut a, mut b) = pair.open();
+        let plan = Plan::log_uniform(1, 40, 1 << 19, pair.world.rng());
+        let (sender, receiver) = (plan.clone(), plan.clone());
+        pair.world.spawn("writer", async move {
+            let posted = sender.send(&mut a.send).await;
+            drop(a);
+            posted
+        });
+        let handle = pair.world.handle().clone();
+        let reading = pair.world.spawn("reader", async move {
+            let received = receiver.receive(&mut b.recv, &handle, Pace::Eager, true).await;
+            (received, b.state())
+        });
+        pair.world.run(seconds(30)).unwrap();
+        let (received, state) = reading.take().unwrap();
+        assert_eq!(received, plan.len());
+        assert!(state.has(FlowState::READ_ENDED), "{state:?}");
+        pair.world.settle(seconds(15)).unwrap();
+    }
+}
+
+/// Both flows are dropped in the same moment, with messages under way in both directions.
+#[test]
+fn both_sides_leave_at_once() {
+    let mut pair = Pair::new(7, &Link::with_delay(micros(20)));
+    let (mut a, mut b) = pair.open();
+    let plan = Plan::fixed(1, 5, 10_000);
+    let other = plan.clone();
+    pair.world.spawn("a", async move { plan.send(&mut a.send).await });
+    pair.world.spawn("b", async move { other.send(&mut b.send).await });
+    pair.world.run(seconds(1)).unwrap();
+    pair.world.settle(seconds(15)).unwrap();
+}
+
+#[test]
+fn an_abort_reaches_the_peer() {
+    for loss in [0.0, 0.2] {
+        let mut pair = Pair::new(8, &Link { loss, ..Link::with_delay(micros(20)) });
+        let (mut a, mut b) = pair.open();
+        let plan = Plan::fixed(1, 1000, 10_000);
+        let waiting = pair.world.spawn("b", async move {
+            while b.receive().await.is_some() {}
+            b.reaches(FlowState::CLOSED).await
+        });
+        let handle = pair.world.handle().clone();
+        let aborting = pair.world.spawn("a", async move {
+            for index in 0..10 {
+                a.send(plan.message(index)).await.unwrap();
+            }
+            handle.sleep(micros(30)).await;
+            a.send.abort();
+            a.reaches(FlowState::CLOSED).await
+        });
+        pair.world.run(seconds(10)).unwrap();
+        assert_eq!(aborting.take().unwrap().reason(), Some(CloseReason::Aborted));
+        assert_eq!(waiting.take().unwrap().reason(), Some(CloseReason::Reset));
+        pair.world.settle(TOMBSTONES).unwrap();
+    }
+}
+
+/// The link dies under a busy flow: the sender learns of it at the configured limit, and forgets the flow.
+#[test]
+fn a_peer_that_vanishes_is_declared_dead() {
+    let mut pair = Pair::new(9, &Link::with_delay(micros(20)));
+    let (mut a, b) = pair.open();
+    for link in [pair.there, pair.back] {
+        pair.world.fabric().reconfigure(link, |link| link.loss = 1.0);
+    }
+    let start = pair.world.now();
+    let writing = pair.world.spawn("a", async move {
+        a.send(&b"anybody there?"[..]).await.unwrap();
+        a.reaches(FlowState::CLOSED).await
+    });
+    let state = pair.world.wait(&writing, seconds(10)).unwrap();
+    let took = pair.world.now().since(start);
+    assert_eq!(state.reason(), Some(CloseReason::PeerDead));
+    assert!(took >= seconds(5) && took < seconds(7), "{took:?}");
+    // B has nothing outstanding until its application leaves; then it lingers, and gives up too.
+    drop(b);
+    pair.world.settle(seconds(30)).unwrap();
+}
