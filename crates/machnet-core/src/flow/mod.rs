@@ -713,7 +713,8 @@ impl Flow {
         let Some(slot) = self.slot else { return false };
         let acknowledged = self.send.acknowledged();
         let mut state = FlowState::CONNECTING;
-        if !matches!(self.state, State::Connecting { .. } | State::HalfOpen { .. }) {
+        // A flow that failed to open goes from Connecting to Closed, and must never look as if it had been open.
+        if matches!(self.state, State::Open | State::Aborting { .. } | State::Tombstone { .. }) {
             state = state.with(FlowState::OPEN);
         }
         if self.recv.is_ended() {
