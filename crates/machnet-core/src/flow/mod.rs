@@ -717,7 +717,7 @@ impl Flow {
         if matches!(self.state, State::Open | State::Aborting { .. } | State::Tombstone { .. }) {
             state = state.with(FlowState::OPEN);
         }
-        if self.recv.is_ended() {
+        if self.recv.is_complete() {
             state = state.with(FlowState::READ_ENDED);
         }
         if self.peer_stopped {

@@ -173,6 +173,12 @@ impl ReceiveQueue {
         self.fin.is_some_and(|fin| fin == self.next || self.stopped)
     }
 
+    /// True once FIN arrived and everything before it was delivered. Unlike [`ReceiveQueue::is_ended`] not true of a
+    /// direction that was stopped, by the application or since the flow broke: there the end is not the peer's.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.fin == Some(self.next)
+    }
+
     /// True once FIN arrived.
     pub(crate) const fn has_fin(&self) -> bool {
         self.fin.is_some()
