@@ -39,17 +39,12 @@ enum Fill {
     Nothing,
 }
 
-/// Where the datagrams in the slots were received.
-#[derive(Debug)]
-struct Origin {
-    bound: SocketAddr,
-}
-
 /// The receiving half of the driver.
 pub(crate) struct Receiver {
     slots: Vec<u8>,
     meta: Box<[RecvMeta]>,
-    origin: Origin,
+    /// What the socket they came from is bound to.
+    bound: SocketAddr,
     /// Slots filled, the slot to go on at, and where in it.
     filled: usize,
     slot: usize,
@@ -64,7 +59,7 @@ impl Receiver {
             // Zeroed by the system: a page costs memory once it is used.
             slots: vec![0; batch * STRIDE],
             meta: vec![RecvMeta::default(); batch].into(),
-            origin: Origin { bound: home },
+            bound: home,
             filled: 0,
             slot: 0,
             offset: 0,
@@ -136,7 +131,7 @@ impl Receiver {
             match received {
                 Ok(filled) => {
                     (self.filled, self.slot, self.offset) = (filled, 0, 0);
-                    self.origin = Origin { bound: port.local };
+                    self.bound = port.local;
                     return if filled == batch { Fill::More } else { Fill::Last };
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
@@ -167,7 +162,7 @@ impl Receiver {
                 if let Some(bytes) = frame.bytes_mut() {
                     bytes[..datagram.len()].copy_from_slice(datagram);
                 }
-                let addresses = Meta { local: self.origin.called_at(meta), remote: meta.addr, queue: 0 };
+                let addresses = Meta { local: called_at(self.bound, meta), remote: meta.addr, queue: 0 };
                 out.push(RxPacket { meta: addresses, frame, range: 0..datagram.len() as u32 });
                 count += 1;
             }
@@ -181,15 +176,12 @@ impl Receiver {
     }
 }
 
-impl Origin {
-    /// The address that the sender of a datagram called, complete.
-    fn called_at(&self, meta: &RecvMeta) -> SocketAddr {
-        let port = self.bound.port();
-        match meta.dst_ip {
-            Some(IpAddr::V4(ip)) => SocketAddr::new(ip.into(), port),
-            Some(IpAddr::V6(ip)) => SocketAddrV6::new(ip, port, 0, scope(ip, meta.addr)).into(),
-            None => self.bound,
-        }
+/// The address that the sender of a datagram called, complete.
+fn called_at(bound: SocketAddr, meta: &RecvMeta) -> SocketAddr {
+    match meta.dst_ip {
+        Some(IpAddr::V4(ip)) => SocketAddr::new(ip.into(), bound.port()),
+        Some(IpAddr::V6(ip)) => SocketAddrV6::new(ip, bound.port(), 0, scope(ip, meta.addr)).into(),
+        None => bound,
     }
 }
 

@@ -113,12 +113,9 @@ fn run_length(batch: &VecDeque<TxPacket>, most: usize) -> usize {
     };
     let size = first.payload.as_ref().len();
     let (mut run, mut total) = (1, size);
-    // Empty datagrams cannot be told apart in one buffer.
-    if size == 0 {
-        return run;
-    }
     for packet in batch.iter().skip(1) {
         let len = packet.payload.as_ref().len();
+        // Empty datagrams cannot be told apart in one buffer.
         if run == most || len == 0 || len > size || total + len > MAX_DATAGRAM || packet.meta != first.meta {
             break;
         }

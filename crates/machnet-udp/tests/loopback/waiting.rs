@@ -1,8 +1,6 @@
 //! When the descriptor is readable, what happens without frames, and who waits for whom.
 
-use std::collections::VecDeque;
 use std::os::fd::AsRawFd;
-use std::process::Command;
 use std::sync::Arc;
 use std::task::Waker;
 
@@ -156,46 +154,5 @@ fn a_busy_port_does_not_starve_another() {
         // One visit of the busy port fills eight slots of 64 datagrams.
         assert!(bursts <= 20, "{bursts} bursts");
         b.receive(40 * 64 + 2 - total, 256);
-    }
-}
-
-/// Loopback delivers within the call and never refuses; in a network namespace of its own it can be made slow.
-#[test]
-fn a_full_socket_is_waited_for() {
-    const SLOW: &str = "ip link set lo up && tc qdisc add dev lo root tbf rate 50mbit burst 70k limit 10m";
-    let possible = Command::new("unshare").args(["-n", "sh", "-c", SLOW]).output();
-    if !possible.is_ok_and(|output| output.status.success()) {
-        // Needs root and iproute2; what the sockets do is also tested by hand, in `udp.rs`.
-        return;
-    }
-    let me = std::env::current_exe().unwrap();
-    let run = format!("{SLOW} && exec {me:?} --exact --ignored waiting::sending_faster_than_the_interface");
-    let output = Command::new("unshare").args(["-n", "sh", "-c", &run]).output().unwrap();
-    let shown = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && shown.contains("1 passed"), "{shown}");
-}
-
-#[test]
-#[ignore = "run by a_full_socket_is_waited_for, where loopback is slow"]
-fn sending_faster_than_the_interface() {
-    for family in FAMILIES {
-        let mut a = Node::with(Udp::builder().send_buffer(40_000), family);
-        let mut b = Node::new(family);
-        let to = b.home();
-        let mut batch: VecDeque<_> = (0..600).map(|i| a.packet(to, &pattern(i, 1000))).collect();
-        let mut refused = 0;
-        while !batch.is_empty() {
-            assert!(a.tx_burst(&mut batch) > 0, "woken for nothing");
-            if !batch.is_empty() {
-                refused += 1;
-                a.await_readable();
-            }
-        }
-        assert!(refused > 0, "the interface is not slow");
-        assert!(!a.readable());
-        for (i, packet) in b.receive(600, 64).iter().enumerate() {
-            assert!(bytes(packet) == pattern(i, 1000), "{i}");
-        }
-        assert_eq!((a.drops().total(), b.drops().total()), (0, 0));
     }
 }
