@@ -27,6 +27,8 @@ mod sync;
 
 #[cfg(all(test, machnet_loom))]
 mod loom_tests;
+#[cfg(all(test, not(machnet_loom)))]
+mod stress_tests;
 
 pub use backlog::{Accepted, Backlog, BacklogConsumer, BacklogProducer};
 pub use doorbell::Doorbell;
