@@ -12,6 +12,7 @@ use machnet_udp::Udp;
 use crate::node::{FAMILIES, Node, bytes, pattern};
 
 /// Runs the ignored test `name` where `setup` has changed the loopback interface.
+#[expect(clippy::print_stderr, reason = "a test that did not run says so")]
 fn run_with(setup: &str, name: &str) {
     let in_namespace = |script: &str| {
         // As root without a user namespace: there the kernel loads the modules that `tc` asks for.
