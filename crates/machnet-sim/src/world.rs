@@ -190,9 +190,8 @@ impl World {
 
     fn build(&mut self, host: HostId, nic: NicConfig, config: Config) -> Machine {
         let nic = NicConfig { tx_delay: self.config.poll_cost, ..nic };
-        let mut driver = self.fabric.nic(host, nic).expect("a NIC");
+        let driver = self.fabric.nic(host, nic).expect("a NIC");
         let intake = Intake::new();
-        driver.set_bell(Arc::clone(intake.bell()));
         let mut seed = [0; 32];
         SimRng::new(self.seed, ENGINE_STREAM + self.engines).fill(&mut seed);
         self.engines += 1;
@@ -281,6 +280,17 @@ impl World {
     /// Drops every unfinished task and what it holds, as when the applications' processes end.
     pub fn cancel(&mut self) {
         self.executor.cancel();
+    }
+
+    /// Asks the machine's engine to end every flow, as the last handle of an endpoint does when it is dropped.
+    pub fn shut_down(&mut self, machine: MachineId) {
+        self.machines[machine.0].intake.shut_down();
+    }
+
+    /// True once the machine's engine was shut down and has ended every flow.
+    #[must_use]
+    pub fn is_finished(&self, machine: MachineId) -> bool {
+        self.machines[machine.0].engine.is_finished()
     }
 
     /// The machine's engine is not run for a while, as when its VM is descheduled.
@@ -404,6 +414,12 @@ impl World {
     }
 
     fn failure(&self, trouble: Trouble) -> Failure {
+        Failure { trouble, at: self.now, report: self.report() }
+    }
+
+    /// Unfinished tasks, engines and the newest events, for people.
+    #[must_use]
+    pub fn report(&self) -> String {
         use std::fmt::Write as _;
         let mut report = String::new();
         let _ = writeln!(report, "unfinished tasks: {}", self.executor.unfinished().join(", "));
@@ -428,7 +444,7 @@ impl World {
         for event in events {
             let _ = writeln!(report, "{event}");
         }
-        Failure { trouble, at: self.now, report }
+        report
     }
 }
 

@@ -190,6 +190,10 @@ pub(crate) struct Flow {
     abort_reason: Reason,
     peer_stopped: bool,
     linger: Option<Instant>,
+    /// When the last INIT or ACCEPT went out, if there was but one: then its answer is a sample of the round trip.
+    handshake_sent: Option<Instant>,
+    /// When the last DATA arrived.
+    heard: Instant,
     closed: Option<CloseReason>,
     published: Published,
     stats: FlowStats,
@@ -234,6 +238,8 @@ impl Flow {
             abort_reason: Reason::None,
             peer_stopped: false,
             linger: None,
+            handshake_sent: None,
+            heard: Instant::ZERO,
             closed: None,
             published: Published::default(),
             stats: FlowStats::default(),
@@ -278,13 +284,27 @@ impl Flow {
     // ---- what arrives ------------------------------------------------------------------------------------------
 
     /// ACCEPT arrived for a connecting flow.
-    pub(crate) fn on_accept(&mut self, local: SocketAddr, accept: &Handshake<'_>) {
+    pub(crate) fn on_accept(&mut self, now: Instant, local: SocketAddr, accept: &Handshake<'_>) {
         self.learn(accept);
+        self.sample_handshake(now);
         self.local = local;
         self.token = Vec::new();
         self.state = State::Open;
         // Tells the acceptor that its answer arrived, and validates our address.
         self.ping = Control::Wanted;
+    }
+
+    /// The first DATA arrived for a half-open flow: its address is validated.
+    pub(crate) fn on_validated(&mut self, now: Instant, slot: Slot) {
+        self.slot = Some(slot);
+        self.state = State::Open;
+        self.sample_handshake(now);
+    }
+
+    fn sample_handshake(&mut self, now: Instant) {
+        if let Some(at) = self.handshake_sent.take() {
+            self.rtt.sample(now.since(at), Duration::ZERO);
+        }
     }
 
     /// RETRY arrived for a connecting flow.
@@ -341,6 +361,12 @@ impl Flow {
             return Err(DropReason::AckOfUnsent);
         }
         self.stats.packets_received += 1;
+        if let State::Tombstone { until } = &mut self.state {
+            // The peer lacks our last acknowledgement, and backs off: outlive its next attempt.
+            let patience = (3 * now.since(self.heard)).min(self.limits.dead_peer_timeout).max(TOMBSTONE);
+            *until = (*until).max(now + patience);
+        }
+        self.heard = now;
         for block in data.blocks() {
             self.on_ack(now, block);
         }
@@ -487,6 +513,10 @@ impl Flow {
 
     /// Acts on what the application wants; `drained`: every message posted before was taken.
     fn on_intent(&mut self, now: Instant, intent: Intent, drained: bool) {
+        // An aborted flow has nothing more to say than ABORT; a FIN beside it would look like an end in order.
+        if matches!(self.state, State::Aborting { .. } | State::Tombstone { .. } | State::Closed) {
+            return;
+        }
         if intent.has(Intent::STOP) && self.stop == Control::Idle && !self.recv.is_ended() {
             self.stop = Control::Wanted;
             self.recv.stop();
@@ -713,10 +743,12 @@ impl Flow {
         let Some(slot) = self.slot else { return false };
         let acknowledged = self.send.acknowledged();
         let mut state = FlowState::CONNECTING;
-        if !matches!(self.state, State::Connecting { .. } | State::HalfOpen { .. }) {
+        // A connecting flow that is closed was never open, and knows no id of the peer.
+        if self.remote_id != 0 && !matches!(self.state, State::Connecting { .. } | State::HalfOpen { .. }) {
             state = state.with(FlowState::OPEN);
         }
-        if self.recv.is_ended() {
+        // Not `is_ended`: a flow that is reset stops, and what its application misses must not look like the end.
+        if self.recv.is_complete() {
             state = state.with(FlowState::READ_ENDED);
         }
         if self.peer_stopped {

@@ -173,6 +173,11 @@ impl ReceiveQueue {
         self.fin.is_some_and(|fin| fin == self.next || self.stopped)
     }
 
+    /// True once FIN arrived and everything before it was delivered.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.fin.is_some_and(|fin| fin == self.next)
+    }
+
     /// True once FIN arrived.
     pub(crate) const fn has_fin(&self) -> bool {
         self.fin.is_some()

@@ -118,6 +118,15 @@ impl Pair {
     }
 }
 
+impl Drop for Pair {
+    #[expect(clippy::print_stderr, reason = "a failed test says what it can")]
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("at {:.3} µs: {}", self.world.now().0 as f64 / 1e3, self.world.report());
+        }
+    }
+}
+
 /// Listens on `port` of `machine`.
 pub(crate) fn listen(world: &mut World, machine: MachineId, port: u16, limit: u32) -> std::io::Result<Listener> {
     let node = world.node(machine);

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use machnet_channel::FlowState;
-use machnet_core::{Config, Driver as _};
+use machnet_core::{Config, Driver as _, DropReason};
 use machnet_sim::{Fabric, Link, NicConfig, Plan, SimRng, World};
 
 use crate::common::{Dialog, PORT, Pair, TOMBSTONES, ip, listen, micros, millis, seconds, world_config};
@@ -43,9 +43,12 @@ fn random_bytes_are_counted_and_nothing_else() {
     }
     let stats = pair.world.stats(pair.b);
     assert_eq!(stats.packets_received - before.1, 10_000);
-    assert_eq!(stats.drops.total(), 10_000, "{:?}", stats.drops.iter().collect::<Vec<_>>());
+    // An INIT of a version we do not speak is answered, within the limit on RESETs: some random bytes look like one.
+    let unanswered = stats.drops.get(DropReason::ResetLimited);
+    assert_eq!(stats.drops.total() - unanswered, 10_000, "{:?}", stats.drops.iter().collect::<Vec<_>>());
     assert_eq!((stats.flows, stats.buffers_in_use), (0, 0));
-    assert_eq!(pair.world.driver(pair.b).nic_stats().sent, before.0, "nothing was answered");
+    let answers = pair.world.driver(pair.b).nic_stats().sent - before.0;
+    assert!(unanswered > 100 && answers <= 20, "{answers} answers, {unanswered} withheld");
     pair.world.settle(TOMBSTONES).unwrap();
 }
 

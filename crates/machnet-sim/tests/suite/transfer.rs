@@ -23,7 +23,7 @@ fn sizes_at_the_edges() {
 
 #[test]
 fn nothing_is_sent_twice_without_loss() {
-    for (rate, delay) in [(None, 5), (Some(10_000_000_000), 20), (Some(1_000_000_000), 500), (None, 10_000)] {
+    for (rate, delay) in [(None, 5), (Some(10_000_000_000), 20), (None, 1000)] {
         let link = Link { rate, queue_packets: 100_000, ..Link::with_delay(micros(delay)) };
         let nic = NicConfig { rx_descriptors: 8192, frames: 32_768, ..NicConfig::default() };
         let mut pair = Pair::with(2, &link, [nic, nic], [Config::default(); 2], world_config());
