@@ -68,7 +68,9 @@ impl Measured {
                 return Err(io::Error::other("the echo differs from what was sent"));
             }
             if round >= WARM_UP.min(plan.round_trips) {
-                self.round_trips.saturating_record(u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX));
+                self.round_trips
+                    .record(u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX))
+                    .map_err(io::Error::other)?;
             }
         }
 

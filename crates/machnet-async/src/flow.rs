@@ -51,7 +51,7 @@ impl Flow {
         self.recv.stats()
     }
 
-    /// The longest message that [`Flow::send`] takes, bytes.
+    /// The longest message that [`Flow::send`] takes, bytes: the smaller of both sides' limits.
     #[must_use]
     pub fn max_message_size(&self) -> usize {
         self.send.max_message_size()
@@ -168,10 +168,14 @@ impl SendHalf {
         self.end.mailbox().stats()
     }
 
-    /// The longest message that [`SendHalf::send`] takes, bytes.
+    /// The longest message that [`SendHalf::send`] takes, bytes: the smaller of both sides' limits.
     #[must_use]
     pub fn max_message_size(&self) -> usize {
-        self.engine.max_message()
+        match self.end.mailbox().max_message() {
+            // An accepted flow that the engine has yet to publish; sending waits for that.
+            0 => self.engine.max_message(),
+            negotiated => negotiated as usize,
+        }
     }
 
     /// As [`Flow::send`].

@@ -236,7 +236,13 @@ impl Outstanding {
         if self.loss_at.is_some() {
             return self.loss_at;
         }
-        (self.in_flight > 0).then(|| self.last_sent + pto)
+        (self.in_flight > 0).then(|| self.probe_from() + pto)
+    }
+
+    /// What a PTO counts from: the last packet sent, or the last news of the peer. While acknowledgements of a long
+    /// queue trickle in, and no window or credit lets us send, nothing needs a probe (as RFC 6298 §5.3 restarts).
+    fn probe_from(&self) -> Instant {
+        self.last_sent.max(self.progress)
     }
 
     /// Expirations of the PTO in a row.
@@ -253,7 +259,7 @@ impl Outstanding {
         packets: usize,
         mut again: impl FnMut(Sent),
     ) -> bool {
-        if self.loss_at.is_some() || self.in_flight == 0 || self.last_sent + pto > now {
+        if self.loss_at.is_some() || self.in_flight == 0 || self.probe_from() + pto > now {
             return false;
         }
         self.backoff += 1;

@@ -494,6 +494,10 @@ impl Flow {
 
     /// Acts on what the application wants; `drained`: every message posted before was taken.
     fn on_intent(&mut self, now: Instant, intent: Intent, drained: bool) {
+        // An aborted flow has nothing more to say than ABORT; a FIN beside it would look like an end in order.
+        if matches!(self.state, State::Aborting { .. } | State::Tombstone { .. } | State::Closed) {
+            return;
+        }
         if intent.has(Intent::STOP) && self.stop == Control::Idle && !self.recv.is_ended() {
             self.stop = Control::Wanted;
             self.recv.stop();
@@ -720,10 +724,11 @@ impl Flow {
         let Some(slot) = self.slot else { return false };
         let acknowledged = self.send.acknowledged();
         let mut state = FlowState::CONNECTING;
-        // A flow that failed to open goes from Connecting to Closed, and must never look as if it had been open.
-        if matches!(self.state, State::Open | State::Aborting { .. } | State::Tombstone { .. }) {
+        // A connecting flow that is closed was never open, and knows no id of the peer.
+        if self.remote_id != 0 && !matches!(self.state, State::Connecting { .. } | State::HalfOpen { .. }) {
             state = state.with(FlowState::OPEN);
         }
+        // Not `is_ended`: a flow that is reset stops, and what its application misses must not look like the end.
         if self.recv.is_complete() {
             state = state.with(FlowState::READ_ENDED);
         }

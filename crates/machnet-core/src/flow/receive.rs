@@ -173,10 +173,9 @@ impl ReceiveQueue {
         self.fin.is_some_and(|fin| fin == self.next || self.stopped)
     }
 
-    /// True once FIN arrived and everything before it was delivered. Unlike [`ReceiveQueue::is_ended`] not true of a
-    /// direction that was stopped, by the application or since the flow broke: there the end is not the peer's.
+    /// True once FIN arrived and everything before it was delivered.
     pub(crate) fn is_complete(&self) -> bool {
-        self.fin == Some(self.next)
+        self.fin.is_some_and(|fin| fin == self.next)
     }
 
     /// True once FIN arrived.

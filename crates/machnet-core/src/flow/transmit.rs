@@ -219,6 +219,10 @@ impl Flow {
         let limited = 2 * (self.sent.in_flight() + sent_len as u64) >= self.cc.window();
         self.sent.sent(now, sent_len as u32, tx.contents, limited);
         self.stats.packets_sent += 1;
+        if tx.contents.contains(&Sent::Fin) {
+            // The peer may have ended both directions already, and wait for nothing but this.
+            self.settle(now);
+        }
         true
     }
 
