@@ -75,6 +75,7 @@ pub(crate) enum State {
         until: Instant,
     },
     Tombstone {
+        since: Instant,
         until: Instant,
     },
     /// To be forgotten.
@@ -192,8 +193,6 @@ pub(crate) struct Flow {
     linger: Option<Instant>,
     /// When the last INIT or ACCEPT went out, if there was but one: then its answer is a sample of the round trip.
     handshake_sent: Option<Instant>,
-    /// When the last DATA arrived.
-    heard: Instant,
     closed: Option<CloseReason>,
     published: Published,
     stats: FlowStats,
@@ -239,7 +238,6 @@ impl Flow {
             peer_stopped: false,
             linger: None,
             handshake_sent: None,
-            heard: Instant::ZERO,
             closed: None,
             published: Published::default(),
             stats: FlowStats::default(),
@@ -361,12 +359,12 @@ impl Flow {
             return Err(DropReason::AckOfUnsent);
         }
         self.stats.packets_received += 1;
-        if let State::Tombstone { until } = &mut self.state {
-            // The peer lacks our last acknowledgement, and backs off: outlive its next attempt.
-            let patience = (3 * now.since(self.heard)).min(self.limits.dead_peer_timeout).max(TOMBSTONE);
-            *until = (*until).max(now + patience);
+        if let State::Tombstone { since, until } = &mut self.state {
+            // The peer still asks, so our last answers were lost. It backs off: it may ask again as late as twice the
+            // time since it began to, and silence then would look to it like our death.
+            let limit = *since + self.limits.dead_peer_timeout;
+            *until = (*until).max((now + 3 * now.since(*since) + TOMBSTONE).min(limit));
         }
-        self.heard = now;
         for block in data.blocks() {
             self.on_ack(now, block);
         }
@@ -585,7 +583,7 @@ impl Flow {
         let own = match self.state {
             State::Connecting { give_up, next_init, .. } => return Some(next_init.min(give_up)),
             State::HalfOpen { give_up } => return Some(give_up),
-            State::Tombstone { until } => Some(until),
+            State::Tombstone { until, .. } => Some(until),
             State::Aborting { until } => [Some(until), self.sent_deadline()].into_iter().flatten().min(),
             State::Open => [self.sent_deadline(), self.linger].into_iter().flatten().min(),
             State::Closed => return None,
@@ -610,7 +608,7 @@ impl Flow {
                     self.close(CloseReason::ConnectTimeout);
                 }
             }
-            State::HalfOpen { give_up: until } | State::Tombstone { until } => {
+            State::HalfOpen { give_up: until } | State::Tombstone { until, .. } => {
                 if until <= now {
                     self.close(CloseReason::ConnectTimeout);
                 }
@@ -688,7 +686,7 @@ impl Flow {
     fn entomb(&mut self, now: Instant, reason: CloseReason) {
         self.closed = Some(reason);
         self.quiet();
-        self.state = State::Tombstone { until: now + (3 * self.rtt.pto(0)).max(TOMBSTONE) };
+        self.state = State::Tombstone { since: now, until: now + (3 * self.rtt.pto(0)).max(TOMBSTONE) };
     }
 
     fn close(&mut self, reason: CloseReason) {
