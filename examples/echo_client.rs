@@ -74,9 +74,14 @@ async fn run(args: Args) -> Result<(), Box<dyn Error>> {
     let ((), report) =
         tokio::try_join!(produce(&args, &mut send, &permits, &tell), check(args.messages, &mut recv, &permits, told))?;
     let elapsed = began.elapsed();
+    let stats = send.stats();
     // The server has finished, so it has our FIN; this is only to be sure.
     send.close().await?;
     report.print(elapsed, args.outstanding);
+    println!(
+        "packets: {} sent, {} declared lost, {} received",
+        stats.packets_sent, stats.packets_lost, stats.packets_received
+    );
     Ok(endpoint.shutdown().await?)
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Two nodes in one process: a client and a server, each a thread with a current-thread runtime. A node's machnet
 //! endpoint adds an engine thread to it; TCP's work is done by the kernel, in the same threads. By default each node,
-//! its engine thread included, is pinned to a core of its own: both transports get the same two cores.
+//! its engine thread included, is pinned to a core of its own: both transports get the same two cores. TCP is fastest
+//! with everything on one core, where no wake-up crosses cores (`--placement one-core`); no two hosts are like that.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program")]
 
 mod measure;
@@ -14,11 +15,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
 use std::sync::mpsc;
 use std::thread;
+use std::time::Duration;
 
 use bytes::Bytes;
 use clap::{Parser, ValueEnum};
-use indicatif::{ProgressBar, ProgressDrawTarget};
-use machnet::{Endpoint, Udp};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use machnet::{Endpoint, IdlePolicy, Udp};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -26,7 +28,7 @@ use measure::{Measured, Plan, echo};
 use wire::{connect_machnet, frame_tcp};
 
 /// Measures round trips and message rates of machnet flows over loopback UDP, beside tokio's TCP.
-#[derive(Debug, Parser)]
+#[derive(Clone, Debug, Parser)]
 struct Args {
     /// A few seconds instead of half a minute.
     #[arg(long)]
@@ -37,16 +39,42 @@ struct Args {
     bind: IpAddr,
 
     /// Where threads run.
-    #[arg(long, value_enum, default_value_t = Placement::Pinned)]
+    #[arg(long, value_enum, default_value_t = Placement::TwoCores)]
     placement: Placement,
+
+    /// How long an engine without work yields before it parks, microseconds.
+    #[arg(long, default_value_t = IdlePolicy::DEFAULT_YIELD.as_micros() as u64)]
+    yield_us: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Placement {
-    /// Each node on a core of its own, its engine thread included.
-    Pinned,
-    /// Wherever the kernel puts them.
+    /// Each node on a core of its own, its engine thread included: as if on two hosts with one core each.
+    TwoCores,
+    /// Everything on one core: no wake-up crosses cores, but nothing happens at the same time.
+    OneCore,
+    /// Wherever the kernel puts them, which changes while they run.
     Free,
+}
+
+impl Args {
+    /// The cores of client and server, if they are pinned.
+    fn cores(&self) -> io::Result<Option<(usize, usize)>> {
+        let allowed = sched_getaffinity(None)?;
+        let mut cores = (0..CpuSet::MAX_CPU).filter(|&core| allowed.is_set(core));
+        let (first, second) = (cores.next(), cores.next());
+        Ok(match self.placement {
+            Placement::TwoCores => first.zip(second),
+            Placement::OneCore => first.zip(first),
+            Placement::Free => None,
+        })
+    }
+
+    /// An endpoint whose engine thread runs where this thread may run.
+    fn endpoint(&self, thread_name: &str) -> io::Result<Endpoint> {
+        let idle = IdlePolicy::YieldThenPark { yield_for: Duration::from_micros(self.yield_us) };
+        Endpoint::builder().driver(Udp::bind((self.bind, 0))?).idle(idle).thread_name(thread_name).start()
+    }
 }
 
 /// Blocks of the two transports alternate: A B A B A B A B.
@@ -75,41 +103,29 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<(), Box<dyn Error>> {
-    let cores = match args.placement {
-        Placement::Pinned => two_cores()?,
-        Placement::Free => None,
-    };
-    let bind = args.bind;
+    let cores = args.cores()?;
     let (tell, told) = mpsc::channel();
+    let for_server = args.clone();
     let server = thread::Builder::new().name("server".to_owned()).spawn(move || {
-        let result = pin(cores.map(|(_, core)| core)).and_then(|()| runtime()?.block_on(serve(bind, &tell)));
-        result.map_err(|error| format!("server: {error}"))
+        pin(cores.map(|(_, core)| core))?;
+        runtime()?.block_on(serve(&for_server, &tell))
     })?;
     pin(cores.map(|(core, _)| core))?;
-    // If the server fails before it has addresses to tell, the reason is its result.
+
+    // A server that fails before it has addresses to tell says why when joined.
     let measured = match told.recv() {
-        Ok((machnet, tcp)) => Some(runtime()?.block_on(measure(args, machnet, tcp))),
+        Ok((machnet, tcp)) => runtime()?.block_on(measure(args, machnet, tcp)).map(Some)?,
         Err(_) => None,
     };
-    let results = measured.transpose();
-    if results.is_ok() {
-        server.join().map_err(|_| "the server panicked")??;
-    }
-    if let Some(results) = results? {
-        print(&results, cores);
+    server.join().map_err(|_| "the server panicked")?.map_err(|error| format!("server: {error}"))?;
+    if let Some(rows) = measured {
+        print(args, &rows, cores);
     }
     Ok(())
 }
 
 fn runtime() -> io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()
-}
-
-/// The first two cores that this process may use.
-fn two_cores() -> io::Result<Option<(usize, usize)>> {
-    let allowed = sched_getaffinity(None)?;
-    let mut cores = (0..CpuSet::MAX_CPU).filter(|&core| allowed.is_set(core));
-    Ok(cores.next().zip(cores.next()))
 }
 
 /// Pins this thread, and so the engine thread that it starts.
@@ -121,10 +137,10 @@ fn pin(core: Option<usize>) -> io::Result<()> {
 }
 
 /// Serves one flow and one TCP connection, until the client finishes them.
-async fn serve(bind: IpAddr, tell: &mpsc::Sender<(SocketAddr, SocketAddr)>) -> io::Result<()> {
-    let endpoint = Endpoint::builder().driver(Udp::bind((bind, 0))?).thread_name("server engine").start()?;
+async fn serve(args: &Args, tell: &mpsc::Sender<(SocketAddr, SocketAddr)>) -> io::Result<()> {
+    let endpoint = args.endpoint("server engine")?;
     let mut flows = endpoint.listen(0).await?;
-    let streams = TcpListener::bind((bind, 0)).await?;
+    let streams = TcpListener::bind((args.bind, 0)).await?;
     let addresses = (flows.local_addr(), streams.local_addr()?);
     tell.send(addresses).map_err(io::Error::other)?;
 
@@ -149,7 +165,7 @@ struct Row {
 }
 
 async fn measure(args: &Args, machnet: SocketAddr, tcp: SocketAddr) -> io::Result<Vec<Row>> {
-    let endpoint = Endpoint::builder().driver(Udp::bind((args.bind, 0))?).thread_name("client engine").start()?;
+    let endpoint = args.endpoint("client engine")?;
     let (mut machnet_tx, mut machnet_rx) = connect_machnet(&endpoint, machnet).await?;
     let (mut tcp_tx, mut tcp_rx) = frame_tcp(TcpStream::connect(tcp).await?)?;
 
@@ -179,29 +195,29 @@ async fn measure(args: &Args, machnet: SocketAddr, tcp: SocketAddr) -> io::Resul
     Ok(rows)
 }
 
+/// Shown only on a terminal.
 fn progress_bar(blocks: u64) -> ProgressBar {
     let target = if io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-    let style = indicatif::ProgressStyle::with_template("{bar:32} {pos}/{len} {msg}");
+    let style = ProgressStyle::with_template("{bar:32} {pos}/{len} {msg}");
     ProgressBar::with_draw_target(Some(blocks), target)
-        .with_style(style.unwrap_or_else(|_| indicatif::ProgressStyle::default_bar()))
+        .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
-fn print(rows: &[Row], cores: Option<(usize, usize)>) {
+fn print(args: &Args, rows: &[Row], cores: Option<(usize, usize)>) {
     println!("Echo over loopback, two nodes in one process, each a thread with a tokio current-thread runtime.");
-    println!("machnet: over UDP; a node has an engine thread besides, which yields for 100 us before it parks.");
-    println!(
-        "TCP: tokio TcpStream, nodelay, length-prefixed, small writes gathered; the kernel works in the same threads."
-    );
+    println!("machnet: over UDP; a node has an engine thread, which yields for {} us before it parks.", args.yield_us);
+    println!("TCP: tokio TcpStream, nodelay, length-prefixed, small writes gathered; the kernel works in the threads.");
     match cores {
-        Some((client, server)) => println!(
-            "Placement: the client's threads on core {client}, the server's on core {server}; the same for both transports."
-        ),
-        None => println!("Placement: not pinned; the kernel places the threads."),
+        Some((client, server)) => {
+            println!("Placement, the same for both: client's threads on core {client}, server's on core {server}.");
+        }
+        None if args.placement == Placement::TwoCores => println!("Placement: not pinned: there is one core only."),
+        None => println!("Placement: not pinned; the kernel places and moves the threads."),
     }
     println!(
-        "Blocks of both alternate ({BLOCKS} each). Round trips are of one message at a time; rates are of messages"
+        "Blocks of both alternate ({BLOCKS} each). Round trips: one message at a time. Rates: messages echoed per"
     );
-    println!("echoed per second, with as many outstanding as the table says.\n");
+    println!("second with as many outstanding as the table says.\n");
     println!(
         "{:<8} {:<8} {:>9} {:>9} {:>9} {:>8} {:>12} {:>12} {:>9}",
         "message", "over", "p50 us", "p99 us", "p99.9 us", "of", "outstanding", "messages/s", "MB/s"

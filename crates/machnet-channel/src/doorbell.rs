@@ -46,8 +46,9 @@ impl Doorbell {
     /// it finds anything.
     pub fn arm(&self, waker: &Waker) {
         self.waker.register(waker);
-        // Release: who sees the bell armed finds the waker registered.
-        self.armed.store(true, Ordering::Release);
+        // Release: who sees the bell armed finds the waker registered. A swap, although a store would do: loom does not
+        // know that a store cannot come between the two halves of a late ringer's swap.
+        self.armed.swap(true, Ordering::AcqRel);
         // Pairs with the fence in `ring`.
         #[cfg(not(machnet_mutant = "arm_fence"))]
         fence(Ordering::SeqCst);

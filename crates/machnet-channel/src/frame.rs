@@ -196,10 +196,11 @@ impl RegionInner {
         #[cfg(not(machnet_mutant = "release_fence"))]
         fence(Ordering::SeqCst);
         // Acquire: the bell was set before.
-        if home.starving.load(Ordering::Relaxed) && home.starving.swap(false, Ordering::AcqRel) {
-            if let Some(bell) = self.bell.get() {
-                bell.ring();
-            }
+        if home.starving.load(Ordering::Relaxed)
+            && home.starving.swap(false, Ordering::AcqRel)
+            && let Some(bell) = self.bell.get()
+        {
+            bell.ring();
         }
     }
 }
@@ -265,8 +266,8 @@ impl FramePool {
     /// a frame is there already, and the engine must not sleep. One frame rings once: call it before every sleep.
     pub fn starve(&mut self) -> bool {
         let home = &self.inner.home;
-        // Release: who sees the pool starve finds the bell.
-        home.starving.store(true, Ordering::Release);
+        // Release: who sees the pool starve finds the bell. A swap for the reason given in `Doorbell::arm`.
+        home.starving.swap(true, Ordering::AcqRel);
         // Pairs with the fence in `release`.
         #[cfg(not(machnet_mutant = "starve_fence"))]
         fence(Ordering::SeqCst);

@@ -113,8 +113,8 @@ impl<T> Spsc<T> {
             // SAFETY: the caller is the only consumer.
             let at = unsafe { &mut *at };
             let segment = self.readable(at)?;
-            // SAFETY: the slot is below `written`, so it is initialised and ours; `index` moves on, so it is read once.
-            let item = segment.slots[at.index].with(|slot| unsafe { (*slot).assume_init_read() });
+            // SAFETY: the slot is below `written`, so it holds a `T` and is ours; `index` moves on, so it is read once.
+            let item = segment.slots[at.index].with(|slot| unsafe { slot.cast::<T>().read() });
             at.index += 1;
             Some(item)
         })

@@ -20,7 +20,7 @@ fn bytes() -> Bytes {
 
 #[test]
 fn comes_home_once_when_two_holders_drop() {
-    model(3, || {
+    model(6, || {
         let (_region, mut pool) = region(1);
         let shadow = bytes();
         let mut frame = pool.take().unwrap();
@@ -49,7 +49,7 @@ fn comes_home_once_when_two_holders_drop() {
 
 #[test]
 fn two_frames_come_home_at_once() {
-    model(3, || {
+    model(6, || {
         let (_region, mut pool) = region(2);
         let holders = [pool.take().unwrap(), pool.take().unwrap()].map(|frame| thread::spawn(move || drop(frame)));
         let early = pool.take();
@@ -67,7 +67,7 @@ fn two_frames_come_home_at_once() {
 
 #[test]
 fn written_only_when_no_loan_is_left() {
-    model(3, || {
+    model(6, || {
         let (_region, mut pool) = region(1);
         let shadow = bytes();
         let mut frame = pool.take().unwrap();
@@ -90,7 +90,7 @@ fn written_only_when_no_loan_is_left() {
 
 #[test]
 fn never_sleeps_with_a_frame_at_home() {
-    model(4, || {
+    model(6, || {
         let (_region, mut pool) = region(1);
         let bell = Arc::new(Doorbell::new());
         pool.set_bell(Arc::clone(&bell));
@@ -115,7 +115,7 @@ fn never_sleeps_with_a_frame_at_home() {
 
 #[test]
 fn the_last_holder_frees_the_region() {
-    model(3, || {
+    model(6, || {
         let (region, mut pool) = region(1);
         let frame = pool.take().unwrap();
         let loan = frame.lend(0..4);

@@ -97,12 +97,11 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             return Err(DropReason::BacklogFull);
         }
         let slot = self.channel.accept(listening.slot, flow.local, flow.remote);
-        flow.slot = Some(slot);
-        flow.state = State::Open;
+        flow.on_validated(self.now, slot);
         flow.was_half_open = false;
         self.half_open -= 1;
-        self.by_slot.insert(slot.0, key);
         tracing::debug!(flow = flow.id, peer = %flow.remote, local = %flow.local, "accepted");
+        self.bind_slot(slot, key);
         Ok(())
     }
 
@@ -182,7 +181,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         if !matches!(flow.state, State::Connecting { .. }) {
             return Err(DropReason::WrongState);
         }
-        flow.on_accept(meta.local, &accept);
+        flow.on_accept(self.now, meta.local, &accept);
         tracing::debug!(flow = flow.id, peer = %flow.remote, "connected");
         self.flows.learn_remote(key);
         if let Some(flow) = self.flows.get(key) {

@@ -190,6 +190,8 @@ pub(crate) struct Flow {
     abort_reason: Reason,
     peer_stopped: bool,
     linger: Option<Instant>,
+    /// When the last INIT or ACCEPT went out, if there was but one: then its answer is a sample of the round trip.
+    handshake_sent: Option<Instant>,
     closed: Option<CloseReason>,
     published: Published,
     stats: FlowStats,
@@ -234,6 +236,7 @@ impl Flow {
             abort_reason: Reason::None,
             peer_stopped: false,
             linger: None,
+            handshake_sent: None,
             closed: None,
             published: Published::default(),
             stats: FlowStats::default(),
@@ -278,13 +281,27 @@ impl Flow {
     // ---- what arrives ------------------------------------------------------------------------------------------
 
     /// ACCEPT arrived for a connecting flow.
-    pub(crate) fn on_accept(&mut self, local: SocketAddr, accept: &Handshake<'_>) {
+    pub(crate) fn on_accept(&mut self, now: Instant, local: SocketAddr, accept: &Handshake<'_>) {
         self.learn(accept);
+        self.sample_handshake(now);
         self.local = local;
         self.token = Vec::new();
         self.state = State::Open;
         // Tells the acceptor that its answer arrived, and validates our address.
         self.ping = Control::Wanted;
+    }
+
+    /// The first DATA arrived for a half-open flow: its address is validated.
+    pub(crate) fn on_validated(&mut self, now: Instant, slot: Slot) {
+        self.slot = Some(slot);
+        self.state = State::Open;
+        self.sample_handshake(now);
+    }
+
+    fn sample_handshake(&mut self, now: Instant) {
+        if let Some(at) = self.handshake_sent.take() {
+            self.rtt.sample(now.since(at), Duration::ZERO);
+        }
     }
 
     /// RETRY arrived for a connecting flow.

@@ -123,6 +123,7 @@ impl Flow {
             Handshake::PACKET_LEN
         });
         if sent {
+            self.handshake_sent = (self.stats.packets_sent == 0).then_some(now);
             self.sent.sent(now, Handshake::PACKET_LEN as u32, &[], false);
             self.stats.packets_sent += 1;
         }
