@@ -75,7 +75,6 @@ pub(crate) enum State {
         until: Instant,
     },
     Tombstone {
-        since: Instant,
         until: Instant,
     },
     /// To be forgotten.
@@ -359,11 +358,10 @@ impl Flow {
             return Err(DropReason::AckOfUnsent);
         }
         self.stats.packets_received += 1;
-        if let State::Tombstone { since, until } = &mut self.state {
-            // The peer still asks, so our last answers were lost. It backs off: it may ask again as late as twice the
-            // time since it began to, and silence then would look to it like our death.
-            let limit = *since + self.limits.dead_peer_timeout;
-            *until = (*until).max((now + 3 * now.since(*since) + TOMBSTONE).min(limit));
+        if let State::Tombstone { until } = &mut self.state {
+            // The peer still asks, so our last answers were lost. It backs off, and silence when it asks again would look
+            // to it like our death: stay for as long as it may go on asking.
+            *until = now + self.limits.dead_peer_timeout;
         }
         for block in data.blocks() {
             self.on_ack(now, block);
@@ -583,7 +581,7 @@ impl Flow {
         let own = match self.state {
             State::Connecting { give_up, next_init, .. } => return Some(next_init.min(give_up)),
             State::HalfOpen { give_up } => return Some(give_up),
-            State::Tombstone { until, .. } => Some(until),
+            State::Tombstone { until } => Some(until),
             State::Aborting { until } => [Some(until), self.sent_deadline()].into_iter().flatten().min(),
             State::Open => [self.sent_deadline(), self.linger].into_iter().flatten().min(),
             State::Closed => return None,
@@ -608,7 +606,7 @@ impl Flow {
                     self.close(CloseReason::ConnectTimeout);
                 }
             }
-            State::HalfOpen { give_up: until } | State::Tombstone { until, .. } => {
+            State::HalfOpen { give_up: until } | State::Tombstone { until } => {
                 if until <= now {
                     self.close(CloseReason::ConnectTimeout);
                 }
@@ -686,7 +684,7 @@ impl Flow {
     fn entomb(&mut self, now: Instant, reason: CloseReason) {
         self.closed = Some(reason);
         self.quiet();
-        self.state = State::Tombstone { since: now, until: now + (3 * self.rtt.pto(0)).max(TOMBSTONE) };
+        self.state = State::Tombstone { until: now + (3 * self.rtt.pto(0)).max(TOMBSTONE) };
     }
 
     fn close(&mut self, reason: CloseReason) {
