@@ -218,10 +218,6 @@ impl Driver for SimDriver {
         self.pool.free() < self.pool.capacity() / 2
     }
 
-    fn is_short_of_frames(&self) -> bool {
-        self.pool.free() < self.pool.capacity() / 2
-    }
-
     fn rx_burst(&mut self, out: &mut Vec<RxPacket>, max: usize) -> usize {
         let mut inner = self.fabric.lock();
         self.wants_frame = false;
