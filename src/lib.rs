@@ -23,3 +23,8 @@ pub use machnet_async::{
     FlowError, FlowStats, IdlePolicy, Listener, Message, NoDriver, RecvHalf, ReuniteError, SendError, SendErrorReason,
     SendHalf, Udp, UdpBuilder, future,
 };
+
+// The README's example compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

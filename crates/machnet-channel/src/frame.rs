@@ -46,7 +46,9 @@ struct FrameMeta {
 }
 
 struct RegionInner {
+    /// The first frame: the first aligned byte of `allocation`.
     base: NonNull<u8>,
+    allocation: NonNull<u8>,
     layout: Layout,
     frame_size: u32,
     frames: Box<[FrameMeta]>,
@@ -90,10 +92,16 @@ impl Region<Private> {
             return Err(bad());
         }
         let size = (frame_size as usize).checked_mul(count as usize).filter(|&n| n > 0).ok_or_else(bad)?;
-        let layout = Layout::from_size_align(size, ALIGN).map_err(|_| bad())?;
+        // Not `Layout`'s alignment: beyond malloc's own, `alloc_zeroed` writes the zeros itself and so touches every page.
+        // Without it, it is `calloc`, which leaves fresh pages to the kernel.
+        let layout =
+            size.checked_add(ALIGN - 1).and_then(|size| Layout::from_size_align(size, 1).ok()).ok_or_else(bad)?;
         // SAFETY: the size is not 0.
-        let base = unsafe { std::alloc::alloc_zeroed(layout) };
-        let base = NonNull::new(base).ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))?;
+        let allocation = unsafe { std::alloc::alloc_zeroed(layout) };
+        let allocation = NonNull::new(allocation).ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))?;
+        let skip = allocation.addr().get().next_multiple_of(ALIGN) - allocation.addr().get();
+        // SAFETY: `skip` is below ALIGN, and the allocation has ALIGN - 1 bytes more than the frames need.
+        let base = unsafe { allocation.add(skip) };
         let frames = (0..count)
             .map(|i| FrameMeta {
                 count: AtomicU32::new(0),
@@ -102,6 +110,7 @@ impl Region<Private> {
             .collect();
         let inner = Arc::new(RegionInner {
             base,
+            allocation,
             layout,
             frame_size,
             frames,
@@ -165,11 +174,8 @@ impl RegionInner {
     fn release(&self, index: u32) {
         let meta = self.meta(index);
         // Release: our reads end before the next holder writes. Acquire (below, last holder only): theirs did too.
-        #[cfg(not(machnet_mutant = "count_relaxed"))]
-        let before = meta.count.fetch_sub(1, Ordering::Release);
-        #[cfg(machnet_mutant = "count_relaxed")]
-        let before = meta.count.fetch_sub(1, Ordering::Relaxed);
-        if before != 1 {
+        let order = if sync::mutant!("count_relaxed") { Ordering::Relaxed } else { Ordering::Release };
+        if meta.count.fetch_sub(1, order) != 1 {
             return;
         }
         fence(Ordering::Acquire);
@@ -184,13 +190,15 @@ impl RegionInner {
             }
         }
         // Orders the push before the look at `starving`; pairs with the fence in `FramePool::starve`.
-        #[cfg(not(machnet_mutant = "release_fence"))]
-        fence(Ordering::SeqCst);
+        if !sync::mutant!("release_fence") {
+            fence(Ordering::SeqCst);
+        }
         // Acquire: the bell was set before.
-        if home.starving.load(Ordering::Relaxed) && home.starving.swap(false, Ordering::AcqRel) {
-            if let Some(bell) = self.bell.get() {
-                bell.ring();
-            }
+        if home.starving.load(Ordering::Relaxed)
+            && home.starving.swap(false, Ordering::AcqRel)
+            && let Some(bell) = self.bell.get()
+        {
+            bell.ring();
         }
     }
 }
@@ -198,7 +206,7 @@ impl RegionInner {
 impl Drop for RegionInner {
     fn drop(&mut self) {
         // SAFETY: allocated in `anonymous` with this layout; no frame is left (each holds an `Arc` of this).
-        unsafe { std::alloc::dealloc(self.base.as_ptr(), self.layout) };
+        unsafe { std::alloc::dealloc(self.allocation.as_ptr(), self.layout) };
     }
 }
 
@@ -256,11 +264,12 @@ impl FramePool {
     /// a frame is there already, and the engine must not sleep. One frame rings once: call it before every sleep.
     pub fn starve(&mut self) -> bool {
         let home = &self.inner.home;
-        // Release: who sees the pool starve finds the bell.
-        home.starving.store(true, Ordering::Release);
+        // Release: who sees the pool starve finds the bell. A swap for the reason given in `Doorbell::arm`.
+        home.starving.swap(true, Ordering::AcqRel);
         // Pairs with the fence in `release`.
-        #[cfg(not(machnet_mutant = "starve_fence"))]
-        fence(Ordering::SeqCst);
+        if !sync::mutant!("starve_fence") {
+            fence(Ordering::SeqCst);
+        }
         self.free != NIL || home.newest.load(Ordering::Relaxed) != NIL
     }
 }
@@ -448,6 +457,16 @@ mod tests {
         drop(frame);
         assert_eq!(bell.rings(), 1);
         assert!(pool.starve());
+    }
+
+    #[test]
+    fn regions_are_page_aligned() {
+        for (size, count) in [(64, 1), (2048, 3), (4096, 2)] {
+            let (_region, mut pool) = Region::anonymous(size, count).unwrap();
+            let first = pool.take().unwrap();
+            assert!(first.bytes().as_ptr().addr().is_multiple_of(ALIGN));
+            assert!(first.bytes().iter().all(|&b| b == 0));
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@
 //! Every piece of state lives in its [`Mailbox`] (per flow) or [`Backlog`] (per listener); what travels through a
 //! [`HintQueue`] is only a hint to look there. A hint may therefore be early, late or superfluous, but never lost.
 //!
-//! This crate holds the project's unsafe code for shared state. Atomics come through [`crate::sync`], so that loom
+//! This crate holds the project's unsafe code for shared state. Atomics come through `crate::sync`, so that loom
 //! (`RUSTFLAGS="--cfg machnet_loom"`) checks the very code that ships. It does not know packets, sockets or time.
 
 mod backlog;
@@ -27,6 +27,8 @@ mod sync;
 
 #[cfg(all(test, machnet_loom))]
 mod loom_tests;
+#[cfg(all(test, not(machnet_loom)))]
+mod stress_tests;
 
 pub use backlog::{Accepted, Backlog, BacklogConsumer, BacklogProducer};
 pub use doorbell::Doorbell;

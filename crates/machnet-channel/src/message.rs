@@ -169,3 +169,91 @@ impl std::fmt::Debug for Message {
         f.debug_struct("Message").field("len", &self.len()).finish_non_exhaustive()
     }
 }
+
+#[cfg(all(test, not(machnet_loom)))]
+mod tests {
+    use bytes::BufMut;
+
+    use super::*;
+    use crate::{FramePool, Region};
+
+    const TEXT: &[u8] = b"The quick brown fox jumps over the lazy dog";
+
+    /// The same text in each representation; the pool keeps the frame's memory and its count.
+    fn each() -> (FramePool, [Message; 4]) {
+        let (_region, mut pool) = Region::anonymous(256, 1).unwrap();
+        let mut frame = pool.take().unwrap();
+        frame.bytes_mut().unwrap()[8..8 + TEXT.len()].copy_from_slice(TEXT);
+        let lent = frame.share(8..8 + TEXT.len() as u32);
+        let messages = [lent.into(), TEXT.into(), TEXT.to_vec().into(), BytesMut::from(TEXT).into()];
+        (pool, messages)
+    }
+
+    #[test]
+    fn reads_as_a_buf_in_every_representation() {
+        for message in each().1 {
+            for step in 1..=TEXT.len() {
+                let (mut rest, mut read) = (message.clone(), Vec::new());
+                while rest.has_remaining() {
+                    assert_eq!(rest.remaining(), TEXT.len() - read.len());
+                    assert_eq!(rest.chunk(), &TEXT[read.len()..]);
+                    let n = step.min(rest.remaining());
+                    read.put(rest.copy_to_bytes(n));
+                }
+                assert_eq!((read.as_slice(), rest.chunk(), rest.len()), (TEXT, &b""[..], 0));
+                assert!(rest.is_empty());
+            }
+            let mut word = message.clone();
+            word.advance(4);
+            assert_eq!((word.get_u8(), word.as_slice()), (b'q', &TEXT[5..]));
+            assert_eq!((message.len(), message.to_vec()), (TEXT.len(), TEXT.to_vec()));
+            assert_eq!(message, TEXT);
+        }
+    }
+
+    #[test]
+    fn advancing_past_the_end_panics_and_changes_nothing() {
+        for message in each().1 {
+            let mut copy = message.clone();
+            let past = TEXT.len() + 1;
+            let act = |f: &mut dyn FnMut()| std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).is_err();
+            assert!(act(&mut || copy.advance(past)));
+            assert!(act(&mut || drop(copy.copy_to_bytes(past))));
+            assert_eq!(copy, message);
+        }
+    }
+
+    #[test]
+    fn a_lent_message_becomes_bytes_without_a_copy_and_goes_home() {
+        let (mut pool, [mut lent, ..]) = each();
+        let at = lent.as_slice().as_ptr();
+        let head = lent.copy_to_bytes(4);
+        let clone = lent.clone();
+        let rest = lent.into_bytes();
+        assert_eq!((head.as_ptr(), rest.as_ptr()), (at, at.wrapping_add(4)));
+        assert_eq!((&head[..], &rest[..]), (&TEXT[..4], &TEXT[4..]));
+        let tail = rest.slice(10..);
+        drop((head, rest));
+        assert_eq!(clone, TEXT[4..]);
+        drop(clone);
+        assert!(pool.take().is_none(), "a slice still holds the frame");
+        assert_eq!(tail.as_ptr(), at.wrapping_add(14));
+        drop(tail);
+        assert_eq!(pool.free(), 1);
+    }
+
+    #[test]
+    fn owned_bytes_are_passed_through() {
+        let bytes = Bytes::from(TEXT.to_vec());
+        let message = Message::from(bytes.clone());
+        assert_eq!(message.as_slice().as_ptr(), bytes.as_ptr());
+        assert_eq!(Bytes::from(message).as_ptr(), bytes.as_ptr());
+    }
+
+    #[test]
+    fn empty_messages_are_messages() {
+        for message in [Message::new(), Message::default(), Message::from(""), Message::from(Vec::new())] {
+            assert!(message.is_empty() && !message.has_remaining() && message.into_bytes().is_empty());
+        }
+    }
+}

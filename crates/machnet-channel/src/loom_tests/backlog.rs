@@ -28,7 +28,7 @@ fn accepted(intake: &Arc<Intake>) -> Accepted {
 
 #[test]
 fn accept_waits_and_is_woken() {
-    model(3, || {
+    model(6, || {
         let (intake, mut producer, mut consumer) = listener();
         let flow = accepted(&intake);
         let app = thread::spawn(move || {
@@ -46,7 +46,7 @@ fn accept_waits_and_is_woken() {
 
 #[test]
 fn the_end_comes_after_the_last_flow() {
-    model(2, || {
+    model(6, || {
         let (intake, mut producer, mut consumer) = listener();
         let flow = accepted(&intake);
         let app = thread::spawn(move || {
@@ -62,7 +62,7 @@ fn the_end_comes_after_the_last_flow() {
 
 #[test]
 fn opening_is_awaited() {
-    model(3, || {
+    model(6, || {
         let (intake, mut producer, mut consumer) = listener();
         let app = thread::spawn(move || assert_eq!(wait(|cx| consumer.poll_opened(cx)).unwrap(), addr()));
         producer.set_opened(Ok(addr()));
@@ -74,7 +74,7 @@ fn opening_is_awaited() {
 
 #[test]
 fn either_side_drops_with_flows_inside() {
-    model(2, || {
+    model(6, || {
         let (intake, mut producer, consumer) = listener();
         let flow = accepted(&intake);
         let mailbox = Arc::clone(flow.send.mailbox());
@@ -92,7 +92,7 @@ fn either_side_drops_with_flows_inside() {
 
 #[test]
 fn listening_at_a_dying_engine_ends() {
-    model(3, || {
+    model(6, || {
         let intake = Intake::new();
         let app = {
             let intake = Arc::clone(&intake);

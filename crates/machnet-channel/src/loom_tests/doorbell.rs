@@ -60,18 +60,18 @@ fn sleeps_and_hears(producers: usize, preemptions: usize) {
 
 #[test]
 fn never_sleeps_with_work_pending() {
-    sleeps_and_hears(1, 4);
+    sleeps_and_hears(1, 6);
 }
 
 #[test]
 fn two_producers_ring() {
-    sleeps_and_hears(2, 2);
+    sleeps_and_hears(2, 3);
 }
 
 #[test]
 fn two_producers_of_one_item() {
     // Who finds the item queued already must not return before somebody rings for its write.
-    model(2, || {
+    model(3, || {
         let (queue, bell) = (Arc::new(HintQueue::new()), Arc::new(Doorbell::new()));
         let item = Arc::new((AtomicBool::new(false), AtomicBool::new(false)));
         struct Both {
@@ -118,7 +118,7 @@ fn two_producers_of_one_item() {
 
 #[test]
 fn shut_down_is_heard() {
-    model(4, || {
+    model(6, || {
         let intake = Intake::new();
         let app = {
             let intake = Arc::clone(&intake);

@@ -20,7 +20,7 @@ fn bytes() -> Bytes {
 
 #[test]
 fn comes_home_once_when_two_holders_drop() {
-    model(3, || {
+    model(6, || {
         let (_region, mut pool) = region(1);
         let shadow = bytes();
         let mut frame = pool.take().unwrap();
@@ -49,7 +49,7 @@ fn comes_home_once_when_two_holders_drop() {
 
 #[test]
 fn two_frames_come_home_at_once() {
-    model(3, || {
+    model(6, || {
         let (_region, mut pool) = region(2);
         let holders = [pool.take().unwrap(), pool.take().unwrap()].map(|frame| thread::spawn(move || drop(frame)));
         let early = pool.take();
@@ -67,7 +67,7 @@ fn two_frames_come_home_at_once() {
 
 #[test]
 fn written_only_when_no_loan_is_left() {
-    model(3, || {
+    model(6, || {
         let (_region, mut pool) = region(1);
         let shadow = bytes();
         let mut frame = pool.take().unwrap();
@@ -90,7 +90,7 @@ fn written_only_when_no_loan_is_left() {
 
 #[test]
 fn never_sleeps_with_a_frame_at_home() {
-    model(4, || {
+    model(6, || {
         let (_region, mut pool) = region(1);
         let bell = Arc::new(Doorbell::new());
         pool.set_bell(Arc::clone(&bell));
@@ -114,8 +114,39 @@ fn never_sleeps_with_a_frame_at_home() {
 }
 
 #[test]
-fn the_last_holder_frees_the_region() {
+fn two_holders_ring_a_starving_pool() {
     model(3, || {
+        let (_region, mut pool) = region(2);
+        let bell = Arc::new(Doorbell::new());
+        pool.set_bell(Arc::clone(&bell));
+        let holders = [pool.take().unwrap(), pool.take().unwrap()].map(|frame| thread::spawn(move || drop(frame)));
+        let mut frames = Vec::new();
+        wait(|cx| {
+            bell.disarm();
+            loop {
+                while let Some(frame) = pool.take() {
+                    frames.push(frame);
+                }
+                if frames.len() == 2 {
+                    return Poll::Ready(());
+                }
+                bell.arm(cx.waker());
+                if !pool.starve() {
+                    return Poll::Pending;
+                }
+            }
+        });
+        for holder in holders {
+            holder.join().unwrap();
+        }
+        drop(frames);
+        assert_eq!(pool.free(), 2);
+    });
+}
+
+#[test]
+fn the_last_holder_frees_the_region() {
+    model(6, || {
         let (region, mut pool) = region(1);
         let frame = pool.take().unwrap();
         let loan = frame.lend(0..4);

@@ -39,7 +39,7 @@ fn look<const N: usize>(queue: &HintQueue<Item>, items: &[Arc<Item>; N]) -> [Opt
 
 #[test]
 fn every_write_is_looked_at() {
-    model(3, || {
+    model(6, || {
         let (queue, item) = (Arc::new(HintQueue::new()), item());
         let producers = [0, 1].map(|i| {
             let (queue, item) = (Arc::clone(&queue), Arc::clone(&item));
@@ -61,7 +61,7 @@ fn every_write_is_looked_at() {
 
 #[test]
 fn requeued_while_drained() {
-    model(3, || {
+    model(6, || {
         let (queue, items) = (Arc::new(HintQueue::new()), [item(), item()]);
         for item in &items {
             queue.push(item);
@@ -94,7 +94,7 @@ fn oldest_first() {
 
 #[test]
 fn close_beside_push_drops_everything() {
-    model(3, || {
+    model(6, || {
         let (queue, items) = (Arc::new(HintQueue::new()), [item(), item()]);
         let producers = [0, 1].map(|i| {
             let (queue, item) = (Arc::clone(&queue), Arc::clone(&items[i]));
@@ -113,7 +113,7 @@ fn close_beside_push_drops_everything() {
 
 #[test]
 fn dropped_with_items_inside() {
-    model(3, || {
+    model(6, || {
         let (queue, item) = (Arc::new(HintQueue::new()), item());
         let producer = {
             let (queue, item) = (Arc::clone(&queue), Arc::clone(&item));

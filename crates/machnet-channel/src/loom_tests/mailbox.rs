@@ -47,7 +47,7 @@ fn sleep_until(intake: &Intake, mut done: impl FnMut(bool) -> bool) {
 
 #[test]
 fn recv_waits_and_is_woken() {
-    model(3, || {
+    model(6, || {
         let (intake, mut engine, send, mut recv) = flow();
         let app = thread::spawn(move || {
             assert!(wait(|cx| recv.poll_take(cx)).is_some());
@@ -62,7 +62,7 @@ fn recv_waits_and_is_woken() {
 
 #[test]
 fn send_waits_for_room_and_is_woken() {
-    model(3, || {
+    model(6, || {
         let (intake, mut engine, mut send, recv) = flow();
         let app = thread::spawn(move || {
             wait(|cx| send.poll_room(cx, 0));
@@ -81,7 +81,7 @@ fn send_waits_for_room_and_is_woken() {
 
 #[test]
 fn consumption_is_seen_or_told() {
-    model(4, || {
+    model(6, || {
         let (intake, mut engine, send, mut recv) = flow();
         engine.deliver(message());
         let app = thread::spawn(move || {
@@ -99,7 +99,7 @@ fn consumption_is_seen_or_told() {
 
 #[test]
 fn a_post_reaches_a_sleeping_engine() {
-    model(2, || {
+    model(3, || {
         let (intake, mut engine, mut send, recv) = flow();
         engine.set_room(COST);
         let app = thread::spawn(move || {
@@ -114,7 +114,7 @@ fn a_post_reaches_a_sleeping_engine() {
 
 #[test]
 fn fin_covers_every_message() {
-    model(3, || {
+    model(6, || {
         let (intake, mut engine, mut send, recv) = flow();
         engine.set_room(3 * COST);
         let app = thread::spawn(move || {
@@ -146,7 +146,7 @@ fn fin_covers_every_message() {
 
 #[test]
 fn the_end_comes_after_the_last_message() {
-    model(3, || {
+    model(6, || {
         let (intake, mut engine, send, mut recv) = flow();
         let app = thread::spawn(move || {
             assert!(wait(|cx| recv.poll_take(cx)).is_some(), "a message before the end was lost");
@@ -163,7 +163,7 @@ fn the_end_comes_after_the_last_message() {
 
 #[test]
 fn a_dying_engine_is_noticed_by_every_waiter() {
-    model(2, || {
+    model(3, || {
         let (intake, engine, mut send, mut recv) = flow();
         let receiver = thread::spawn(move || assert!(wait(|cx| recv.poll_take(cx)).is_none()));
         let sender = thread::spawn(move || {
@@ -184,7 +184,7 @@ fn a_dying_engine_is_noticed_by_every_waiter() {
 
 #[test]
 fn state_changes_are_noticed() {
-    model(3, || {
+    model(6, || {
         let (intake, mut engine, mut send, recv) = flow();
         let app = thread::spawn(move || {
             wait(|cx| if send.poll_state(cx).has(FlowState::FIN_ACKED) { Poll::Ready(()) } else { Poll::Pending });
@@ -199,7 +199,7 @@ fn state_changes_are_noticed() {
 
 #[test]
 fn dropped_in_any_order_with_messages_inside() {
-    model(2, || {
+    model(3, || {
         let (intake, mut engine, mut send, mut recv) = flow();
         engine.set_room(2 * COST);
         let mailbox = Arc::clone(engine.mailbox());
@@ -225,7 +225,7 @@ fn dropped_in_any_order_with_messages_inside() {
 
 #[test]
 fn the_engine_learns_of_both_drops() {
-    model(2, || {
+    model(3, || {
         let (intake, engine, send, recv) = flow();
         let sender = thread::spawn(move || drop(send));
         let receiver = thread::spawn(move || drop(recv));
@@ -239,7 +239,7 @@ fn the_engine_learns_of_both_drops() {
 
 #[test]
 fn claimed_once() {
-    model(3, || {
+    model(6, || {
         let intake = Intake::new();
         let (send, recv) = Mailbox::connect(&intake, addr());
         let rival = {
@@ -255,7 +255,7 @@ fn claimed_once() {
 
 #[test]
 fn connecting_to_a_dying_engine_ends() {
-    model(3, || {
+    model(6, || {
         let intake = Intake::new();
         let app = {
             let intake = Arc::clone(&intake);

@@ -7,7 +7,7 @@ use crate::spsc::Spsc;
 /// Under loom a segment has two slots.
 #[test]
 fn order_across_segments_with_recycling() {
-    model(3, || {
+    model(6, || {
         let queue = Arc::new(Spsc::new());
         for i in 0..2 {
             // SAFETY: one thread so far.
@@ -45,7 +45,7 @@ fn order_across_segments_with_recycling() {
 
 #[test]
 fn dropped_by_either_side_with_items_inside() {
-    model(3, || {
+    model(6, || {
         let queue = Arc::new(Spsc::new());
         let producer = {
             let queue = Arc::clone(&queue);

@@ -23,7 +23,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             match hint {
                 Hint::Connect(slot, peer) => self.connect(slot, peer),
                 Hint::Flow(slot) => {
-                    if let Some(&key) = self.by_slot.get(&slot.0) {
+                    if let Some(key) = self.by_slot.get(slot.0 as usize).copied().flatten() {
                         self.look_at(key);
                     }
                 }
@@ -71,7 +71,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             flow.slot = Some(slot);
             tracing::debug!(flow = flow.id, %peer, "connecting");
         }
-        self.by_slot.insert(slot.0, key);
+        self.bind_slot(slot, key);
         self.look_at(key);
     }
 

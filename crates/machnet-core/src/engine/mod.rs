@@ -20,7 +20,7 @@ mod resets;
 mod table;
 mod timers;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
 use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -28,7 +28,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use crate::driver::{RxPacket, TxPacket};
 use crate::flow::{Cut, Limits, Sent, State, Tx};
 use crate::wire::BASE_PAYLOAD;
-use crate::{AppChannel, Config, ConfigError, Driver, Drops, Instant, ListenSlot};
+use crate::{AppChannel, Config, ConfigError, Driver, Drops, Instant, ListenSlot, Slot};
 use buffers::Buffers;
 use resets::ResetLimit;
 use table::{FlowTable, Keyed};
@@ -88,8 +88,8 @@ pub struct Engine<D, C> {
     now: Instant,
 
     flows: FlowTable,
-    /// Application's slot → flow.
-    by_slot: HashMap<u32, u32>,
+    /// Application's slot → flow. Dense: the channel gives out the smallest free slot.
+    by_slot: Vec<Option<u32>>,
     listening: Vec<Listening>,
     /// Flows whose handshake began here and is not finished.
     half_open: u32,
@@ -144,7 +144,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             config,
             rng,
             now: Instant::ZERO,
-            by_slot: HashMap::new(),
+            by_slot: Vec::new(),
             listening: Vec::new(),
             half_open: 0,
             timers: Timers::new(),
@@ -241,7 +241,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             if flow.publish(&mut self.channel)
                 && let Some(slot) = flow.slot.take()
             {
-                self.by_slot.remove(&slot.0);
+                self.by_slot[slot.0 as usize] = None;
                 self.channel.release(slot);
             }
             if flow.state == State::Closed {
@@ -265,6 +265,15 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         self.packets_lost += flow.packets_lost();
         self.driver.close(flow.local.port());
         tracing::debug!(flow = flow.id, peer = %flow.remote, "forgotten");
+    }
+
+    /// Notes which flow is behind an application's slot.
+    fn bind_slot(&mut self, slot: Slot, key: u32) {
+        let index = slot.0 as usize;
+        if index >= self.by_slot.len() {
+            self.by_slot.resize(index + 1, None);
+        }
+        self.by_slot[index] = Some(key);
     }
 
     /// Marks a flow for the end of the round, and for sending.

@@ -100,8 +100,8 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         flow.on_validated(self.now, slot);
         flow.was_half_open = false;
         self.half_open -= 1;
-        self.by_slot.insert(slot.0, key);
         tracing::debug!(flow = flow.id, peer = %flow.remote, local = %flow.local, "accepted");
+        self.bind_slot(slot, key);
         Ok(())
     }
 

@@ -192,8 +192,6 @@ pub(crate) struct Flow {
     linger: Option<Instant>,
     /// When the last INIT or ACCEPT went out, if there was but one: then its answer is a sample of the round trip.
     handshake_sent: Option<Instant>,
-    /// When the last DATA arrived.
-    heard: Instant,
     closed: Option<CloseReason>,
     published: Published,
     stats: FlowStats,
@@ -239,7 +237,6 @@ impl Flow {
             peer_stopped: false,
             linger: None,
             handshake_sent: None,
-            heard: Instant::ZERO,
             closed: None,
             published: Published::default(),
             stats: FlowStats::default(),
@@ -362,11 +359,10 @@ impl Flow {
         }
         self.stats.packets_received += 1;
         if let State::Tombstone { until } = &mut self.state {
-            // The peer lacks our last acknowledgement, and backs off: outlive its next attempt.
-            let patience = (3 * now.since(self.heard)).min(self.limits.dead_peer_timeout).max(TOMBSTONE);
-            *until = (*until).max(now + patience);
+            // The peer still asks, so our last answers were lost. It backs off, and silence when it asks again would look
+            // to it like our death: stay for as long as it may go on asking.
+            *until = now + self.limits.dead_peer_timeout;
         }
-        self.heard = now;
         for block in data.blocks() {
             self.on_ack(now, block);
         }

@@ -144,10 +144,8 @@ impl ReceiveQueue {
                 partial.got.is_full()
             }
         };
-        if done {
-            if let Slot::Partial(partial) = std::mem::replace(slot, Slot::Missing) {
-                *slot = Slot::Complete(partial.frame.share(0..total).into());
-            }
+        if done && let Slot::Partial(partial) = std::mem::replace(slot, Slot::Missing) {
+            *slot = Slot::Complete(partial.frame.share(0..total).into());
         }
         self.held += grown;
         Stored::Yes

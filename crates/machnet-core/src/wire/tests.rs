@@ -200,7 +200,7 @@ proptest! {
     #[test]
     fn anything_parses_or_names_its_fault(bytes in prop::collection::vec(any::<u8>(), 0..1400), head: [u8; 2]) {
         let mut bytes = bytes;
-        for (byte, with) in bytes.iter_mut().zip([0x10 | head[0] % 8, head[1] & 7]) {
+        for (byte, with) in bytes.iter_mut().zip([0x10 | (head[0] % 8), head[1] & 7]) {
             *byte = with;
         }
         if let Ok((header, rest)) = Header::parse(&bytes) {

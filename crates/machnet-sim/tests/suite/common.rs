@@ -13,8 +13,8 @@ use machnet_sim::{
 /// The service port of every scenario.
 pub(crate) const PORT: u16 = 7000;
 
-/// Longer than any tombstone lives.
-pub(crate) const TOMBSTONES: Duration = Duration::from_secs(2);
+/// Longer than any tombstone lives: `dead_peer_timeout`, counted from the peer's last question.
+pub(crate) const TOMBSTONES: Duration = Duration::from_secs(15);
 
 pub(crate) const fn micros(n: u64) -> Duration {
     Duration::from_micros(n)

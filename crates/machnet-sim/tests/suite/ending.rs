@@ -309,3 +309,77 @@ fn a_peer_that_vanishes_is_declared_dead() {
     drop(b);
     pair.world.settle(seconds(30)).unwrap();
 }
+
+/// The endpoint is shut down with messages under way: what was posted arrives, and the engine ends.
+#[test]
+fn a_shutdown_sends_what_was_posted() {
+    for loss in [0.0, 0.05] {
+        let mut pair = Pair::new(11, &Link { loss, ..Link::with_delay(micros(20)) });
+        let (mut a, mut b) = pair.open();
+        let plan = Plan::fixed(1, 10, 100_000);
+        let (sender, receiver) = (plan.clone(), plan.clone());
+        let writing = pair.world.spawn("a", async move {
+            sender.send(&mut a.send).await;
+            a
+        });
+        let mut a = pair.world.wait(&writing, seconds(1)).unwrap();
+        pair.world.shut_down(pair.a);
+        let handle = pair.world.handle().clone();
+        let reading = pair.world.spawn("b", async move {
+            let count = receiver.receive(&mut b.recv, &handle, Pace::Eager, true).await;
+            (count, b.state())
+        });
+        let (count, state) = pair.world.wait(&reading, seconds(10)).unwrap();
+        assert_eq!(count, plan.len());
+        assert!(state.has(FlowState::READ_ENDED), "{state:?}");
+        let ending = pair.world.spawn("a ends", async move { a.reaches(FlowState::CLOSED).await });
+        assert!(pair.world.wait(&ending, seconds(20)).unwrap().reason().is_some());
+        pair.world.settle(seconds(20)).unwrap();
+        assert!(pair.world.is_finished(pair.a));
+        // Nothing new begins there.
+        let (node, to) = (pair.world.node(pair.a), pair.world.node(pair.b).at(7));
+        let late = pair.world.spawn("late", async move { node.connect(to).await.map(drop) });
+        assert_eq!(pair.world.wait(&late, seconds(1)).unwrap(), Err(CloseReason::Shutdown));
+    }
+}
+
+/// Flows that nobody accepted end with their listener, and their initiators hear of it.
+#[test]
+fn a_listener_that_leaves_takes_its_backlog_with_it() {
+    let mut pair = Pair::new(12, &Link::with_delay(micros(20)));
+    let listener = pair.listen();
+    let (node, to) = (pair.world.node(pair.a), pair.world.node(pair.b).at(crate::common::PORT));
+    let connecting = pair.world.spawn("connect", async move { node.connect(to).await.unwrap() });
+    let mut flow = pair.world.wait(&connecting, seconds(1)).unwrap();
+    pair.world.run_for(millis(1)).unwrap();
+    drop(listener);
+    let waiting = pair.world.spawn("a", async move {
+        assert!(flow.receive().await.is_none());
+        let state = flow.reaches(FlowState::WRITE_ENDED).await;
+        drop(flow);
+        state
+    });
+    let state = pair.world.wait(&waiting, seconds(2)).unwrap();
+    assert!(state.has(FlowState::WRITE_ENDED), "{state:?}");
+    pair.world.settle(seconds(15)).unwrap();
+}
+
+/// The application loses interest while the handshake goes on, at every moment of it.
+#[test]
+fn a_connect_that_is_dropped_leaves_nothing() {
+    for after in 0..60 {
+        let mut pair = Pair::new(13, &Link::with_delay(micros(20)));
+        let mut listener = pair.listen();
+        let (node, to) = (pair.world.node(pair.a), pair.world.node(pair.b).at(crate::common::PORT));
+        pair.world.spawn("connect", async move { node.connect(to).await.map(drop) });
+        pair.world.run_for(micros(after)).unwrap();
+        pair.world.cancel();
+        let accepting = pair.world.spawn("accept", async move {
+            while let Some(mut flow) = listener.accept().await {
+                while flow.receive().await.is_some() {}
+            }
+        });
+        pair.world.settle(seconds(30)).unwrap_or_else(|failure| panic!("after {after} µs: {failure}"));
+        assert!(!accepting.is_done());
+    }
+}

@@ -9,5 +9,6 @@ mod ending;
 mod fabric;
 mod handshake;
 mod hostile;
+mod limits;
 mod seeds;
 mod transfer;

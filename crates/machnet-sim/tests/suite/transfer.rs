@@ -5,11 +5,9 @@ use std::sync::{Arc, Mutex};
 
 use machnet_channel::{UNIT, cost_in_units};
 use machnet_core::{Config, DropReason};
-use machnet_sim::{Link, NicConfig, NoFrame, Pace, Plan, Verdict, World, WorldConfig};
+use machnet_sim::{Link, NicConfig, Pace, Plan, Verdict, World, WorldConfig};
 
-use crate::common::{
-    Chunk, Dialog, PORT, Pair, Seen, TOMBSTONES, ip, micros, millis, read, seconds, seeds, world_config,
-};
+use crate::common::{Chunk, Dialog, PORT, Pair, Seen, TOMBSTONES, ip, micros, millis, read, seconds, world_config};
 
 /// Every size at and around the edges of packets and of buffers.
 #[test]
@@ -185,26 +183,6 @@ fn three_hosts_talk_to_each_other() {
     world.settle(TOMBSTONES).unwrap();
 }
 
-/// One side has hardly any frames: it is slow, and recovers every time.
-#[test]
-fn tiny_pools_recover() {
-    seeds("tiny_pools_recover", 20, |seed| {
-        for no_frame in [NoFrame::Wait, NoFrame::Drop] {
-            for tiny in [0, 1] {
-                let mut nics = [NicConfig::default(); 2];
-                nics[tiny] = NicConfig { frames: 24, rx_descriptors: 16, hold: micros(20), no_frame, ..nics[tiny] };
-                let link = Link { loss: 0.005, ..Link::with_delay(micros(20)) };
-                let mut pair = Pair::with(seed, &link, nics, [Config::default(); 2], world_config());
-                let rng = pair.world.rng();
-                let mut dialog =
-                    Dialog::new(Plan::log_uniform(1, 10, 1 << 17, rng), Plan::log_uniform(2, 10, 1 << 17, rng));
-                dialog.paces[tiny] = Pace::Each(micros(500));
-                pair.run(&dialog, seconds(60));
-            }
-        }
-    });
-}
-
 /// A NIC that keeps the last frames it sent for ever, as virtio does.
 #[test]
 fn a_device_that_holds_frames() {
@@ -251,4 +229,68 @@ fn slow_engines_on_a_fast_path() {
     let mut pair = Pair::with(11, &Link::default(), [nic, nic], [Config::default(); 2], config);
     pair.run(&Dialog::new(Plan::fixed(1, 40, 1 << 16), Plan::fixed(2, 40, 1 << 16)), seconds(30));
     assert_eq!(pair.world.stats(pair.a).drops.get(DropReason::Protocol), 0);
+}
+
+/// Requests and replies of one packet take the path and the rounds, and never wait for a timer.
+#[test]
+fn a_request_and_its_reply_take_one_round_trip() {
+    let mut pair = Pair::new(12, &Link::with_delay(micros(20)));
+    let (mut a, mut b) = pair.open();
+    pair.world.run_for(millis(10)).unwrap();
+    pair.world.spawn("server", async move {
+        while let Some(request) = b.receive().await {
+            b.send(request).await.unwrap();
+        }
+    });
+    let handle = pair.world.handle().clone();
+    let asking = pair.world.spawn("client", async move {
+        let mut slowest = std::time::Duration::ZERO;
+        for i in 0..1000_u32 {
+            let start = handle.now();
+            a.send(i.to_be_bytes().to_vec()).await.unwrap();
+            assert_eq!(a.receive().await.unwrap(), i.to_be_bytes());
+            slowest = slowest.max(handle.now().since(start));
+        }
+        drop(a);
+        slowest
+    });
+    let slowest = pair.world.wait(&asking, seconds(10)).unwrap();
+    // Four rounds: out, in, out, in; each may find its engine in a round.
+    assert!(slowest <= micros(2 * 20 + 2 * 4), "{slowest:?}");
+    pair.world.settle(seconds(15)).unwrap();
+}
+
+/// Every packet arrives twice, half of them late: the copies count for nothing.
+#[test]
+fn everything_twice_and_out_of_order() {
+    let link = Link { duplicate: 1.0, reorder: 0.5, reorder_by: micros(200), ..Link::with_delay(micros(20)) };
+    let mut pair = Pair::new(13, &link);
+    let rng = pair.world.rng();
+    let dialog = Dialog::new(Plan::log_uniform(1, 40, 1 << 18, rng), Plan::log_uniform(2, 40, 1 << 18, rng));
+    pair.run(&dialog, seconds(60));
+    assert!(pair.world.stats(pair.b).drops.get(DropReason::Duplicate) > 0);
+}
+
+/// The path is gone for a while, again and again, for less than it takes to declare a peer dead.
+#[test]
+fn outages_are_survived() {
+    for (outage, times) in [(1, 3), (30, 3), (500, 3), (3000, 1)] {
+        let mut pair = Pair::new(14, &Link { rate: Some(1_000_000_000), ..Link::with_delay(micros(20)) });
+        let dialog = Dialog::new(Plan::fixed(1, 60, 100_000), Plan::fixed(2, 60, 100_000));
+        let tasks = pair.start(&dialog);
+        for _ in 0..times {
+            pair.world.run_for(millis(10)).unwrap();
+            for loss in [1.0, 0.0] {
+                for link in [pair.there, pair.back] {
+                    pair.world.fabric().reconfigure(link, |link| link.loss = loss);
+                }
+                if loss > 0.0 {
+                    pair.world.run_for(millis(outage)).unwrap();
+                }
+            }
+        }
+        pair.world.run(seconds(30)).unwrap();
+        dialog.check(&tasks.map(|task| task.take().unwrap()));
+        pair.world.settle(TOMBSTONES).unwrap();
+    }
 }
