@@ -2,8 +2,10 @@
 
 mod support;
 
+use std::task::Poll;
+
 use futures::executor::block_on;
-use machnet_async::{Config, Endpoint, Flow};
+use machnet_async::{Config, Endpoint, Flow, IdlePolicy, Udp};
 use support::{Pair, V4, content, echo, endpoint, endpoint_at, open, pair, pair_with, run, within_a_minute};
 
 const SIZES: [usize; 10] = [0, 1, 63, 64, 65, 1200, 1300, 5000, 70_000, 1 << 20];
@@ -83,6 +85,45 @@ fn without_any_runtime() {
             finish(flow).await;
         });
         serving.join().unwrap();
+    });
+}
+
+#[test]
+fn with_engines_that_park_at_once() {
+    run(|| async {
+        let parking = || {
+            let builder = Endpoint::builder().driver(Udp::bind((V4, 0)).unwrap());
+            builder.idle(IdlePolicy::Park).start().unwrap()
+        };
+        let (client, server) = (parking(), parking());
+        let mut listener = server.listen(0).await.unwrap();
+        let (mut near, far) = open(&client, &mut listener).await;
+        let serving = tokio::spawn(echo(far));
+        // Each one finds both engines asleep, or about to be.
+        for number in 0..2_000 {
+            near.send(content(number, 100)).await.unwrap();
+            assert_eq!(near.recv().await.unwrap().unwrap(), content(number, 100));
+        }
+        exchange(&mut near).await;
+        finish(near).await;
+        serving.await.unwrap();
+    });
+}
+
+#[test]
+fn a_flow_outlives_the_runtime_it_was_made_on() {
+    within_a_minute(|| {
+        let runtime = || tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let Pair { mut near, mut far, listener, .. } = runtime().block_on(pair());
+        runtime().block_on(async {
+            // Leaves its waker behind when this runtime is dropped.
+            let mut recv = Box::pin(near.recv());
+            let polled = std::future::poll_fn(|cx| Poll::Ready(recv.as_mut().poll(cx))).await;
+            assert!(polled.is_pending());
+        });
+        runtime().block_on(far.send("to whom it may concern")).unwrap();
+        assert_eq!(block_on(near.recv()).unwrap().unwrap(), "to whom it may concern");
+        drop(listener);
     });
 }
 
