@@ -176,6 +176,37 @@ fn many_messages_underway_arrive_once_and_in_order() {
 }
 
 #[test]
+fn many_flows_at_once() {
+    run(|| async {
+        const FLOWS: u64 = 300;
+        let (client, server) = (endpoint(), endpoint());
+        // Far fewer places than flows: the others wait, none is lost.
+        let mut listener = server.listen_with(0, 8).await.unwrap();
+        let to = listener.local_addr();
+        let accepting = tokio::spawn(async move {
+            for _ in 0..FLOWS {
+                tokio::spawn(echo(listener.accept().await.unwrap().0));
+            }
+        });
+        let flows = (0..FLOWS).map(|number| {
+            let client = client.clone();
+            tokio::spawn(async move {
+                let mut flow = client.connect(to).await.unwrap();
+                for len in [10, 2_000] {
+                    flow.send(content(number, len)).await.unwrap();
+                    assert_eq!(flow.recv().await.unwrap().unwrap(), content(number, len));
+                }
+                finish(flow).await;
+            })
+        });
+        for flow in flows.collect::<Vec<_>>() {
+            flow.await.unwrap();
+        }
+        accepting.await.unwrap();
+    });
+}
+
+#[test]
 fn a_slow_reader_stalls_the_sender_and_loses_nothing() {
     run(|| async {
         const MESSAGES: u64 = 500;
