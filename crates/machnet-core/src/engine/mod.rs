@@ -21,6 +21,7 @@ mod table;
 mod timers;
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -40,6 +41,8 @@ const RX_BURST: usize = 256;
 const TX_BURST: usize = 256;
 /// Hints looked at in one round.
 const HINTS: usize = 256;
+/// How soon the timer of a flow that cannot send is looked at again.
+const BLOCKED_TIMER: Duration = Duration::from_millis(1);
 
 /// What a round did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -235,6 +238,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
     /// Publishes what changed, forgets what is over, sets timers, and wakes who waits.
     fn end_round(&mut self) {
         let mut touched = std::mem::take(&mut self.touched);
+        let blocked = self.starved || !self.tx.is_empty();
         for key in touched.drain(..) {
             let Some(flow) = self.flows.get(key) else { continue };
             flow.is_touched = false;
@@ -247,7 +251,12 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             if flow.state == State::Closed {
                 self.forget(key);
             } else {
-                let deadline = flow.deadline();
+                let mut deadline = flow.deadline();
+                if flow.is_ready && blocked {
+                    // What is overdue waits for a frame or the device, and both wake us. Looking again and again would
+                    // only burn the core; now and then finds a dead peer.
+                    deadline = deadline.map(|at| at.max(self.now + BLOCKED_TIMER));
+                }
                 self.timers.set(key, deadline);
             }
         }
