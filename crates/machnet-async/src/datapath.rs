@@ -180,6 +180,11 @@ impl EngineHandle {
         &self.intake
     }
 
+    /// True once the endpoint was shut down, or its engine is gone.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.intake.is_closing()
+    }
+
     /// The address flows leave from.
     pub(crate) const fn local(&self) -> SocketAddr {
         self.local

@@ -233,6 +233,9 @@ impl SendHalf {
         let state = self.end.mailbox().state();
         match state.reason() {
             _ if self.end.is_finished() => Some(SendErrorReason::Finished),
+            Some(CloseReason::Finished) | None if self.engine.is_closing() => {
+                Some(SendErrorReason::Closed(CloseReason::Shutdown))
+            }
             Some(CloseReason::Finished) => Some(SendErrorReason::Stopped),
             Some(reason) => Some(SendErrorReason::Closed(reason)),
             None => state.has(FlowState::WRITE_ENDED).then_some(SendErrorReason::Stopped),
@@ -284,11 +287,12 @@ impl RecvHalf {
         }
         let mailbox = self.end.mailbox();
         let state = mailbox.state();
-        Poll::Ready(match state.reason() {
-            _ if state.has(FlowState::READ_ENDED) => Ok(None),
-            None | Some(CloseReason::Finished) => Ok(None),
-            Some(reason) => Err(FlowError::new(mailbox.peer(), reason).into()),
-        })
+        if state.has(FlowState::READ_ENDED) {
+            return Poll::Ready(Ok(None));
+        }
+        // Over in order, but not by the peer's end: the endpoint was shut down, and stopped reading for us.
+        let reason = state.reason().filter(|reason| *reason != CloseReason::Finished);
+        Poll::Ready(Err(FlowError::new(mailbox.peer(), reason.unwrap_or(CloseReason::Shutdown)).into()))
     }
 }
 

@@ -272,6 +272,23 @@ fn what_arrived_before_the_flow_failed_comes_before_the_error() {
 }
 
 #[test]
+fn a_flow_that_the_endpoint_ended_fails() {
+    let (endpoint, mut rig) = Rig::new();
+    let (mut flow, slot) = rig.flow(&endpoint);
+    rig.deliver(slot, "arrived");
+    rig.room(slot, 0);
+    let mut shutdown = Task::new(endpoint.shutdown());
+    assert!(shutdown.poll().is_pending());
+    assert_eq!(block_on(flow.send("late")).unwrap_err().kind(), ErrorKind::NotConnected);
+    // The engine finished and stopped for the application; only the peer's FIN is an end of the stream.
+    rig.set_state(slot, FlowState::OPEN.with(FlowState::FIN_ACKED).closed(CloseReason::Finished));
+    assert_eq!(block_on(flow.recv()).unwrap().unwrap(), "arrived");
+    assert_eq!(block_on(flow.recv()).unwrap_err().kind(), ErrorKind::NotConnected);
+    assert_eq!(block_on(flow.send("late")).unwrap_err().kind(), ErrorKind::NotConnected);
+    block_on(flow.close()).unwrap();
+}
+
+#[test]
 fn close_says_fin_and_stop_and_waits_for_the_acknowledgement() {
     let (endpoint, mut rig) = Rig::new();
     let (mut flow, slot) = rig.flow(&endpoint);

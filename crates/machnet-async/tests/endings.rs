@@ -105,15 +105,43 @@ fn shutdown_tells_everybody_who_waits() {
         told.await.unwrap();
         server.shutdown().await.unwrap();
         assert_eq!(accepting.await.unwrap(), Err(ErrorKind::NotConnected));
-        // In order or not, the far end is over, and the near end hears of it.
         let mut far = far;
-        assert!(far.send("x").await.is_err());
-        match near.recv().await {
-            Ok(end) => assert!(end.is_none()),
-            Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset),
-        }
+        assert_eq!(far.send("x").await.unwrap_err().kind(), ErrorKind::NotConnected);
+        assert_eq!(far.recv().await.unwrap_err().kind(), ErrorKind::NotConnected);
+        assert!(near.recv().await.unwrap().is_none());
         assert_eq!(server.connect(client.local_addr()).await.unwrap_err().kind(), ErrorKind::NotConnected);
         assert_eq!(server.listen(0).await.unwrap_err().kind(), ErrorKind::NotConnected);
+    });
+}
+
+#[test]
+fn shutdown_amid_sending_ends_in_order() {
+    run(|| async {
+        for _ in 0..5 {
+            let Pair { mut near, mut far, client, .. } = pair().await;
+            let sending = tokio::spawn(async move {
+                for number in 0.. {
+                    if let Err(error) = near.send(content(number, 300)).await {
+                        return (number, error.kind());
+                    }
+                }
+                unreachable!("the endpoint goes on for ever");
+            });
+            for number in 0..MESSAGES {
+                assert_eq!(far.recv().await.unwrap().unwrap(), content(number, 300));
+            }
+            let shutdown = tokio::spawn(async move { client.shutdown().await });
+            let mut number = MESSAGES;
+            while let Some(message) = far.recv().await.unwrap() {
+                assert_eq!(message, content(number, 300));
+                number += 1;
+            }
+            let (taken, kind) = sending.await.unwrap();
+            assert_eq!(kind, ErrorKind::NotConnected);
+            // What `send` took while the engine was already finishing is lost, as after any end by this side.
+            assert!(number <= taken);
+            shutdown.await.unwrap().unwrap();
+        }
     });
 }
 

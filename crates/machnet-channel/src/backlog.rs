@@ -140,11 +140,11 @@ impl BacklogConsumer {
         }
         self.backlog.waker.register(cx.waker());
         // The status before the queue: the producer pushes first and closes after.
-        #[cfg(not(machnet_mutant = "closed_after_queue"))]
-        let closed = self.backlog.status.load(Ordering::Acquire) == CLOSED;
-        let accepted = if cfg!(machnet_mutant = "accept_recheck") { None } else { self.pop() };
-        #[cfg(machnet_mutant = "closed_after_queue")]
-        let closed = self.backlog.status.load(Ordering::Acquire) == CLOSED;
+        let mut closed = self.backlog.status.load(Ordering::Acquire) == CLOSED;
+        let accepted = if sync::mutant!("accept_recheck") { None } else { self.pop() };
+        if sync::mutant!("closed_after_queue") {
+            closed = self.backlog.status.load(Ordering::Acquire) == CLOSED;
+        }
         match accepted {
             Some(accepted) => Poll::Ready(Some(accepted)),
             None if closed => Poll::Ready(None),

@@ -33,8 +33,9 @@ impl Doorbell {
     /// Called by a producer after its push: wakes the engine if it sleeps or is about to.
     pub fn ring(&self) {
         // Orders the caller's push before the look at `armed`; pairs with the fence in `arm`.
-        #[cfg(not(machnet_mutant = "ring_fence"))]
-        fence(Ordering::SeqCst);
+        if !sync::mutant!("ring_fence") {
+            fence(Ordering::SeqCst);
+        }
         // The cheap load first: while the engine is awake nobody writes this line.
         if self.armed.load(Ordering::Relaxed) && self.armed.swap(false, Ordering::AcqRel) {
             self.rings.fetch_add(1, Ordering::Relaxed);
@@ -50,8 +51,9 @@ impl Doorbell {
         // know that a store cannot come between the two halves of a late ringer's swap.
         self.armed.swap(true, Ordering::AcqRel);
         // Pairs with the fence in `ring`.
-        #[cfg(not(machnet_mutant = "arm_fence"))]
-        fence(Ordering::SeqCst);
+        if !sync::mutant!("arm_fence") {
+            fence(Ordering::SeqCst);
+        }
     }
 
     /// Called by the engine when it is awake again, rung or not.

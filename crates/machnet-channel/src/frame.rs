@@ -174,11 +174,8 @@ impl RegionInner {
     fn release(&self, index: u32) {
         let meta = self.meta(index);
         // Release: our reads end before the next holder writes. Acquire (below, last holder only): theirs did too.
-        #[cfg(not(machnet_mutant = "count_relaxed"))]
-        let before = meta.count.fetch_sub(1, Ordering::Release);
-        #[cfg(machnet_mutant = "count_relaxed")]
-        let before = meta.count.fetch_sub(1, Ordering::Relaxed);
-        if before != 1 {
+        let order = if sync::mutant!("count_relaxed") { Ordering::Relaxed } else { Ordering::Release };
+        if meta.count.fetch_sub(1, order) != 1 {
             return;
         }
         fence(Ordering::Acquire);
@@ -193,8 +190,9 @@ impl RegionInner {
             }
         }
         // Orders the push before the look at `starving`; pairs with the fence in `FramePool::starve`.
-        #[cfg(not(machnet_mutant = "release_fence"))]
-        fence(Ordering::SeqCst);
+        if !sync::mutant!("release_fence") {
+            fence(Ordering::SeqCst);
+        }
         // Acquire: the bell was set before.
         if home.starving.load(Ordering::Relaxed)
             && home.starving.swap(false, Ordering::AcqRel)
@@ -269,8 +267,9 @@ impl FramePool {
         // Release: who sees the pool starve finds the bell. A swap for the reason given in `Doorbell::arm`.
         home.starving.swap(true, Ordering::AcqRel);
         // Pairs with the fence in `release`.
-        #[cfg(not(machnet_mutant = "starve_fence"))]
-        fence(Ordering::SeqCst);
+        if !sync::mutant!("starve_fence") {
+            fence(Ordering::SeqCst);
+        }
         self.free != NIL || home.newest.load(Ordering::Relaxed) != NIL
     }
 }

@@ -199,15 +199,17 @@ impl<T: Linked> Iterator for Drain<T> {
         }
         // SAFETY: each pointer of the chain came from `Arc::into_raw` in `push`; it leaves the chain here, once.
         let item = unsafe { Arc::from_raw(self.head.cast_const()) };
-        #[cfg(machnet_mutant = "queued_early")]
-        item.link().queued.swap(false, Ordering::AcqRel);
+        if sync::mutant!("queued_early") {
+            item.link().queued.swap(false, Ordering::AcqRel);
+        }
         self.head = item.link().next.load(Ordering::Relaxed);
         // From here on a producer may queue the item again, so `next` must have been read before (the Release half).
         // Acquire: the caller looks at the data after this, and sees what a producer that found `true` wrote before.
-        #[cfg(not(any(machnet_mutant = "queued_store", machnet_mutant = "queued_early")))]
-        item.link().queued.swap(false, Ordering::AcqRel);
-        #[cfg(machnet_mutant = "queued_store")]
-        item.link().queued.store(false, Ordering::Relaxed);
+        if sync::mutant!("queued_store") {
+            item.link().queued.store(false, Ordering::Relaxed);
+        } else if !sync::mutant!("queued_early") {
+            item.link().queued.swap(false, Ordering::AcqRel);
+        }
         Some(item)
     }
 }

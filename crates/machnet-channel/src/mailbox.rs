@@ -253,7 +253,7 @@ impl SendEnd {
             return Poll::Ready(());
         }
         self.mailbox.tx.register(cx.waker());
-        let room = !cfg!(machnet_mutant = "room_recheck") && self.has_room(len);
+        let room = !sync::mutant!("room_recheck") && self.has_room(len);
         if room || self.mailbox.state().has(FlowState::WRITE_ENDED) { Poll::Ready(()) } else { Poll::Pending }
     }
 
@@ -332,8 +332,9 @@ impl RecvEnd {
         self.mailbox.app.consumed.store(self.consumed, Ordering::Release);
         // Orders the store above before the load below; pairs with the fence in `EngineEnd::set_tell_at`. Without it
         // both sides may miss each other: the engine waits for consumption, the application has consumed everything.
-        #[cfg(not(machnet_mutant = "take_fence"))]
-        fence(Ordering::SeqCst);
+        if !sync::mutant!("take_fence") {
+            fence(Ordering::SeqCst);
+        }
         if self.consumed >= self.mailbox.engine.tell_at.load(Ordering::Relaxed) {
             self.mailbox.intake.hint_flow(&self.mailbox);
         }
@@ -348,11 +349,11 @@ impl RecvEnd {
         }
         self.mailbox.rx.register(cx.waker());
         // The state before the inbox: the engine delivers first and publishes the end after.
-        #[cfg(not(machnet_mutant = "state_after_inbox"))]
-        let state = self.mailbox.state();
-        let message = if cfg!(machnet_mutant = "inbox_recheck") { None } else { self.take() };
-        #[cfg(machnet_mutant = "state_after_inbox")]
-        let state = self.mailbox.state();
+        let mut state = self.mailbox.state();
+        let message = if sync::mutant!("inbox_recheck") { None } else { self.take() };
+        if sync::mutant!("state_after_inbox") {
+            state = self.mailbox.state();
+        }
         match message {
             Some(message) => Poll::Ready(Some(message)),
             None if state.has(FlowState::READ_ENDED) || state.has(FlowState::CLOSED) => Poll::Ready(None),
@@ -526,8 +527,9 @@ impl EngineEnd {
     pub fn set_tell_at(&mut self, units: u64) -> u64 {
         self.mailbox.engine.tell_at.store(units, Ordering::Relaxed);
         // Pairs with the fence in `RecvEnd::take`.
-        #[cfg(not(machnet_mutant = "tell_at_fence"))]
-        fence(Ordering::SeqCst);
+        if !sync::mutant!("tell_at_fence") {
+            fence(Ordering::SeqCst);
+        }
         self.consumed()
     }
 

@@ -9,8 +9,8 @@
 use std::mem::MaybeUninit;
 use std::ptr;
 
-use crate::sync::UnsafeCell;
 use crate::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+use crate::sync::{self, UnsafeCell};
 
 /// Items per segment: 8 keeps an idle flow's two segments below 1 KiB, and is a long enough run under load.
 const SLOTS: usize = if cfg!(machnet_loom) { 2 } else { 8 };
@@ -83,10 +83,8 @@ impl<T> Spsc<T> {
             });
             at.index += 1;
             // Release: hands the slot to the consumer.
-            #[cfg(not(machnet_mutant = "written_relaxed"))]
-            segment.written.store(at.index as u32, Ordering::Release);
-            #[cfg(machnet_mutant = "written_relaxed")]
-            segment.written.store(at.index as u32, Ordering::Relaxed);
+            let order = if sync::mutant!("written_relaxed") { Ordering::Relaxed } else { Ordering::Release };
+            segment.written.store(at.index as u32, order);
         });
     }
 
@@ -150,10 +148,8 @@ impl<T> Spsc<T> {
         segment.written.store(0, Ordering::Relaxed);
         segment.next.store(ptr::null_mut(), Ordering::Relaxed);
         // Release: the two stores above, before the producer takes the segment. Acquire: a displaced one is freed here.
-        #[cfg(not(machnet_mutant = "spare_relaxed"))]
-        let displaced = self.spare.swap(emptied, Ordering::AcqRel);
-        #[cfg(machnet_mutant = "spare_relaxed")]
-        let displaced = self.spare.swap(emptied, Ordering::Relaxed);
+        let order = if sync::mutant!("spare_relaxed") { Ordering::Relaxed } else { Ordering::AcqRel };
+        let displaced = self.spare.swap(emptied, order);
         if !displaced.is_null() {
             // SAFETY: who swaps a segment out of `spare` owns it; it was made by `Box::into_raw`.
             drop(unsafe { Box::from_raw(displaced) });

@@ -23,6 +23,11 @@ mod imp {
         at.load(atomic::Ordering::Relaxed)
     }
 
+    #[inline]
+    pub const fn is_mutant(_name: &str) -> bool {
+        false
+    }
+
     /// Runs `f`; a panic in it ends here.
     pub fn contain(f: impl FnOnce()) {
         if let Err(payload) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)) {
@@ -88,6 +93,11 @@ mod imp {
         u32::MAX
     }
 
+    pub fn is_mutant(name: &str) -> bool {
+        static CHOSEN: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
+        CHOSEN.get_or_init(|| std::env::var("MACHNET_MUTANT").ok()).as_deref() == Some(name)
+    }
+
     /// Runs `f`. Panics pass: they are how loom reports what it finds.
     pub fn contain(f: impl FnOnce()) {
         f();
@@ -95,6 +105,15 @@ mod imp {
 }
 
 pub use imp::*;
+
+/// True if the seeded defect `name` (see `mutants.txt`) is switched on: by `--cfg machnet_mutant="name"`, or, in a loom
+/// build, by the environment variable `MACHNET_MUTANT`. A constant `false` in the product.
+macro_rules! mutant {
+    ($name:literal) => {
+        cfg!(machnet_mutant = $name) || $crate::sync::is_mutant($name)
+    };
+}
+pub(crate) use mutant;
 
 /// Takes who is registered and wakes it.
 ///

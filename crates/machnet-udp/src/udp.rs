@@ -105,6 +105,10 @@ impl Driver for Udp {
         self.pool.take()
     }
 
+    fn is_short_of_frames(&self) -> bool {
+        self.pool.free() < self.pool.capacity() / 2
+    }
+
     fn rx_burst(&mut self, out: &mut Vec<RxPacket>, max: usize) -> usize {
         let count = if self.pool.free() > 0 {
             self.sockets.set_deaf(false);

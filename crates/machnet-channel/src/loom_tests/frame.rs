@@ -114,6 +114,37 @@ fn never_sleeps_with_a_frame_at_home() {
 }
 
 #[test]
+fn two_holders_ring_a_starving_pool() {
+    model(3, || {
+        let (_region, mut pool) = region(2);
+        let bell = Arc::new(Doorbell::new());
+        pool.set_bell(Arc::clone(&bell));
+        let holders = [pool.take().unwrap(), pool.take().unwrap()].map(|frame| thread::spawn(move || drop(frame)));
+        let mut frames = Vec::new();
+        wait(|cx| {
+            bell.disarm();
+            loop {
+                while let Some(frame) = pool.take() {
+                    frames.push(frame);
+                }
+                if frames.len() == 2 {
+                    return Poll::Ready(());
+                }
+                bell.arm(cx.waker());
+                if !pool.starve() {
+                    return Poll::Pending;
+                }
+            }
+        });
+        for holder in holders {
+            holder.join().unwrap();
+        }
+        drop(frames);
+        assert_eq!(pool.free(), 2);
+    });
+}
+
+#[test]
 fn the_last_holder_frees_the_region() {
     model(6, || {
         let (region, mut pool) = region(1);

@@ -2,7 +2,7 @@
 //!
 //! Seven regions with frames of 256 B to 1 MiB, each four times the one before. Their memory is address space until
 //! used, is recycled when the application drops a message, and is bounded: nothing here touches the heap per message
-//! (`docs/adr/0004-reassembly-in-size-class-regions.md`).
+//! (`docs/adr/0004-reassembly-in-frames.md`).
 
 use machnet_channel::{Frame, FramePool, FrameRef, Message, Region};
 

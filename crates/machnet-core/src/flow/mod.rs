@@ -491,7 +491,8 @@ impl Flow {
                 break;
             };
             taken += 1;
-            if self.peer_stopped {
+            // After FIN only an endpoint that shuts down under its application posts.
+            if self.peer_stopped || self.fin != Control::Idle {
                 continue;
             }
             if message.len() > self.max_message as usize && !matches!(self.state, State::Connecting { .. }) {
@@ -743,8 +744,9 @@ impl Flow {
         if self.remote_id != 0 && !matches!(self.state, State::Connecting { .. } | State::HalfOpen { .. }) {
             state = state.with(FlowState::OPEN);
         }
-        // Not `is_ended`: a flow that is reset stops, and what its application misses must not look like the end.
-        if self.recv.is_complete() {
+        // Not `is_ended`, and not after our STOP: the peer then ends its stream anywhere (a flow that is reset stops,
+        // one that the endpoint shuts down says STOP), and what the application misses must not look like the end.
+        if self.recv.is_complete() && self.stop == Control::Idle {
             state = state.with(FlowState::READ_ENDED);
         }
         if self.peer_stopped {
