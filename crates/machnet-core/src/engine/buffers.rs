@@ -46,7 +46,7 @@ impl Buffers {
 }
 
 impl Store for Buffers {
-    fn keep(&mut self, packet: &FrameRef, payload: &[u8]) -> Option<Message> {
+    fn keep(&mut self, packet: &FrameRef, payload: &[u8], oldest: bool) -> Option<Message> {
         if payload.is_empty() {
             return Some(Message::new());
         }
@@ -54,14 +54,16 @@ impl Store for Buffers {
             let start = payload.as_ptr().addr().checked_sub(packet.as_ref().as_ptr().addr())? as u32;
             return Some(packet.slice(start..start + payload.len() as u32).into());
         }
-        let mut frame = self.buffer(payload.len() as u32)?;
+        let mut frame = self.buffer(payload.len() as u32, oldest)?;
         frame.bytes_mut()?[..payload.len()].copy_from_slice(payload);
         Some(frame.share(0..payload.len() as u32).into())
     }
 
-    /// The smallest free frame that fits; a larger one rather than none.
-    fn buffer(&mut self, len: u32) -> Option<Frame> {
-        self.classes.iter_mut().filter(|pool| pool.frame_size() >= len).find_map(FramePool::take)
+    /// The smallest free frame that fits; a larger one rather than none. Half of each class is kept for messages that
+    /// are next in their flow.
+    fn buffer(&mut self, len: u32, oldest: bool) -> Option<Frame> {
+        let may_take = |pool: &FramePool| pool.frame_size() >= len && (oldest || pool.free() > pool.capacity() / 2);
+        self.classes.iter_mut().filter(|pool| may_take(pool)).find_map(FramePool::take)
     }
 }
 
@@ -76,13 +78,17 @@ mod tests {
     #[test]
     fn takes_the_next_size_and_then_none() {
         let mut buffers = buffers(0);
-        let taken: Vec<_> = std::iter::from_fn(|| buffers.buffer(5000)).collect();
+        let taken: Vec<_> = std::iter::from_fn(|| buffers.buffer(5000, true)).collect();
         let sizes: Vec<_> = taken.iter().map(|frame| frame.bytes().len()).collect();
         assert_eq!(sizes, [16 << 10, 16 << 10, 64 << 10, 64 << 10, 256 << 10, 256 << 10, 1 << 20, 1 << 20]);
-        assert!(buffers.buffer(5000).is_none() && buffers.buffer(4096).is_some());
+        assert!(buffers.buffer(5000, true).is_none() && buffers.buffer(4096, true).is_some());
         assert_eq!(buffers.in_use(), 8);
         drop(taken);
         assert_eq!(buffers.in_use(), 0);
+        // Behind a hole only half may be taken.
+        let taken: Vec<_> = std::iter::from_fn(|| buffers.buffer(5000, false)).collect();
+        assert_eq!(taken.len(), 4);
+        assert!(buffers.buffer(5000, true).is_some());
     }
 
     #[test]
@@ -90,12 +96,12 @@ mod tests {
         let (_, mut pool) = Region::anonymous(2048, 1).unwrap();
         let mut buffers = buffers(0);
         let packet = pool.take().unwrap().share(0..1400);
-        let lent = buffers.keep(&packet, &packet.as_ref()[100..1000]).unwrap();
+        let lent = buffers.keep(&packet, &packet.as_ref()[100..1000], true).unwrap();
         assert_eq!(lent.as_slice().as_ptr(), packet.as_ref()[100..].as_ptr());
-        let copied = buffers.keep(&packet, &packet.as_ref()[100..356]).unwrap();
+        let copied = buffers.keep(&packet, &packet.as_ref()[100..356], true).unwrap();
         assert_ne!(copied.as_slice().as_ptr(), packet.as_ref()[100..].as_ptr());
         buffers.set_copy_all(true);
-        let copied_too = buffers.keep(&packet, &packet.as_ref()[100..1000]).unwrap();
+        let copied_too = buffers.keep(&packet, &packet.as_ref()[100..1000], true).unwrap();
         assert_ne!(copied_too.as_slice().as_ptr(), lent.as_slice().as_ptr());
         assert_eq!(buffers.in_use(), 2);
     }

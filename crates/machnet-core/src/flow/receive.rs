@@ -6,13 +6,15 @@ use machnet_channel::{Frame, FrameRef, Message, UNIT, cost_in_units};
 
 use super::units::UnitSet;
 
-/// Where received bytes may stay: given by the engine.
+/// Where received bytes may stay: given by the engine. `oldest`: they are of the next message to deliver. Only such may
+/// take the last of the memory, for they alone are sure to give it back: what waits behind a hole gives nothing back
+/// until the hole is filled.
 pub(crate) trait Store {
     /// Keeps the `payload` of a whole message, which lies in `packet`: lends it or copies it. `None`: no memory.
-    fn keep(&mut self, packet: &FrameRef, payload: &[u8]) -> Option<Message>;
+    fn keep(&mut self, packet: &FrameRef, payload: &[u8], oldest: bool) -> Option<Message>;
 
     /// A frame of at least `len` bytes, to reassemble a message in. `None`: no memory.
-    fn buffer(&mut self, len: u32) -> Option<Frame>;
+    fn buffer(&mut self, len: u32, oldest: bool) -> Option<Frame>;
 }
 
 /// What became of a chunk.
@@ -101,7 +103,7 @@ impl ReceiveQueue {
         if matches!(self.slot(id), Some(Slot::Partial(_))) {
             return Stored::Violation("a message came in parts and whole");
         }
-        let Some(message) = store.keep(packet, payload) else { return Stored::NoMemory };
+        let Some(message) = store.keep(packet, payload, id == self.next) else { return Stored::NoMemory };
         self.held += cost_in_units(payload.len());
         self.present += 1;
         *self.slot_mut(id) = Slot::Complete(message);
@@ -117,7 +119,7 @@ impl ReceiveQueue {
             Admit::New => {}
         }
         if let Slot::Missing = self.slot_mut(id) {
-            let Some(frame) = store.buffer(total) else { return Stored::NoMemory };
+            let Some(frame) = store.buffer(total, id == self.next) else { return Stored::NoMemory };
             self.held += 1;
             self.present += 1;
             *self.slot_mut(id) = Slot::Partial(Box::new(Partial { frame, total, end: 0, got: UnitSet::new(total) }));
@@ -274,10 +276,10 @@ mod tests {
     }
 
     impl Store for Heap {
-        fn keep(&mut self, _: &FrameRef, payload: &[u8]) -> Option<Message> {
+        fn keep(&mut self, _: &FrameRef, payload: &[u8], _: bool) -> Option<Message> {
             (!self.refuse).then(|| payload.to_vec().into())
         }
-        fn buffer(&mut self, _: u32) -> Option<Frame> {
+        fn buffer(&mut self, _: u32, _: bool) -> Option<Frame> {
             if self.refuse { None } else { self.pool.take() }
         }
     }
