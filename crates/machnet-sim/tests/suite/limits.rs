@@ -9,7 +9,7 @@ use crate::common::{Dialog, PORT, Pair, TOMBSTONES, listen, micros, millis, seco
 /// Windows of hardly more than a message: each one waits for credit, BLOCKED and its answer are lost like the rest.
 #[test]
 fn tight_windows_never_stick() {
-    seeds("tight_windows_never_stick", 100, |seed| {
+    seeds("tight_windows_never_stick", 200, |seed| {
         let rng = &mut SimRng::new(seed, 1 << 40);
         let configs = [(); 2].map(|()| {
             let mut config = Config::default();
