@@ -124,6 +124,41 @@ fn few_buffers_delay_and_lose_nothing() {
     }
 }
 
+/// Many flows compete for few frames and few buffers, on a hostile link: all of them finish.
+#[test]
+fn a_crowd_shares_what_little_there_is() {
+    seeds("a_crowd_shares_what_little_there_is", 20, |seed| {
+        let rng = &mut SimRng::new(seed, 1 << 40);
+        let mut config = Config::default();
+        config.max_message = 1 << (10 + rng.below(7));
+        config.receive_window = config.max_message * (1 + rng.below(4) as u32) + 128;
+        config.send_buffer = config.receive_window;
+        config.reassembly_bytes = rng.below(2) << 22;
+        let nic = NicConfig { frames: 64 + rng.below(512) as u32, hold: micros(rng.below(30)), ..NicConfig::default() };
+        let link = Link {
+            rate: [None, Some(1_000_000_000)][rng.below(2) as usize],
+            queue_packets: 16 + rng.below(500) as u32,
+            ..Link::hostile(Corruption::Noticed)
+        };
+        let mut pair = Pair::with(seed, &link, [nic; 2], [config; 2], world_config());
+        let dialogs: Vec<_> = (0..1 + rng.below(40))
+            .map(|i| {
+                let mut plan = |flow| Plan::log_uniform(flow, rng.below(20) as usize, config.max_message, rng);
+                let mut dialog = Dialog { port: PORT + i as u16, ..Dialog::new(plan(2 * i), plan(2 * i + 1)) };
+                dialog.paces =
+                    [(); 2].map(|()| [Pace::Eager, Pace::Each(micros(rng.below(2000)))][rng.below(2) as usize]);
+                dialog
+            })
+            .collect();
+        let tasks: Vec<_> = dialogs.iter().map(|dialog| pair.start(dialog)).collect();
+        pair.world.run(seconds(120)).unwrap();
+        for (dialog, tasks) in dialogs.iter().zip(tasks) {
+            dialog.check(&tasks.map(|task| task.take().unwrap()));
+        }
+        pair.world.settle(TOMBSTONES).unwrap();
+    });
+}
+
 #[test]
 fn a_message_over_the_peers_limit_ends_the_flow_with_a_reason() {
     let mut small = Config::default();
