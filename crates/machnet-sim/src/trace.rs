@@ -6,6 +6,9 @@ use std::net::SocketAddr;
 use machnet_core::Instant;
 use siphasher::sip::SipHasher13;
 
+/// Bytes of a datagram that an event keeps.
+const HEAD: usize = 64;
+
 /// What happened to a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
@@ -55,15 +58,15 @@ pub struct Event {
     pub to: SocketAddr,
     /// Its length, bytes.
     pub len: u32,
-    /// Its first bytes: the header of a packet, zero-padded.
-    pub head: [u8; 16],
+    /// Its first bytes, zero-padded: a packet's headers and first chunks.
+    pub head: [u8; HEAD],
 }
 
 impl std::fmt::Display for Event {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { at, kind, from, to, len, head } = self;
         write!(f, "{:>12.3} µs {kind:<11?} {from} → {to} {len:>5} B ", at.0 as f64 / 1e3)?;
-        head.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        head[..HEAD.min(*len as usize)].iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 
@@ -97,8 +100,8 @@ impl Trace {
             if self.kept.len() == self.keep {
                 self.kept.pop_front();
             }
-            let mut head = [0; 16];
-            let n = payload.len().min(16);
+            let mut head = [0; HEAD];
+            let n = payload.len().min(HEAD);
             head[..n].copy_from_slice(&payload[..n]);
             self.kept.push_back(Event { at, kind, from, to, len: payload.len() as u32, head });
         }

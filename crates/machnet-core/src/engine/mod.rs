@@ -22,6 +22,7 @@ mod table;
 mod timers;
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -43,6 +44,8 @@ const RX_BURST: usize = 256;
 const TX_BURST: usize = 256;
 /// Hints looked at in one round.
 const HINTS: usize = 256;
+/// How soon the timer of a flow that cannot send is looked at again.
+const BLOCKED_TIMER: Duration = Duration::from_millis(1);
 
 /// What a round did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -325,6 +328,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
     /// Publishes what changed, forgets what is over, sets timers, and wakes who waits.
     fn end_round(&mut self) {
         let mut touched = std::mem::take(&mut self.touched);
+        let blocked = self.starved || !self.tx.is_empty();
         for key in touched.drain(..) {
             let Some(flow) = self.flows.get(key) else { continue };
             flow.is_touched = false;
@@ -337,7 +341,12 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             if flow.state == State::Closed {
                 self.forget(key);
             } else {
-                let deadline = flow.deadline();
+                let mut deadline = flow.deadline();
+                if flow.is_ready && blocked {
+                    // What is overdue waits for a frame or the device, and both wake us. Looking again and again would
+                    // only burn the core; now and then finds a dead peer.
+                    deadline = deadline.map(|at| at.max(self.now + BLOCKED_TIMER));
+                }
                 self.timers.set(key, deadline);
             }
         }
@@ -433,8 +442,10 @@ impl Config {
         };
         let message = u64::from(self.max_message);
         within("max_message", message, 0, crate::MAX_MESSAGE.into())?;
-        within("receive_window", self.receive_window.into(), 4096, 1 << 30)?;
-        within("send_buffer", self.send_buffer.into(), 4096, 1 << 30)?;
+        // The first part of a message must fit, or its room is never reserved.
+        let part = (u64::from(max_payload) + 2 * machnet_channel::UNIT).max(2048);
+        within("receive_window", self.receive_window.into(), part, 1 << 30)?;
+        within("send_buffer", self.send_buffer.into(), 2048, 1 << 30)?;
         within("max_flows", self.max_flows.into(), 1, 1 << 24)?;
         within("max_half_open", self.max_half_open.into(), 1, 1 << 24)?;
         within("max_payload", max_payload.into(), BASE_PAYLOAD as u64, 65_507)?;

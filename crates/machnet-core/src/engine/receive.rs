@@ -16,11 +16,13 @@ const UNREACHABLE_PER_ROUND: usize = 16;
 impl<D: Driver, C: AppChannel> Engine<D, C> {
     /// Receives one burst. Returns true if anything arrived.
     pub(super) fn receive_burst(&mut self) -> bool {
-        self.buffers.set_copy_all(self.driver.is_short_of_frames());
         let mut packets = std::mem::take(&mut self.rx);
         let n = self.driver.rx_burst(&mut packets, RX_BURST);
         self.packets_received += n as u64;
         for packet in packets.drain(..) {
+            // Per packet, not per burst: what is lent, perhaps behind a hole that only another packet can fill, must never
+            // be the whole pool.
+            self.buffers.set_copy_all(self.driver.is_short_of_frames());
             if let Err(reason) = self.receive(packet) {
                 self.drops.count(reason);
             }

@@ -56,8 +56,10 @@ pub(crate) enum Sent {
     Fin,
     Stop,
     Abort,
-    Blocked,
-    Ping,
+    /// With the number of the request: what an older one said is not what this one says.
+    Blocked(u32),
+    /// Likewise: it may stand for the credit that the packet named.
+    Ping(u32),
 }
 
 /// Where a flow stands (`docs/spec/flow.md#states`).
@@ -191,6 +193,9 @@ pub(crate) struct Flow {
     abort: Control,
     ping: Control,
     blocked: Control,
+    /// How often PING and BLOCKED were asked for.
+    ping_round: u32,
+    blocked_round: u32,
     /// The credit at which BLOCKED was last said.
     blocked_at: Option<u64>,
     /// Probes that may go out whatever the window.
@@ -243,6 +248,8 @@ impl Flow {
             abort: Control::Idle,
             ping: Control::Idle,
             blocked: Control::Idle,
+            ping_round: 0,
+            blocked_round: 0,
             blocked_at: None,
             probes: 0,
             stop_reason: Reason::None,
@@ -302,7 +309,7 @@ impl Flow {
         self.token = Vec::new();
         self.state = State::Open;
         // Tells the acceptor that its answer arrived, and validates our address.
-        self.ping = Control::Wanted;
+        self.want_ping();
     }
 
     /// The first DATA arrived for a half-open flow: its address is validated.
@@ -412,7 +419,7 @@ impl Flow {
     }
 
     fn on_ack(&mut self, now: Instant, block: &crate::wire::AckBlock) {
-        let Self { sent, send, cc, fin, stop, abort, ping, blocked, rtt, .. } = self;
+        let Self { sent, send, cc, fin, stop, abort, ping, ping_round, blocked, blocked_round, rtt, .. } = self;
         let result = sent.on_ack(
             now,
             block,
@@ -423,8 +430,9 @@ impl Flow {
                 Sent::Fin => *fin = Control::Acked,
                 Sent::Stop => *stop = Control::Acked,
                 Sent::Abort => *abort = Control::Acked,
-                Sent::Ping => *ping = Control::Idle,
-                Sent::Blocked => *blocked = Control::Idle,
+                Sent::Ping(round) if round == *ping_round => *ping = Control::Idle,
+                Sent::Blocked(round) if round == *blocked_round => *blocked = Control::Idle,
+                Sent::Ping(_) | Sent::Blocked(_) => {}
             },
             |at, bytes, limited| cc.on_ack(now, at, bytes, limited),
         );
@@ -438,7 +446,7 @@ impl Flow {
     }
 
     fn detect_losses(&mut self, now: Instant) {
-        let Self { sent, send, cc, fin, stop, abort, ping, blocked, rtt, .. } = self;
+        let Self { sent, send, cc, fin, stop, abort, ping, ping_round, blocked, blocked_round, rtt, .. } = self;
         sent.detect(
             now,
             rtt.loss_delay(),
@@ -447,8 +455,9 @@ impl Flow {
                 Sent::Fin => fin.lost(),
                 Sent::Stop => stop.lost(),
                 Sent::Abort => abort.lost(),
-                Sent::Ping => ping.lost(),
-                Sent::Blocked => blocked.lost(),
+                Sent::Ping(round) if round == *ping_round => ping.lost(),
+                Sent::Blocked(round) if round == *blocked_round => blocked.lost(),
+                Sent::Ping(_) | Sent::Blocked(_) => {}
             },
             |at| cc.on_loss(now, at),
         );
@@ -566,7 +575,7 @@ impl Flow {
             self.announce = true;
             if std::mem::take(&mut self.peer_blocked) {
                 // Reliable: if this one is lost, the peer has nothing to send that would bring another.
-                self.ping = Control::Wanted;
+                self.want_ping();
             }
         }
     }
@@ -574,6 +583,12 @@ impl Flow {
     /// What the peer may have sent in all: the window beyond what was consumed, or to the end of the oldest message.
     fn credit(&self) -> u64 {
         (self.consumed + self.limits.receive_window).max(self.reserved)
+    }
+
+    /// Asks for a PING that is repeated until acknowledged. The acknowledgement of an earlier one says nothing of this.
+    fn want_ping(&mut self) {
+        self.ping = Control::Wanted;
+        self.ping_round = self.ping_round.wrapping_add(1);
     }
 
     /// max(¼ of the window, 2 packets), in units.
@@ -660,14 +675,15 @@ impl Flow {
 
     fn on_sent_timer(&mut self, now: Instant) {
         let pto = self.pto();
-        let Self { sent, send, fin, stop, abort, ping, blocked, .. } = self;
+        let Self { sent, send, fin, stop, abort, ping, ping_round, blocked, blocked_round, .. } = self;
         let expired = sent.on_timeout(now, pto, transmit::PROBES as usize, |content| match content {
             Sent::Message(part) => send.lost(part),
             Sent::Fin => fin.lost(),
             Sent::Stop => stop.lost(),
             Sent::Abort => abort.lost(),
-            Sent::Ping => ping.lost(),
-            Sent::Blocked => blocked.lost(),
+            Sent::Ping(round) if round == *ping_round => ping.lost(),
+            Sent::Blocked(round) if round == *blocked_round => blocked.lost(),
+            Sent::Ping(_) | Sent::Blocked(_) => {}
         });
         if expired {
             self.probes = transmit::PROBES;
@@ -693,7 +709,7 @@ impl Flow {
     /// Asks the peer whether it lives.
     pub(crate) fn keepalive(&mut self) {
         if self.ping == Control::Idle {
-            self.ping = Control::Wanted;
+            self.want_ping();
         }
     }
 

@@ -161,6 +161,7 @@ impl Flow {
         {
             self.blocked_at = Some(self.peer_credit);
             self.blocked = Control::Wanted;
+            self.blocked_round = self.blocked_round.wrapping_add(1);
         }
     }
 
@@ -187,7 +188,7 @@ impl Flow {
             if contents.is_empty() {
                 if probing {
                     at += Chunk::Ping.emit(&mut bytes[at..]);
-                    contents.push(Sent::Ping);
+                    contents.push(Sent::Ping(self.ping_round));
                 } else if blocks == 0 && !self.announce {
                     return 0;
                 }
@@ -207,7 +208,9 @@ impl Flow {
             let full = self.sent.in_flight() + at as u64 >= self.cc.window()
                 || self.send.wanted_credit().is_some_and(|c| c > self.peer_credit);
             let ack_now = !contents.is_empty()
-                && (probing || (full && !self.send.all_sent()) || contents.contains(&Sent::Blocked));
+                && (probing
+                    || (full && !self.send.all_sent())
+                    || contents.iter().any(|sent| matches!(sent, Sent::Blocked(_))));
             Header { packet_type: PacketType::Data, blocks, ack_now, flow: self.remote_id, number: number as u32 }
                 .emit(bytes);
             Data::emit_fixed(distance, credit as u32, &mut bytes[HEADER_LEN..]);
@@ -266,8 +269,8 @@ impl Flow {
         for (control, chunk, sent) in [
             (&mut self.abort, Chunk::Abort(self.abort_reason), Sent::Abort),
             (&mut self.stop, Chunk::Stop(self.stop_reason), Sent::Stop),
-            (&mut self.ping, Chunk::Ping, Sent::Ping),
-            (&mut self.blocked, Chunk::Blocked { wanted }, Sent::Blocked),
+            (&mut self.ping, Chunk::Ping, Sent::Ping(self.ping_round)),
+            (&mut self.blocked, Chunk::Blocked { wanted }, Sent::Blocked(self.blocked_round)),
         ] {
             if *control == Control::Wanted {
                 *control = Control::Sent;

@@ -9,7 +9,7 @@ use crate::common::{Dialog, PORT, Pair, TOMBSTONES, listen, micros, millis, seco
 /// Windows of hardly more than a message: each one waits for credit, BLOCKED and its answer are lost like the rest.
 #[test]
 fn tight_windows_never_stick() {
-    seeds("tight_windows_never_stick", 100, |seed| {
+    seeds("tight_windows_never_stick", 200, |seed| {
         let rng = &mut SimRng::new(seed, 1 << 40);
         let configs = [(); 2].map(|()| {
             let mut config = Config::default();
@@ -45,7 +45,7 @@ fn tiny_pools_recover() {
         for no_frame in [NoFrame::Wait, NoFrame::Drop] {
             for tiny in [0, 1] {
                 let mut nics = [NicConfig { frames: 512, ..NicConfig::default() }; 2];
-                let frames = 8 + rng.below(24) as u32;
+                let frames = 2 + rng.below(24) as u32;
                 nics[tiny] = NicConfig { frames, rx_descriptors: 16, hold: micros(20), no_frame, ..nics[tiny] };
                 let link = Link { loss: 0.005, ..Link::with_delay(micros(20)) };
                 let mut config = Config::default();
@@ -93,26 +93,71 @@ fn kept_messages_do_not_starve_others() {
     pair.world.settle(TOMBSTONES).unwrap();
 }
 
-/// Reassembly buffers run out: parts are dropped unacknowledged, come again, and everything arrives.
+/// Reassembly buffers run out: parts are dropped unacknowledged, come again, and everything arrives. What is behind a
+/// hole may never take the buffer that fills it.
 #[test]
 fn few_buffers_delay_and_lose_nothing() {
-    let mut config = Config::default();
-    config.reassembly_bytes = 0;
-    let nic = NicConfig::default();
-    let mut pair = Pair::with(2, &Link::with_delay(micros(10)), [nic; 2], [config; 2], world_config());
-    let dialogs: Vec<_> = (0..12)
-        .map(|i| Dialog {
-            port: PORT + i as u16,
-            ..Dialog::new(Plan::fixed(2 * i, 5, 200_000), Plan::fixed(2 * i + 1, 5, 20_000))
-        })
-        .collect();
-    let tasks: Vec<_> = dialogs.iter().map(|dialog| pair.start(dialog)).collect();
-    pair.world.run(seconds(60)).unwrap();
-    for (dialog, tasks) in dialogs.iter().zip(tasks) {
-        dialog.check(&tasks.map(|task| task.take().unwrap()));
+    for (bytes, flows, size, loss) in [
+        (0, 12, 200_000, 0.0),
+        (0, 12, 200_000, 0.02),
+        (0, 12, 2_000, 0.02),
+        (64 << 20, 24, 1 << 20, 0.0),
+        (64 << 20, 24, 1 << 20, 0.02),
+    ] {
+        let mut config = Config::default();
+        config.reassembly_bytes = bytes;
+        let nic = NicConfig::default();
+        let link = Link { loss, ..Link::with_delay(micros(10)) };
+        let mut pair = Pair::with(2, &link, [nic; 2], [config; 2], world_config());
+        let dialogs: Vec<_> = (0..flows)
+            .map(|i| Dialog {
+                port: PORT + i as u16,
+                ..Dialog::new(Plan::fixed(2 * i, 12, size), Plan::fixed(2 * i + 1, 12, size / 10))
+            })
+            .collect();
+        let tasks: Vec<_> = dialogs.iter().map(|dialog| pair.start(dialog)).collect();
+        pair.world.run(seconds(60)).unwrap_or_else(|failure| panic!("{flows} flows of {size} B: {failure}"));
+        for (dialog, tasks) in dialogs.iter().zip(tasks) {
+            dialog.check(&tasks.map(|task| task.take().unwrap()));
+        }
+        assert!(pair.world.stats(pair.b).drops.get(DropReason::NoBuffers) > 0, "{flows} flows of {size} B: enough");
+        pair.world.settle(TOMBSTONES).unwrap();
     }
-    assert!(pair.world.stats(pair.b).drops.get(DropReason::NoBuffers) > 0, "there were enough");
-    pair.world.settle(TOMBSTONES).unwrap();
+}
+
+/// Many flows compete for few frames and few buffers, on a hostile link: all of them finish.
+#[test]
+fn a_crowd_shares_what_little_there_is() {
+    seeds("a_crowd_shares_what_little_there_is", 20, |seed| {
+        let rng = &mut SimRng::new(seed, 1 << 40);
+        let mut config = Config::default();
+        config.max_message = 1 << (10 + rng.below(7));
+        config.receive_window = config.max_message * (1 + rng.below(4) as u32) + 128;
+        config.send_buffer = config.receive_window;
+        config.reassembly_bytes = rng.below(2) << 22;
+        let nic = NicConfig { frames: 64 + rng.below(512) as u32, hold: micros(rng.below(30)), ..NicConfig::default() };
+        let link = Link {
+            rate: [None, Some(1_000_000_000)][rng.below(2) as usize],
+            queue_packets: 16 + rng.below(500) as u32,
+            ..Link::hostile(Corruption::Noticed)
+        };
+        let mut pair = Pair::with(seed, &link, [nic; 2], [config; 2], world_config());
+        let dialogs: Vec<_> = (0..1 + rng.below(40))
+            .map(|i| {
+                let mut plan = |flow| Plan::log_uniform(flow, rng.below(20) as usize, config.max_message, rng);
+                let mut dialog = Dialog { port: PORT + i as u16, ..Dialog::new(plan(2 * i), plan(2 * i + 1)) };
+                dialog.paces =
+                    [(); 2].map(|()| [Pace::Eager, Pace::Each(micros(rng.below(2000)))][rng.below(2) as usize]);
+                dialog
+            })
+            .collect();
+        let tasks: Vec<_> = dialogs.iter().map(|dialog| pair.start(dialog)).collect();
+        pair.world.run(seconds(120)).unwrap();
+        for (dialog, tasks) in dialogs.iter().zip(tasks) {
+            dialog.check(&tasks.map(|task| task.take().unwrap()));
+        }
+        pair.world.settle(TOMBSTONES).unwrap();
+    });
 }
 
 #[test]
