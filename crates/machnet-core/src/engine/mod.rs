@@ -201,8 +201,6 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         if self.promised.is_some_and(|promised| promised + self.peers.interval() <= self.now) {
             tracing::debug!("not polled for a while: no peer is declared dead for that");
             self.peers.forgive(self.now);
-            let now = self.now;
-            self.flows.for_each(|flow| flow.forgive(now));
         }
     }
 

@@ -161,6 +161,7 @@ impl Outstanding {
         let words = u64::from(block.words) * 64;
         // The bitmap's lowest number; entries below it are not spoken of.
         let low = if words == 0 { run_start } else { run_start.saturating_sub(1 + words) }.max(self.base);
+        let mut content_acked = false;
         let mut content = 0;
         for packet in self.packets.range(..(low - self.base) as usize) {
             content += packet.contents as usize;
@@ -186,11 +187,18 @@ impl Outstanding {
                 result.sample = Some(packet.sent);
             }
             cc(packet.sent, packet.bytes.into(), packet.limited);
-            self.contents.range(first..content).copied().for_each(&mut acked);
+            for &sent in self.contents.range(first..content) {
+                content_acked |= !matches!(sent, Sent::Ping(_));
+                acked(sent);
+            }
         }
         if result.new {
             self.progress = now;
-            self.backoff = 0;
+            // A PING alone that gets through, while data does not, is no reason to send that faster: the receiver may
+            // have no memory for it.
+            if content_acked || self.in_flight == 0 {
+                self.backoff = 0;
+            }
         }
         result
     }
@@ -250,19 +258,15 @@ impl Outstanding {
         self.backoff
     }
 
-    /// True if the deadline that passed was a PTO's: then the oldest contents in flight, up to `packets` packets'
-    /// worth, are given to `again`, and the caller sends that many probes.
-    pub(crate) fn on_timeout(
-        &mut self,
-        now: Instant,
-        pto: Duration,
-        packets: usize,
-        mut again: impl FnMut(Sent),
-    ) -> bool {
-        if self.loss_at.is_some() || self.in_flight == 0 || self.probe_from() + pto > now {
-            return false;
-        }
-        self.backoff += 1;
+    /// True if the deadline that passed was a PTO's: then the caller sends probes.
+    pub(crate) fn on_timeout(&mut self, now: Instant, pto: Duration) -> bool {
+        let expired = self.loss_at.is_none() && self.in_flight > 0 && self.probe_from() + pto <= now;
+        self.backoff += u32::from(expired);
+        expired
+    }
+
+    /// Gives the contents of the oldest packets in flight, up to `packets` of them, to `again`.
+    pub(crate) fn oldest(&self, packets: usize, mut again: impl FnMut(Sent)) {
         let mut content = 0;
         let mut found = 0;
         for packet in &self.packets {
@@ -276,17 +280,6 @@ impl Outstanding {
                 }
             }
         }
-        true
-    }
-
-    /// Silence until now does not count.
-    pub(crate) fn forgive(&mut self, now: Instant) {
-        self.progress = self.progress.max(now);
-    }
-
-    /// Since when nothing was acknowledged, if something is outstanding.
-    pub(crate) fn silent_since(&self) -> Option<Instant> {
-        (self.in_flight > 0).then_some(self.progress)
     }
 }
 
@@ -377,12 +370,13 @@ mod tests {
         let mut sent = filled(4);
         let pto = Duration::from_nanos(1000);
         assert_eq!(sent.deadline(pto), Some(Instant(1003)));
-        assert!(!sent.on_timeout(Instant(1002), pto, 2, |_| panic!()));
+        assert!(!sent.on_timeout(Instant(1002), pto));
+        assert!(sent.on_timeout(Instant(1003), pto));
         let mut again = Vec::new();
-        assert!(sent.on_timeout(Instant(1003), pto, 2, |c| again.push(c)));
+        sent.oldest(2, |c| again.push(c));
         assert_eq!(again, [part(0), part(1)]);
-        assert_eq!((sent.backoff(), sent.silent_since()), (1, Some(Instant(0))));
+        assert_eq!(sent.backoff(), 1);
         let _ = sent.on_ack(Instant(1100), &block(0, 1), |_| {}, |_, _, _| {});
-        assert_eq!((sent.backoff(), sent.silent_since()), (0, Some(Instant(1100))));
+        assert_eq!((sent.backoff(), sent.deadline(pto)), (0, Some(Instant(2100))));
     }
 }

@@ -493,7 +493,13 @@ impl Flow {
                 self.check_credit();
                 Stored::Yes
             }
-            Chunk::Ping => Stored::Yes,
+            Chunk::Ping => {
+                // The peer lives, and may have memory again for what it refused: no reason to wait for a long back-off.
+                if self.sent.backoff() > 0 {
+                    self.probe_now();
+                }
+                Stored::Yes
+            }
         }
     }
 
@@ -623,16 +629,11 @@ impl Flow {
             State::Connecting { give_up, next_init, .. } => return Some(next_init.min(give_up)),
             State::HalfOpen { give_up } => return Some(give_up),
             State::Tombstone { until } => Some(until),
-            State::Aborting { until } => [Some(until), self.sent_deadline()].into_iter().flatten().min(),
-            State::Open => [self.sent_deadline(), self.linger].into_iter().flatten().min(),
+            State::Aborting { until } => [Some(until), self.sent.deadline(self.pto())].into_iter().flatten().min(),
+            State::Open => [self.sent.deadline(self.pto()), self.linger].into_iter().flatten().min(),
             State::Closed => return None,
         };
         [own, self.acks.deadline()].into_iter().flatten().min()
-    }
-
-    fn sent_deadline(&self) -> Option<Instant> {
-        let dead = self.sent.silent_since().map(|since| since + self.limits.dead_peer_timeout);
-        [self.sent.deadline(self.pto()), dead].into_iter().flatten().min()
     }
 
     fn pto(&self) -> Duration {
@@ -660,10 +661,7 @@ impl Flow {
                 }
             }
             State::Open => {
-                let dead = self.sent.silent_since().is_some_and(|at| at + self.limits.dead_peer_timeout <= now);
-                if dead {
-                    self.close(CloseReason::PeerDead);
-                } else if self.linger.is_some_and(|at| at <= now) {
+                if self.linger.is_some_and(|at| at <= now) {
                     self.abort(now, Reason::Linger, CloseReason::Aborted);
                 } else {
                     self.on_sent_timer(now);
@@ -673,10 +671,10 @@ impl Flow {
         }
     }
 
-    fn on_sent_timer(&mut self, now: Instant) {
-        let pto = self.pto();
+    /// Sends the oldest contents in flight once more.
+    fn probe_now(&mut self) {
         let Self { sent, send, fin, stop, abort, ping, ping_round, blocked, blocked_round, .. } = self;
-        let expired = sent.on_timeout(now, pto, transmit::PROBES as usize, |content| match content {
+        sent.oldest(transmit::PROBES as usize, |content| match content {
             Sent::Message(part) => send.lost(part),
             Sent::Fin => fin.lost(),
             Sent::Stop => stop.lost(),
@@ -685,8 +683,12 @@ impl Flow {
             Sent::Blocked(round) if round == *blocked_round => blocked.lost(),
             Sent::Ping(_) | Sent::Blocked(_) => {}
         });
-        if expired {
-            self.probes = transmit::PROBES;
+        self.probes = transmit::PROBES;
+    }
+
+    fn on_sent_timer(&mut self, now: Instant) {
+        if self.sent.on_timeout(now, self.pto()) {
+            self.probe_now();
         } else {
             self.detect_losses(now);
         }
@@ -713,11 +715,6 @@ impl Flow {
         }
     }
 
-    /// This side did not run for a while: silence in that time does not count.
-    pub(crate) fn forgive(&mut self, now: Instant) {
-        self.sent.forgive(now);
-    }
-
     /// The length of the message that waits for a reassembly buffer.
     pub(crate) fn wanted_buffer(&self) -> Option<u32> {
         if matches!(self.state, State::Open) { self.recv.wanted() } else { None }
@@ -727,6 +724,8 @@ impl Flow {
     pub(crate) fn reserve(&mut self, frame: Frame) {
         self.recv.reserve(frame);
         self.check_credit();
+        // Its sender may have backed off.
+        self.want_ping();
     }
 
     /// Ends the flow here and at the peer.

@@ -67,7 +67,8 @@ pub(crate) struct SendQueue {
     base: u32,
     /// The first byte that was never sent: index into `messages`, offset.
     unsent: (usize, u32),
-    /// Parts declared lost, or to be probed with.
+    /// Parts declared lost, or to be probed with: each once, in the order of the stream. The receiver delivers in order,
+    /// and may have memory for the oldest only.
     again: VecDeque<Part>,
     /// Cumulative cost of everything taken, and of what was acknowledged in order.
     taken: u64,
@@ -207,8 +208,17 @@ impl SendQueue {
 
     /// `part` was lost, or is to be sent again as a probe.
     pub(crate) fn lost(&mut self, part: Part) {
-        if !self.is_acknowledged(part) {
-            self.again.push_back(part);
+        if self.is_acknowledged(part) {
+            return;
+        }
+        let place = |part: &Part| (part.id.wrapping_sub(self.base), part.offset);
+        // Losses are declared in the order of sending: mostly, this is the end.
+        let at = match self.again.back() {
+            Some(last) if place(last) < place(&part) => Err(self.again.len()),
+            _ => self.again.binary_search_by_key(&place(&part), place),
+        };
+        if let Err(at) = at {
+            self.again.insert(at, part);
         }
     }
 
@@ -287,8 +297,12 @@ mod tests {
         assert!(!queue.acked(Part { id: 2, offset: 0, len: 0 }));
         assert!(!queue.acked(Part { id: 1, offset: 1088, len: 912 }));
         queue.lost(Part { id: 1, offset: 1088, len: 912 });
+        queue.lost(Part { id: 1, offset: 0, len: 1088 });
         queue.lost(Part { id: 0, offset: 0, len: 10 });
+        queue.lost(Part { id: 1, offset: 0, len: 1088 });
         assert_eq!(queue.next_again(1200), Some(Part { id: 0, offset: 0, len: 10 }), "acknowledged parts are skipped");
+        assert_eq!(queue.next_again(1200), Some(Part { id: 1, offset: 0, len: 1088 }), "once, in order");
+        assert_eq!(queue.next_again(1200), None);
         assert!(queue.acked(Part { id: 0, offset: 0, len: 10 }));
         assert_eq!(queue.acknowledged(), cost_in_units(10));
         assert!(queue.acked(Part { id: 1, offset: 0, len: 1088 }));

@@ -9,7 +9,8 @@ use crate::{Driver, Instant};
 
 /// Packets a flow sends before the next one has its turn: one GSO batch.
 const PACKETS_PER_TURN: usize = 64;
-/// Packets sent on a PTO (RFC 9002 §6.2.4).
+/// Packets sent on a PTO (RFC 9002 §6.2.4). The last is a PING alone: a receiver without memory for data can take it,
+/// and its answer shows that the peer lives.
 pub(super) const PROBES: u8 = 2;
 
 /// What the engine lends a flow to send with.
@@ -184,7 +185,7 @@ impl Flow {
                 }
             }
             let probing = self.probes > 0;
-            at += self.fill(&mut bytes[at..], contents, probing);
+            at += if self.probes == 1 { 0 } else { self.fill(&mut bytes[at..], contents, probing) };
             if contents.is_empty() {
                 if probing {
                     at += Chunk::Ping.emit(&mut bytes[at..]);
