@@ -189,6 +189,8 @@ pub(crate) struct Flow {
     stop_reason: Reason,
     abort_reason: Reason,
     peer_stopped: bool,
+    /// What was to be sent was dropped before it was acknowledged.
+    cut_off: bool,
     linger: Option<Instant>,
     /// When the last INIT or ACCEPT went out, if there was but one: then its answer is a sample of the round trip.
     handshake_sent: Option<Instant>,
@@ -235,6 +237,7 @@ impl Flow {
             stop_reason: Reason::None,
             abort_reason: Reason::None,
             peer_stopped: false,
+            cut_off: false,
             linger: None,
             handshake_sent: None,
             closed: None,
@@ -670,6 +673,7 @@ impl Flow {
 
     /// Drops what was to be sent and what was received.
     fn quiet(&mut self) {
+        self.cut_off |= !self.send.all_acknowledged();
         self.send.discard();
         self.recv.stop();
         self.announce = false;
@@ -711,9 +715,9 @@ impl Flow {
         }
     }
 
-    /// FIN and everything before it was acknowledged.
+    /// FIN and everything before it was acknowledged, or discarded because the peer reads no more.
     fn is_finished(&self) -> bool {
-        self.fin == Control::Acked && self.send.all_acknowledged()
+        self.fin == Control::Acked && self.send.all_acknowledged() && !self.cut_off
     }
 
     // ---- what the application sees -----------------------------------------------------------------------------
