@@ -175,7 +175,8 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             return Err(DropReason::UnknownFlow);
         };
         let Some(flow) = self.flows.get(key) else { return Err(DropReason::UnknownFlow) };
-        if flow.remote != meta.remote {
+        // At the port that the flow holds open: the port it is answered at is the one it will close.
+        if flow.remote != meta.remote || flow.local.port() != meta.local.port() {
             return Err(DropReason::WrongPeer);
         }
         if !matches!(flow.state, State::Connecting { .. }) {

@@ -31,3 +31,34 @@ fn an_acknowledged_fin_does_not_hide_a_lost_message() {
     assert!(acknowledged < posted, "{acknowledged} of {posted} units acknowledged");
     assert_eq!(pair.world.wait(&reader, seconds(20)).unwrap(), None);
 }
+
+/// A peer that answers INIT to another port of ours must not make us close that port when the flow ends.
+#[test]
+fn an_accept_to_another_port_does_not_cost_that_port() {
+    let mut pair = Pair::new(2, &Link::with_delay(micros(20)));
+    let _service = listen(&mut pair.world, pair.b, PORT, 8).unwrap();
+    let mut mine = listen(&mut pair.world, pair.a, 7001, 8).unwrap();
+    let (caught, accepts) = std::sync::mpsc::channel();
+    pair.world.fabric().filter(pair.back, move |seen| {
+        if read(seen.payload) == Seen::Accept {
+            let _ = caught.send((seen.from, seen.payload.to_vec()));
+            return Verdict::Drop;
+        }
+        Verdict::Pass
+    });
+    let (node, to) = (pair.world.node(pair.a), pair.world.node(pair.b).at(PORT));
+    let task = pair.world.spawn("connect", async move { node.connect(to).await.map(drop) });
+    pair.world.run_for(millis(2)).unwrap();
+    let (from, accept) = accepts.try_recv().unwrap();
+    pair.world.fabric().filter(pair.back, |_| Verdict::Pass);
+    let misled = pair.world.node(pair.a).at(7001);
+    pair.world.fabric().inject(from, misled, &accept);
+    let _ = pair.world.wait(&task, seconds(5)).unwrap();
+    pair.world.run_for(seconds(20)).unwrap();
+    // The listener on that port still listens.
+    let (node, to) = (pair.world.node(pair.b), misled);
+    let task = pair.world.spawn("connect", async move { node.connect(to).await.map(drop) });
+    let accepted = pair.world.spawn("accept", async move { mine.accept().await.map(drop) });
+    assert_eq!(pair.world.wait(&task, seconds(5)).unwrap(), Ok(()));
+    assert_eq!(pair.world.wait(&accepted, seconds(5)).unwrap(), Some(()));
+}
