@@ -21,6 +21,7 @@ mod table;
 mod timers;
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -38,6 +39,8 @@ use timers::Timers;
 const RX_BURST: usize = 256;
 /// Packets built in one round, likewise.
 const TX_BURST: usize = 256;
+/// How often the timers of a flow that cannot send are looked at.
+const BLOCKED_RETRY: Duration = Duration::from_millis(1);
 /// Hints looked at in one round.
 const HINTS: usize = 256;
 
@@ -247,7 +250,9 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             if flow.state == State::Closed {
                 self.forget(key);
             } else {
-                let deadline = flow.deadline();
+                // What is due and waits for a frame or the device would keep the engine awake: it has its turn anyway.
+                let earliest = if flow.is_ready { self.now + BLOCKED_RETRY } else { self.now };
+                let deadline = flow.deadline().map(|at| at.max(earliest));
                 self.timers.set(key, deadline);
             }
         }

@@ -62,3 +62,25 @@ fn an_accept_to_another_port_does_not_cost_that_port() {
     assert_eq!(pair.world.wait(&task, seconds(5)).unwrap(), Ok(()));
     assert_eq!(pair.world.wait(&accepted, seconds(5)).unwrap(), Some(()));
 }
+
+/// An INIT that waits for a full device must not keep the engine awake.
+#[test]
+fn a_full_device_lets_the_engine_sleep() {
+    let stuck = NicConfig { tx_descriptors: 2, hold: seconds(1), ..NicConfig::default() };
+    let mut config = Config::default();
+    config.connect_timeout = seconds(10);
+    let mut pair = Pair::with(3, &Link::default(), [stuck, NicConfig::default()], [config; 2], world_config());
+    let _listener = pair.listen();
+    let tasks: Vec<_> = (0..400)
+        .map(|_| {
+            let (node, to) = (pair.world.node(pair.a), pair.world.node(pair.b).at(PORT));
+            pair.world.spawn("connect", async move { node.connect(to).await.map(drop) })
+        })
+        .collect();
+    let before = pair.world.rounds(pair.a);
+    pair.world.run_for(millis(900)).unwrap();
+    let rounds = pair.world.rounds(pair.a) - before;
+    assert!(rounds < 20_000, "{rounds} rounds");
+    drop(tasks);
+    pair.world.cancel();
+}
