@@ -145,7 +145,7 @@ impl Flow {
             || (self.window_open() && (self.send.has_again() || self.has_credit()))
     }
 
-    fn window_open(&self) -> bool {
+    fn window_open(&mut self) -> bool {
         self.sent.has_span() && self.sent.in_flight() < self.cc.window()
     }
 

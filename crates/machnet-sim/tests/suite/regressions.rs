@@ -84,3 +84,36 @@ fn a_full_device_lets_the_engine_sleep() {
     drop(tasks);
     pair.world.cancel();
 }
+
+/// More numbers outstanding than the span allows, all acknowledged at once: sending must go on.
+#[test]
+fn a_full_span_of_numbers_empties_again() {
+    let nic = NicConfig { frames: 65_536, rx_descriptors: u16::MAX, tx_descriptors: u16::MAX, ..NicConfig::default() };
+    let link = Link { queue_packets: 1 << 20, ..Link::with_delay(millis(50)) };
+    let mut pair = Pair::with(4, &link, [nic; 2], [Config::default(); 2], world_config());
+    let (mut a, mut b) = pair.open();
+    let reader = pair.world.spawn("b", async move {
+        let mut count = 0;
+        while b.receive().await.is_some() {
+            count += 1;
+        }
+        count
+    });
+    let node = pair.world.node(pair.a);
+    let writer = pair.world.spawn("a", async move {
+        // Opens the window wide.
+        for _ in 0..40 {
+            a.send(vec![0; 1 << 20]).await.unwrap();
+        }
+        node.sleep(seconds(1)).await;
+        // One packet each.
+        for _ in 0..40_000 {
+            a.send(&b""[..]).await.unwrap();
+            node.sleep(micros(2)).await;
+        }
+        a.send.finish();
+        a.reaches(FlowState::FIN_ACKED).await;
+    });
+    pair.world.wait(&writer, seconds(60)).unwrap();
+    assert_eq!(pair.world.wait(&reader, seconds(60)).unwrap(), 40_040);
+}
