@@ -117,3 +117,21 @@ fn a_full_span_of_numbers_empties_again() {
     pair.world.wait(&writer, seconds(60)).unwrap();
     assert_eq!(pair.world.wait(&reader, seconds(60)).unwrap(), 40_040);
 }
+
+/// A RESET is never longer than what it answers, whatever version that claims.
+#[test]
+fn a_short_init_of_another_version_is_not_answered() {
+    let mut pair = Pair::new(5, &Link::default());
+    let _listener = pair.listen();
+    let (from, to) = (pair.world.node(pair.a).home(), pair.world.node(pair.b).at(PORT));
+    let sent = pair.world.driver(pair.b).nic_stats().sent;
+    for len in [16, 20, 35, 36, 39, 40, 1231, 1232] {
+        let mut init = vec![0; len];
+        init[0] = 2 << 4 | 1;
+        pair.world.fabric().inject(from, to, &init);
+        pair.world.run_for(millis(20)).unwrap();
+        let answers = pair.world.driver(pair.b).nic_stats().sent - sent;
+        assert!(len >= 40 || answers == 0, "{len} bytes were answered");
+    }
+    assert_eq!(pair.world.stats(pair.b).drops.get(DropReason::Version), 8);
+}
