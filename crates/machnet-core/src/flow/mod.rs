@@ -55,7 +55,8 @@ pub(crate) enum Sent {
     Fin,
     Stop,
     Abort,
-    Blocked,
+    /// At this credit, the low half of it.
+    Blocked(u32),
     Ping,
 }
 
@@ -95,6 +96,13 @@ impl Control {
     fn lost(&mut self) {
         if *self == Self::Sent {
             *self = Self::Wanted;
+        }
+    }
+
+    /// It was acknowledged, and need not be remembered.
+    fn answered(&mut self) {
+        if *self == Self::Sent {
+            *self = Self::Idle;
         }
     }
 }
@@ -398,6 +406,7 @@ impl Flow {
     }
 
     fn on_ack(&mut self, now: Instant, block: &crate::wire::AckBlock) {
+        let blocked_at = self.blocked_at;
         let Self { sent, send, cc, fin, stop, abort, ping, blocked, rtt, .. } = self;
         let result = sent.on_ack(
             now,
@@ -409,8 +418,10 @@ impl Flow {
                 Sent::Fin => *fin = Control::Acked,
                 Sent::Stop => *stop = Control::Acked,
                 Sent::Abort => *abort = Control::Acked,
-                Sent::Ping => *ping = Control::Idle,
-                Sent::Blocked => *blocked = Control::Idle,
+                // What was acknowledged may be an earlier one: it settles nothing that is said anew.
+                Sent::Ping => ping.answered(),
+                Sent::Blocked(at) if blocked_at.is_some_and(|credit| credit as u32 == at) => *blocked = Control::Idle,
+                Sent::Blocked(_) => {}
             },
             |at, bytes, limited| cc.on_ack(now, at, bytes, limited),
         );
@@ -434,7 +445,7 @@ impl Flow {
                 Sent::Stop => stop.lost(),
                 Sent::Abort => abort.lost(),
                 Sent::Ping => ping.lost(),
-                Sent::Blocked => blocked.lost(),
+                Sent::Blocked(_) => blocked.lost(),
             },
             |at| cc.on_loss(now, at),
         );
@@ -645,7 +656,7 @@ impl Flow {
             Sent::Stop => stop.lost(),
             Sent::Abort => abort.lost(),
             Sent::Ping => ping.lost(),
-            Sent::Blocked => blocked.lost(),
+            Sent::Blocked(_) => blocked.lost(),
         });
         if expired {
             self.probes = transmit::PROBES;

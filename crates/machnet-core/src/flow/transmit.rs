@@ -207,7 +207,7 @@ impl Flow {
             let full = self.sent.in_flight() + at as u64 >= self.cc.window()
                 || self.send.wanted_credit().is_some_and(|c| c > self.peer_credit);
             let ack_now = !contents.is_empty()
-                && (probing || (full && !self.send.all_sent()) || contents.contains(&Sent::Blocked));
+                && (probing || (full && !self.send.all_sent()) || contents.iter().any(|sent| matches!(sent, Sent::Blocked(_))));
             Header { packet_type: PacketType::Data, blocks, ack_now, flow: self.remote_id, number: number as u32 }
                 .emit(bytes);
             Data::emit_fixed(distance, credit as u32, &mut bytes[HEADER_LEN..]);
@@ -263,11 +263,12 @@ impl Flow {
     fn fill_controls(&mut self, out: &mut [u8], contents: &mut Vec<Sent>) -> usize {
         let mut at = 0;
         let wanted = self.send.wanted_credit().unwrap_or(self.peer_credit) as u32;
+        let blocked_at = self.blocked_at.unwrap_or(self.peer_credit) as u32;
         for (control, chunk, sent) in [
             (&mut self.abort, Chunk::Abort(self.abort_reason), Sent::Abort),
             (&mut self.stop, Chunk::Stop(self.stop_reason), Sent::Stop),
             (&mut self.ping, Chunk::Ping, Sent::Ping),
-            (&mut self.blocked, Chunk::Blocked { wanted }, Sent::Blocked),
+            (&mut self.blocked, Chunk::Blocked { wanted }, Sent::Blocked(blocked_at)),
         ] {
             if *control == Control::Wanted {
                 *control = Control::Sent;
