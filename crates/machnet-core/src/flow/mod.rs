@@ -378,6 +378,11 @@ impl Flow {
             self.on_ack(now, block);
         }
         self.peer_credit = self.peer_credit.max(expand(data.credit, self.peer_credit));
+        if matches!(self.state, State::Aborting { .. }) && !data.chunks().any(|chunk| matches!(chunk, Chunk::Abort(_))) {
+            // Not recorded: nobody takes what is in it, and the peer must not believe that somebody did.
+            self.settle(now);
+            return Ok(());
+        }
 
         let mut at_once = header.ack_now;
         for chunk in data.chunks() {

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use machnet_channel::{CloseReason, FlowState};
 use machnet_core::{Config, DropReason};
-use machnet_sim::{Link, NicConfig, Verdict};
+use machnet_sim::{Flow, Link, NicConfig, Verdict};
 
 use crate::common::{Chunk, PORT, Pair, Seen, listen, micros, millis, read, seconds, world_config};
 
@@ -205,4 +205,30 @@ fn a_late_acknowledgement_of_blocked_is_not_that_of_the_next() {
     assert_eq!(pair.world.wait(&reader, seconds(20)).unwrap(), 20);
     assert!(pair.world.wait(&writer, seconds(20)).unwrap().has(FlowState::FIN_ACKED));
     assert!(*said.lock().unwrap() > 2);
+}
+
+/// An ABORT that is lost on the way: what arrives meanwhile was not taken, and must not look as if it had been.
+#[test]
+fn an_aborting_flow_takes_no_data() {
+    const ABORT: u8 = 4;
+    let mut pair = Pair::new(7, &Link::with_delay(micros(20)));
+    let (mut a, b) = pair.open();
+    pair.world.run_for(millis(10)).unwrap();
+    pair.world.fabric().filter(pair.there, |seen| {
+        let lost = read(seen.payload) != Seen::Reset && has_chunk(seen.payload, ABORT);
+        if lost { Verdict::Drop } else { Verdict::Pass }
+    });
+    a.send.abort();
+    let Flow { mut send, recv } = b;
+    let sender = pair.world.spawn("b", async move {
+        machnet_sim::send(&mut send, b"never read"[..].into()).await.unwrap();
+        send.finish();
+        drop(recv);
+        machnet_sim::reaches(&mut send, FlowState::CLOSED).await
+    });
+    let state = pair.world.wait(&sender, seconds(20)).unwrap();
+    assert_eq!(state.reason(), Some(CloseReason::Reset));
+    assert!(!state.has(FlowState::FIN_ACKED), "{state:?}");
+    drop(a);
+    pair.world.settle(seconds(10)).unwrap();
 }
