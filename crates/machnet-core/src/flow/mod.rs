@@ -77,6 +77,8 @@ pub(crate) enum State {
     },
     Tombstone {
         until: Instant,
+        /// However long the peer asks.
+        limit: Instant,
     },
     /// To be forgotten.
     Closed,
@@ -369,10 +371,10 @@ impl Flow {
             return Err(DropReason::AckOfUnsent);
         }
         self.stats.packets_received += 1;
-        if let State::Tombstone { until } = &mut self.state {
+        if let State::Tombstone { until, limit } = &mut self.state {
             // The peer still asks, so our last answers were lost. It backs off, and silence when it asks again would look
             // to it like our death: stay for as long as it may go on asking.
-            *until = now + self.limits.dead_peer_timeout;
+            *until = (now + self.limits.dead_peer_timeout).min(*limit);
         }
         for block in data.blocks() {
             self.on_ack(now, block);
@@ -601,7 +603,7 @@ impl Flow {
         let own = match self.state {
             State::Connecting { give_up, next_init, .. } => return Some(next_init.min(give_up)),
             State::HalfOpen { give_up } => return Some(give_up),
-            State::Tombstone { until } => Some(until),
+            State::Tombstone { until, .. } => Some(until),
             State::Aborting { until } => [Some(until), self.sent_deadline()].into_iter().flatten().min(),
             State::Open => [self.sent_deadline(), self.linger].into_iter().flatten().min(),
             State::Closed => return None,
@@ -626,7 +628,7 @@ impl Flow {
                     self.close(CloseReason::ConnectTimeout);
                 }
             }
-            State::HalfOpen { give_up: until } | State::Tombstone { until } => {
+            State::HalfOpen { give_up: until } | State::Tombstone { until, .. } => {
                 if until <= now {
                     self.close(CloseReason::ConnectTimeout);
                 }
@@ -705,7 +707,8 @@ impl Flow {
     fn entomb(&mut self, now: Instant, reason: CloseReason) {
         self.closed = Some(reason);
         self.quiet();
-        self.state = State::Tombstone { until: now + (3 * self.rtt.pto(0)).max(TOMBSTONE) };
+        let until = now + (3 * self.rtt.pto(0)).max(TOMBSTONE);
+        self.state = State::Tombstone { until, limit: until + 2 * self.limits.dead_peer_timeout };
     }
 
     fn close(&mut self, reason: CloseReason) {

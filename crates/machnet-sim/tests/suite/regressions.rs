@@ -232,3 +232,31 @@ fn an_aborting_flow_takes_no_data() {
     drop(a);
     pair.world.settle(seconds(10)).unwrap();
 }
+
+/// A peer that goes on asking about a flow that is over does not keep it, and with it the endpoint, for ever.
+#[test]
+fn a_tombstone_is_not_kept_for_ever() {
+    let mut pair = Pair::new(8, &Link::with_delay(micros(20)));
+    let (mut a, mut b) = pair.open();
+    let (caught, packets) = std::sync::mpsc::channel();
+    pair.world.fabric().filter(pair.there, move |seen| {
+        let _ = caught.send((seen.from, seen.to, seen.payload.to_vec()));
+        Verdict::Pass
+    });
+    let ending = pair.world.spawn("both", async move {
+        a.send(&b"x"[..]).await.unwrap();
+        a.send.finish();
+        b.send.finish();
+        while b.receive().await.is_some() {}
+        b.reaches(FlowState::CLOSED).await
+    });
+    assert_eq!(pair.world.wait(&ending, seconds(5)).unwrap().reason(), Some(CloseReason::Finished));
+    let (from, to, mut packet) = packets.try_iter().next().unwrap();
+    pair.world.shut_down(pair.b);
+    for number in 100_u32..800 {
+        packet[12..16].copy_from_slice(&number.to_be_bytes());
+        pair.world.fabric().inject(from, to, &packet);
+        pair.world.run_for(millis(50)).unwrap();
+    }
+    assert!(pair.world.is_finished(pair.b), "{} flows", pair.world.stats(pair.b).flows);
+}
