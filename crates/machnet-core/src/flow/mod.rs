@@ -604,7 +604,8 @@ impl Flow {
             State::Connecting { give_up, next_init, .. } => return Some(next_init.min(give_up)),
             State::HalfOpen { give_up } => return Some(give_up),
             State::Tombstone { until, .. } => Some(until),
-            State::Aborting { until } => [Some(until), self.sent_deadline()].into_iter().flatten().min(),
+            // Whether the peer is dead is no question any more: `until` comes soon.
+            State::Aborting { until } => [Some(until), self.sent.deadline(self.pto())].into_iter().flatten().min(),
             State::Open => [self.sent_deadline(), self.linger].into_iter().flatten().min(),
             State::Closed => return None,
         };

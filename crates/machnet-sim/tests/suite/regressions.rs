@@ -260,3 +260,27 @@ fn a_tombstone_is_not_kept_for_ever() {
     }
     assert!(pair.world.is_finished(pair.b), "{} flows", pair.world.stats(pair.b).flows);
 }
+
+/// Linger runs out just before the silent peer would be declared dead: the abort waits in peace.
+#[test]
+fn an_abort_to_a_silent_peer_does_not_spin() {
+    let mut config = Config::default();
+    config.linger = seconds(1);
+    let nic = NicConfig::default();
+    let mut pair = Pair::with(9, &Link::with_delay(millis(1)), [nic; 2], [config; 2], world_config());
+    let (mut a, b) = pair.open();
+    pair.world.run_for(millis(10)).unwrap();
+    pair.world.fabric().filter(pair.there, |_| Verdict::Drop);
+    let node = pair.world.node(pair.a);
+    let task = pair.world.spawn("a", async move {
+        a.send(&b"into the void"[..]).await.unwrap();
+        node.sleep(config.dead_peer_timeout - config.linger - millis(2)).await;
+        drop(a);
+    });
+    pair.world.wait(&task, seconds(5)).unwrap();
+    let before = pair.world.rounds(pair.a);
+    pair.world.run_for(seconds(2)).unwrap();
+    let rounds = pair.world.rounds(pair.a) - before;
+    assert!(rounds < 100, "{rounds} rounds");
+    drop(b);
+}
