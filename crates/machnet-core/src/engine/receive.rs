@@ -185,6 +185,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         flow.on_accept(self.now, meta.local, &accept);
         tracing::debug!(flow = flow.id, peer = %flow.remote, "connected");
         self.flows.learn_remote(key);
+        self.connecting.remove(&key);
         if let Some(flow) = self.flows.get(key) {
             flow.deliver(self.now, &mut self.channel);
         }
@@ -234,18 +235,13 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             return;
         }
         // The header of an INIT does not name its flow; whoever connects to that address is refused, rightly.
-        let refused: Vec<u32> = self
-            .flows
-            .slots()
-            .filter(|(_, flow)| flow.remote == remote && matches!(flow.state, State::Connecting { .. }))
-            .map(|(key, _)| key)
-            .collect();
-        for key in refused {
-            if let Some(flow) = self.flows.get(key) {
-                flow.on_unreachable();
-            }
+        let connecting = std::mem::take(&mut self.connecting);
+        for &key in &connecting {
+            let Some(flow) = self.flows.get(key).filter(|flow| flow.remote == remote) else { continue };
+            flow.on_unreachable();
             self.touch(key);
         }
+        self.connecting = connecting;
     }
 
     /// Says statelessly that a packet has no flow, unless its source has had enough of those.

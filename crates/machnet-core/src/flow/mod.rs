@@ -207,6 +207,8 @@ pub(crate) struct Flow {
     closed: Option<CloseReason>,
     published: Published,
     stats: FlowStats,
+    /// Lost packets that the engine has counted.
+    lost_counted: u64,
     /// A token that a RETRY gave.
     token: Vec<u8>,
 }
@@ -253,6 +255,7 @@ impl Flow {
             closed: None,
             published: Published::default(),
             stats: FlowStats::default(),
+            lost_counted: 0,
             token: Vec::new(),
         }
     }
@@ -286,9 +289,11 @@ impl Flow {
         self.rtt.peer_max_ack_delay = Duration::from_micros(handshake.max_ack_delay_us.min(1_000_000).into());
     }
 
-    /// Packets declared lost so far.
-    pub(crate) const fn packets_lost(&self) -> u64 {
-        self.sent.packets_lost
+    /// Packets declared lost since this was last asked.
+    pub(crate) const fn newly_lost(&mut self) -> u64 {
+        let new = self.sent.packets_lost - self.lost_counted;
+        self.lost_counted = self.sent.packets_lost;
+        new
     }
 
     // ---- what arrives ------------------------------------------------------------------------------------------
