@@ -359,3 +359,6 @@ impl Config {
 }
 
 const _: () = assert!(Cut::MIN_PAYLOAD <= BASE_PAYLOAD);
+
+#[cfg(test)]
+mod tests;

@@ -220,6 +220,9 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         if flow.remote.ip() != meta.remote.ip() {
             return Err(DropReason::WrongPeer);
         }
+        if matches!(flow.state, State::Tombstone { .. } | State::Closed) {
+            return Err(DropReason::WrongState);
+        }
         if !flow.on_reset(&reset) {
             return Err(DropReason::ForgedReset);
         }

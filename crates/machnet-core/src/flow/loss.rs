@@ -87,6 +87,11 @@ impl Outstanding {
         self.base + self.packets.len() as u64
     }
 
+    #[cfg(test)]
+    pub(crate) fn remembered(&self) -> usize {
+        self.packets.len()
+    }
+
     /// Bytes sent, neither acknowledged nor lost.
     pub(crate) const fn in_flight(&self) -> u64 {
         self.in_flight

@@ -289,6 +289,12 @@ impl Flow {
         self.rtt.peer_max_ack_delay = Duration::from_micros(handshake.max_ack_delay_us.min(1_000_000).into());
     }
 
+    /// Sent packets that are remembered.
+    #[cfg(test)]
+    pub(crate) fn remembered(&self) -> usize {
+        self.sent.remembered()
+    }
+
     /// Packets declared lost since this was last asked.
     pub(crate) const fn newly_lost(&mut self) -> u64 {
         let new = self.sent.packets_lost - self.lost_counted;

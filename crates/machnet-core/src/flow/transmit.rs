@@ -123,6 +123,8 @@ impl Flow {
             Handshake::PACKET_LEN
         });
         if sent {
+            // The peer decides how often: nothing of it may gather.
+            self.sent.floor_distance(now, self.rtt.pto(0));
             self.handshake_sent = (self.stats.packets_sent == 0).then_some(now);
             self.sent.sent(now, Handshake::PACKET_LEN as u32, &[], false);
             self.stats.packets_sent += 1;
