@@ -87,14 +87,33 @@ impl Outstanding {
         self.base + self.packets.len() as u64
     }
 
+    #[cfg(test)]
+    pub(crate) fn remembered(&self) -> usize {
+        self.packets.len()
+    }
+
     /// Bytes sent, neither acknowledged nor lost.
     pub(crate) const fn in_flight(&self) -> u64 {
         self.in_flight
     }
 
-    /// True if the span of numbers leaves room for another packet with content.
-    pub(crate) fn has_span(&self) -> bool {
-        (self.packets.len() as u64) < MAX_SPAN
+    /// True if the span of numbers leaves room for another packet with content. If it does not, what is lost is
+    /// forgotten early: only something in flight, which has a timer, may keep the sender waiting.
+    pub(crate) fn has_span(&mut self) -> bool {
+        while self.packets.len() as u64 >= MAX_SPAN {
+            if self.packets.front().is_none_or(|packet| packet.fate == Fate::InFlight) {
+                return false;
+            }
+            self.forget_oldest();
+        }
+        true
+    }
+
+    fn forget_oldest(&mut self) {
+        let Some(packet) = self.packets.pop_front() else { return };
+        self.contents.drain(..packet.contents as usize);
+        self.base += 1;
+        self.scan_from = self.scan_from.saturating_sub(1);
     }
 
     /// Forgets what nobody asks about any more, and returns how far back the floor lies from the next number.
@@ -108,10 +127,7 @@ impl Outstanding {
             if keep {
                 break;
             }
-            self.contents.drain(..packet.contents as usize);
-            self.packets.pop_front();
-            self.base += 1;
-            self.scan_from = self.scan_from.saturating_sub(1);
+            self.forget_oldest();
         }
         u16::try_from(self.packets.len()).unwrap_or(u16::MAX)
     }

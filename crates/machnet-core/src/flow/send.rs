@@ -130,7 +130,6 @@ impl SendQueue {
         self.messages = VecDeque::new();
         self.again = VecDeque::new();
         self.unsent = (0, 0);
-        self.acknowledged = self.taken;
     }
 
     /// The next part to send again, if there is one and it fits `space` bytes of chunk.

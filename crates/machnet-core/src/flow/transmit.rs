@@ -124,6 +124,8 @@ impl Flow {
             Handshake::PACKET_LEN
         });
         if sent {
+            // The peer decides how often: nothing of it may gather.
+            self.sent.floor_distance(now, self.rtt.pto(0));
             self.handshake_sent = (self.stats.packets_sent == 0).then_some(now);
             self.sent.sent(now, Handshake::PACKET_LEN as u32, &[], false);
             self.stats.packets_sent += 1;
@@ -146,7 +148,7 @@ impl Flow {
             || (self.window_open() && (self.send.has_again() || self.has_credit()))
     }
 
-    fn window_open(&self) -> bool {
+    fn window_open(&mut self) -> bool {
         self.sent.has_span() && self.sent.in_flight() < self.cc.window()
     }
 
