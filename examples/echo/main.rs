@@ -30,7 +30,7 @@ use wire::{connect_machnet, frame_tcp};
 /// Measures round trips and message rates of machnet flows over loopback UDP, beside tokio's TCP.
 #[derive(Clone, Debug, Parser)]
 struct Args {
-    /// A few seconds instead of half a minute.
+    /// A tenth of the messages: a few seconds.
     #[arg(long)]
     quick: bool,
 

@@ -217,7 +217,7 @@ impl SendHalf {
             if let Some(reason) = self.cannot_send() {
                 return Poll::Ready(Err(SendError::new(posting, reason)));
             }
-            if self.end.poll_room(cx, posting.len()).is_pending() {
+            if self.end.poll_room(cx).is_pending() {
                 *message = Some(posting);
                 return Poll::Pending;
             }

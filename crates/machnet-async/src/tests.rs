@@ -181,10 +181,10 @@ fn send_waits_for_room_and_is_all_or_nothing() {
     block_on(flow.send("one")).unwrap();
     let mut send = Task::new(flow.send("two"));
     assert!(send.poll().is_pending());
-    rig.room(slot, 3);
-    assert_eq!(send.woken(), 1, "woken, though it needs more");
+    rig.room(slot, 2);
+    assert_eq!(send.woken(), 1, "woken, though there is no more room");
     assert!(send.poll().is_pending());
-    rig.room(slot, 4);
+    rig.room(slot, 3);
     assert_eq!(send.woken(), 1);
     // Dropped on the brink: nothing of it was sent.
     drop(send);
@@ -509,6 +509,22 @@ fn start_refuses_what_cannot_be() {
     }
     let error = Endpoint::builder().driver(Silence::new(false)).thread_name("a\0b").start().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
+}
+
+#[test]
+fn the_thread_has_its_name_and_its_core() {
+    let allowed = rustix::thread::sched_getaffinity(None).unwrap();
+    let core = (0..CORES).rfind(|&core| allowed.is_set(core)).unwrap();
+    let builder = Endpoint::builder().driver(Silence::new(false)).thread_name("its-own-name").pin_to_core(core);
+    let endpoint = builder.start().unwrap();
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    let found = tasks
+        .map(|task| task.unwrap().path())
+        .find(|task| std::fs::read_to_string(task.join("comm")).is_ok_and(|name| name.trim_end() == "its-own-name"));
+    let status = std::fs::read_to_string(found.unwrap().join("status")).unwrap();
+    let cores = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap();
+    assert_eq!(cores.trim(), core.to_string());
+    block_on(endpoint.shutdown()).unwrap();
 }
 
 /// More cores than a test machine has.

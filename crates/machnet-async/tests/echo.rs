@@ -2,8 +2,10 @@
 
 mod support;
 
+use std::task::Poll;
+
 use futures::executor::block_on;
-use machnet_async::{Config, Endpoint, Flow};
+use machnet_async::{Config, Endpoint, Flow, IdlePolicy, Udp};
 use support::{Pair, V4, content, echo, endpoint, endpoint_at, open, pair, pair_with, run, within_a_minute};
 
 const SIZES: [usize; 10] = [0, 1, 63, 64, 65, 1200, 1300, 5000, 70_000, 1 << 20];
@@ -87,6 +89,45 @@ fn without_any_runtime() {
 }
 
 #[test]
+fn with_engines_that_park_at_once() {
+    run(|| async {
+        let parking = || {
+            let builder = Endpoint::builder().driver(Udp::bind((V4, 0)).unwrap());
+            builder.idle(IdlePolicy::Park).start().unwrap()
+        };
+        let (client, server) = (parking(), parking());
+        let mut listener = server.listen(0).await.unwrap();
+        let (mut near, far) = open(&client, &mut listener).await;
+        let serving = tokio::spawn(echo(far));
+        // Each one finds both engines asleep, or about to be.
+        for number in 0..2_000 {
+            near.send(content(number, 100)).await.unwrap();
+            assert_eq!(near.recv().await.unwrap().unwrap(), content(number, 100));
+        }
+        exchange(&mut near).await;
+        finish(near).await;
+        serving.await.unwrap();
+    });
+}
+
+#[test]
+fn a_flow_outlives_the_runtime_it_was_made_on() {
+    within_a_minute(|| {
+        let runtime = || tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let Pair { mut near, mut far, listener, .. } = runtime().block_on(pair());
+        runtime().block_on(async {
+            // Leaves its waker behind when this runtime is dropped.
+            let mut recv = Box::pin(near.recv());
+            let polled = std::future::poll_fn(|cx| Poll::Ready(recv.as_mut().poll(cx))).await;
+            assert!(polled.is_pending());
+        });
+        runtime().block_on(far.send("to whom it may concern")).unwrap();
+        assert_eq!(block_on(near.recv()).unwrap().unwrap(), "to whom it may concern");
+        drop(listener);
+    });
+}
+
+#[test]
 fn over_ipv6() {
     run(|| async {
         let Pair { mut near, far, .. } = pair_with("::1".parse().unwrap(), Config::default()).await;
@@ -131,6 +172,37 @@ fn many_messages_underway_arrive_once_and_in_order() {
         let flow = Flow::reunite(sending.await.unwrap(), recv).unwrap();
         finish(flow).await;
         server.await.unwrap();
+    });
+}
+
+#[test]
+fn many_flows_at_once() {
+    run(|| async {
+        const FLOWS: u64 = 300;
+        let (client, server) = (endpoint(), endpoint());
+        // Far fewer places than flows: the others wait, none is lost.
+        let mut listener = server.listen_with(0, 8).await.unwrap();
+        let to = listener.local_addr();
+        let accepting = tokio::spawn(async move {
+            for _ in 0..FLOWS {
+                tokio::spawn(echo(listener.accept().await.unwrap().0));
+            }
+        });
+        let flows = (0..FLOWS).map(|number| {
+            let client = client.clone();
+            tokio::spawn(async move {
+                let mut flow = client.connect(to).await.unwrap();
+                for len in [10, 2_000] {
+                    flow.send(content(number, len)).await.unwrap();
+                    assert_eq!(flow.recv().await.unwrap().unwrap(), content(number, len));
+                }
+                finish(flow).await;
+            })
+        });
+        for flow in flows.collect::<Vec<_>>() {
+            flow.await.unwrap();
+        }
+        accepting.await.unwrap();
     });
 }
 

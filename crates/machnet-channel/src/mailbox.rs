@@ -240,20 +240,21 @@ impl SendEnd {
         self.mailbox.engine.acknowledged.load(Ordering::Acquire)
     }
 
-    /// True if a message of `len` bytes may be posted now.
+    /// True if a message may be posted now: of any length, as long as what was posted before leaves room at all. A
+    /// message larger than the whole buffer could otherwise never go, and the excess is bounded by one message.
     #[must_use]
-    pub fn has_room(&self, len: usize) -> bool {
-        self.posted + cost_in_units(len) <= self.mailbox.engine.room.load(Ordering::Acquire)
+    pub fn has_room(&self) -> bool {
+        self.posted < self.mailbox.engine.room.load(Ordering::Acquire)
     }
 
     /// Waits for [`SendEnd::has_room`]. Resolves early when the flow's state says that waiting is pointless, so the
     /// caller looks at the state first. Registers one waker: the last caller's.
-    pub fn poll_room(&mut self, cx: &Context<'_>, len: usize) -> Poll<()> {
-        if self.has_room(len) {
+    pub fn poll_room(&mut self, cx: &Context<'_>) -> Poll<()> {
+        if self.has_room() {
             return Poll::Ready(());
         }
         self.mailbox.tx.register(cx.waker());
-        let room = !sync::mutant!("room_recheck") && self.has_room(len);
+        let room = !sync::mutant!("room_recheck") && self.has_room();
         if room || self.mailbox.state().has(FlowState::WRITE_ENDED) { Poll::Ready(()) } else { Poll::Pending }
     }
 
@@ -263,7 +264,7 @@ impl SendEnd {
     /// # Errors
     /// The message itself: no room, or [`SendEnd::finish`] was called.
     pub fn post(&mut self, message: Message) -> Result<(), Message> {
-        if self.finished || !self.has_room(message.len()) {
+        if self.finished || !self.has_room() {
             return Err(message);
         }
         self.posted += cost_in_units(message.len());

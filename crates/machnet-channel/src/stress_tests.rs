@@ -170,7 +170,7 @@ fn messages_cross_a_mailbox_in_order_and_nobody_oversleeps() {
     let sender = thread::spawn(move || {
         for i in 0..ROUNDS {
             let text = i.to_string();
-            wait(|cx| send.poll_room(cx, text.len()));
+            wait(|cx| send.poll_room(cx));
             send.post(text.into()).expect("there is room");
         }
     });
@@ -296,7 +296,7 @@ fn a_panicking_waker_harms_only_its_own_task() {
     // Woken in the order rx, tx, state: the bomb goes first.
     let (engine, mut send, mut recv) = Mailbox::accepted(&intake, addr(), addr());
     assert!(recv.poll_take(&cx).is_pending());
-    assert!(send.poll_room(&Context::from_waker(&other), 1).is_pending());
+    assert!(send.poll_room(&Context::from_waker(&other)).is_pending());
     engine.wake(Wakes::ALL);
     assert!(flag.0.load(Ordering::Relaxed), "the second waiter was woken");
 
@@ -344,7 +344,7 @@ fn nobody_waits_for_an_engine_that_is_gone() {
         assert!(intake.is_closing());
         let cx = Context::from_waker(Waker::noop());
         assert_eq!(send.poll_state(&cx).reason(), Some(CloseReason::Shutdown));
-        assert!(send.poll_room(&cx, 1).is_ready());
+        assert!(send.poll_room(&cx).is_ready());
         assert!(matches!(recv.poll_take(&cx), Poll::Ready(None)));
         assert!(
             matches!(listener.poll_opened(&cx), Poll::Ready(Err(e)) if e.kind() == std::io::ErrorKind::NotConnected)
@@ -363,7 +363,7 @@ fn ends_that_are_dropped_keep_no_task_alive() {
     let cx = Context::from_waker(&waker);
     let (engine, mut send, mut recv) = Mailbox::accepted(&intake, addr(), addr());
     let mut listener = Backlog::listen(&intake, 9, 1);
-    assert!(send.poll_room(&cx, 1).is_pending());
+    assert!(send.poll_room(&cx).is_pending());
     let _ = send.poll_state(&cx);
     assert!(recv.poll_take(&cx).is_pending());
     assert!(listener.poll_opened(&cx).is_pending());

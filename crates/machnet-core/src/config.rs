@@ -2,21 +2,22 @@
 
 use std::time::Duration;
 
-/// The largest `max_message` of this version: larger messages need reservation of credit, which is not there yet.
-pub const MAX_MESSAGE: u32 = 1 << 20;
+/// The largest `max_message` that can be configured: what [`Config::default`] has.
+pub const MAX_MESSAGE: u32 = 64 << 20;
 
 /// Limits and times of an engine. `Config::default()` suits a service with some thousand flows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Config {
     /// The largest message this side sends or receives, bytes; the smaller of both sides' counts. Default and maximum:
-    /// 1 MiB.
+    /// 64 MiB.
     pub max_message: u32,
     /// What a peer may have sent on one flow that the application has not consumed, bytes (rounded to units of 64 B, of
-    /// which each message costs at least one). At least `max_message`. Default 2 MiB.
+    /// which each message costs at least one). The flow's next message may be larger: room for it is reserved when it
+    /// begins to arrive. Default 2 MiB, at least 4 KiB.
     pub receive_window: u32,
-    /// What the application may have posted on one flow that the peer has not acknowledged, bytes, counted alike. At
-    /// least `max_message`. Default 2 MiB.
+    /// What the application may have posted on one flow that the peer has not acknowledged, bytes, counted alike; exceeded
+    /// by at most one message. Default 2 MiB, at least 4 KiB.
     pub send_buffer: u32,
     /// Flows of the engine, half-open and closing ones included. Default 65 536.
     pub max_flows: u32,
@@ -24,7 +25,8 @@ pub struct Config {
     pub max_half_open: u32,
     /// How long `connect` tries. Default 3 s.
     pub connect_timeout: Duration,
-    /// How long a peer may acknowledge nothing while something is outstanding. Default 5 s.
+    /// How long a peer may be silent: acknowledge nothing while something is outstanding, or answer no keepalive (sent
+    /// after a quarter of this time without a sign of life). Default 5 s.
     pub dead_peer_timeout: Duration,
     /// How long an engine goes on for a flow whose application is gone. Default 10 s.
     pub linger: Duration,
@@ -33,7 +35,8 @@ pub struct Config {
     /// The longest UDP payload sent, bytes; never more than the driver's. Default 1 232: IPv6's minimum MTU, which
     /// every path carries.
     pub max_payload: u32,
-    /// Bytes of reassembly buffers. Default 64 MiB: address space, which costs memory only once used.
+    /// Bytes of reassembly buffers, in equal shares of frame sizes from 256 B to `max_message`, each four times the one
+    /// before, at least two of each. Default 128 MiB: address space, which costs memory only once used.
     pub reassembly_bytes: u64,
 }
 
@@ -50,7 +53,7 @@ impl Default for Config {
             linger: Duration::from_secs(10),
             max_ack_delay: Duration::from_micros(250),
             max_payload: 1232,
-            reassembly_bytes: 64 << 20,
+            reassembly_bytes: 128 << 20,
         }
     }
 }

@@ -150,7 +150,7 @@ pub async fn reaches(send: &mut SendEnd, bits: FlowState) -> FlowState {
 /// # Panics
 /// If there is no room after all: the channel broke its promise.
 pub async fn send(send: &mut SendEnd, message: Message) -> Result<(), FlowState> {
-    poll_fn(|cx| send.poll_room(cx, message.len())).await;
+    poll_fn(|cx| send.poll_room(cx)).await;
     let state = send.mailbox().state();
     if state.has(FlowState::WRITE_ENDED) {
         return Err(state);

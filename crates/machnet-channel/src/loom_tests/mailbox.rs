@@ -65,7 +65,7 @@ fn send_waits_for_room_and_is_woken() {
     model(6, || {
         let (intake, mut engine, mut send, recv) = flow();
         let app = thread::spawn(move || {
-            wait(|cx| send.poll_room(cx, 0));
+            wait(|cx| send.poll_room(cx));
             send.post(message()).expect("there is room");
             assert!(send.post(message()).is_err(), "room for one");
             send
@@ -167,7 +167,7 @@ fn a_dying_engine_is_noticed_by_every_waiter() {
         let (intake, engine, mut send, mut recv) = flow();
         let receiver = thread::spawn(move || assert!(wait(|cx| recv.poll_take(cx)).is_none()));
         let sender = thread::spawn(move || {
-            wait(|cx| send.poll_room(cx, 0));
+            wait(|cx| send.poll_room(cx));
             assert_eq!(send.mailbox().state().reason(), Some(CloseReason::Shutdown));
             let state = wait(|cx| {
                 let state = send.poll_state(cx);

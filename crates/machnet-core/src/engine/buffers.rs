@@ -1,7 +1,7 @@
 //! Where received messages stay: the packet's own frame, or a frame of a region whose size fits.
 //!
-//! Seven regions with frames of 256 B to 1 MiB, each four times the one before. Their memory is address space until
-//! used, is recycled when the application drops a message, and is bounded: nothing here touches the heap per message
+//! Regions with frames of 256 B and more, each four times the one before, up to the largest message. Their memory is
+//! address space until used, is recycled when the application drops a message, and is bounded: nothing here touches the heap per message
 //! (`docs/adr/0004-reassembly-in-frames.md`).
 
 use machnet_channel::{Frame, FramePool, FrameRef, Message, Region};
@@ -11,27 +11,34 @@ use crate::flow::Store;
 /// Whole messages up to this length are copied, so that a slow reader pins this much and not a packet's frame.
 const COPY_BELOW: usize = 256;
 const SMALLEST: u32 = 256;
-const CLASSES: usize = 7;
 
 #[derive(Debug)]
 pub(crate) struct Buffers {
     /// By frame size, ascending.
-    classes: [FramePool; CLASSES],
+    classes: Vec<FramePool>,
     /// Received payloads are to be copied: the driver has few frames left.
     copy_all: bool,
+    /// Somebody waits for a frame: nobody takes a larger one than needed.
+    contended: bool,
 }
 
 impl Buffers {
-    /// Buffers of about `bytes` in all, each class a seventh of it, and at least two frames of each.
-    pub(crate) fn new(bytes: u64) -> std::io::Result<Self> {
-        let mut classes = Vec::with_capacity(CLASSES);
-        for class in 0..CLASSES {
-            let size = SMALLEST << (2 * class);
-            let count = u32::try_from((bytes / CLASSES as u64 / u64::from(size)).max(2)).unwrap_or(u32::MAX - 1);
-            classes.push(Region::anonymous(size, count)?.1);
-        }
-        let classes = classes.try_into().map_err(|_| std::io::ErrorKind::OutOfMemory)?;
-        Ok(Self { classes, copy_all: false })
+    /// Buffers of about `bytes` in all, in equal shares, with at least two frames of each size up to `max_message`.
+    pub(crate) fn new(bytes: u64, max_message: u32) -> std::io::Result<Self> {
+        let sizes: Vec<u32> =
+            std::iter::successors(Some(SMALLEST), |&size| (size < max_message).then_some(4 * size)).collect();
+        let share = bytes / sizes.len() as u64;
+        let pool = |size: u32| {
+            let count = u32::try_from((share / u64::from(size)).max(2)).unwrap_or(u32::MAX - 1);
+            Ok(Region::anonymous(size, count)?.1)
+        };
+        let classes = sizes.into_iter().map(pool).collect::<std::io::Result<_>>()?;
+        Ok(Self { classes, copy_all: false, contended: false })
+    }
+
+    /// Says whether somebody waits for a frame.
+    pub(crate) const fn set_contended(&mut self, contended: bool) {
+        self.contended = contended;
     }
 
     /// Says whether the driver has few frames left.
@@ -59,11 +66,11 @@ impl Store for Buffers {
         Some(frame.share(0..payload.len() as u32).into())
     }
 
-    /// The smallest free frame that fits; a larger one rather than none. Half of each class is kept for messages that
-    /// are next in their flow.
+    /// The smallest free frame that fits; a larger one rather than none, unless somebody waits for those.
     fn buffer(&mut self, len: u32, oldest: bool) -> Option<Frame> {
-        let may_take = |pool: &FramePool| pool.frame_size() >= len && (oldest || pool.free() > pool.capacity() / 2);
-        self.classes.iter_mut().filter(|pool| may_take(pool)).find_map(FramePool::take)
+        let choices = if self.contended { 1 } else { self.classes.len() };
+        let fitting = self.classes.iter_mut().filter(|pool| pool.frame_size() >= len).take(choices);
+        fitting.filter(|pool| oldest || pool.free() > 1).find_map(FramePool::take)
     }
 }
 
@@ -72,7 +79,7 @@ mod tests {
     use super::*;
 
     fn buffers(bytes: u64) -> Buffers {
-        Buffers::new(bytes).unwrap()
+        Buffers::new(bytes, 1 << 20).unwrap()
     }
 
     #[test]
@@ -84,11 +91,14 @@ mod tests {
         assert!(buffers.buffer(5000, true).is_none() && buffers.buffer(4096, true).is_some());
         assert_eq!(buffers.in_use(), 8);
         drop(taken);
-        assert_eq!(buffers.in_use(), 0);
-        // Behind a hole only half may be taken.
         let taken: Vec<_> = std::iter::from_fn(|| buffers.buffer(5000, false)).collect();
-        assert_eq!(taken.len(), 4);
-        assert!(buffers.buffer(5000, true).is_some());
+        assert_eq!(taken.len(), 4, "the last of each size is kept for the oldest messages");
+        drop(taken);
+        buffers.set_contended(true);
+        let taken: Vec<_> = std::iter::from_fn(|| buffers.buffer(5000, true)).collect();
+        assert_eq!(taken.len(), 2, "nobody takes more than needed while somebody waits");
+        drop(taken);
+        assert_eq!(buffers.in_use(), 0);
     }
 
     #[test]

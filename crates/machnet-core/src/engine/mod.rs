@@ -15,6 +15,7 @@
 
 mod apps;
 mod buffers;
+mod peers;
 mod receive;
 mod resets;
 mod table;
@@ -27,10 +28,12 @@ use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use crate::driver::{RxPacket, TxPacket};
-use crate::flow::{Cut, Limits, Sent, State, Tx};
+use crate::flow::{Cut, Limits, Sent, State, Store as _, Tx};
 use crate::wire::BASE_PAYLOAD;
 use crate::{AppChannel, Config, ConfigError, Driver, Drops, Instant, ListenSlot, Slot};
 use buffers::Buffers;
+pub(crate) use peers::Membership;
+use peers::{Peers, Verdict};
 use resets::ResetLimit;
 use table::{FlowTable, Keyed};
 use timers::Timers;
@@ -97,6 +100,11 @@ pub struct Engine<D, C> {
     /// Flows whose handshake began here and is not finished.
     half_open: u32,
     timers: Timers,
+    peers: Peers,
+    /// When the last round asked to be called again at the latest.
+    promised: Option<Instant>,
+    /// Flows that wait for a reassembly buffer, first come, first served: key and id.
+    waiting: VecDeque<(u32, u64)>,
     buffers: Buffers,
     resets: ResetLimit,
     shutting_down: bool,
@@ -131,7 +139,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         config.check(max_payload)?;
         driver.set_bell(channel.bell());
         let mut rng = ChaCha12Rng::from_seed(seed);
-        let buffers = Buffers::new(config.reassembly_bytes).map_err(|_| ConfigError {
+        let buffers = Buffers::new(config.reassembly_bytes, config.max_message).map_err(|_| ConfigError {
             field: "reassembly_bytes",
             value: config.reassembly_bytes,
             min: 0,
@@ -141,6 +149,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             limits: Limits::new(&config, max_payload as usize),
             instance: rng.next_u64(),
             flows: FlowTable::new(&mut rng),
+            peers: Peers::new(&mut rng, config.dead_peer_timeout),
             resets: ResetLimit::new(Keyed::new(&mut rng)),
             driver,
             channel,
@@ -151,6 +160,8 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             listening: Vec::new(),
             half_open: 0,
             timers: Timers::new(),
+            promised: None,
+            waiting: VecDeque::new(),
             buffers,
             shutting_down: false,
             ready: VecDeque::new(),
@@ -172,13 +183,92 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
     pub fn poll(&mut self, now: Instant) -> Progress {
         self.now = self.now.max(now);
         self.starved = false;
+        self.notice_freeze();
         self.driver.reap();
+        self.serve_waiting();
         let received = self.receive_burst();
         let hints = self.look_at_applications();
-        let expired = self.expire_timers();
+        let expired = self.expire_timers() | self.expire_peers();
         let sent = self.send();
         self.end_round();
-        Progress { busy: received || hints || expired || sent, next_deadline: self.timers.next_deadline() }
+        self.promised = [self.timers.next_deadline(), self.peers.next_deadline()].into_iter().flatten().min();
+        Progress { busy: received || hints || expired || sent, next_deadline: self.promised }
+    }
+
+    /// A process that was stopped, or a machine that was frozen, heard nobody: that is not the peers' silence. They are
+    /// asked before anyone is declared dead.
+    fn notice_freeze(&mut self) {
+        if self.promised.is_some_and(|promised| promised + self.peers.interval() <= self.now) {
+            tracing::debug!("not polled for a while: no peer is declared dead for that");
+            self.peers.forgive(self.now);
+            let now = self.now;
+            self.flows.for_each(|flow| flow.forgive(now));
+        }
+    }
+
+    /// Gives buffers that came home to the messages that wait for them.
+    fn serve_waiting(&mut self) {
+        self.buffers.set_contended(false);
+        while let Some(&(key, id)) = self.waiting.front() {
+            if let Some(flow) = self.flows.get(key).filter(|flow| flow.id == id) {
+                if let Some(len) = flow.wanted_buffer() {
+                    let Some(frame) = self.buffers.buffer(len, true) else {
+                        self.buffers.set_contended(true);
+                        return;
+                    };
+                    flow.reserve(frame);
+                }
+                flow.is_waiting = false;
+                self.touch(key);
+            }
+            self.waiting.pop_front();
+        }
+    }
+
+    /// Asks silent peers, and ends the flows of dead ones.
+    fn expire_peers(&mut self) -> bool {
+        let mut due = std::mem::take(&mut self.due);
+        self.peers.expire(self.now, &mut due);
+        let any = !due.is_empty();
+        for peer in due.drain(..) {
+            let (verdict, flows) = self.peers.judge(self.now, peer);
+            let concerned: Vec<u32> = match verdict {
+                Verdict::Alive => continue,
+                Verdict::Probe => {
+                    let mut open = flows.iter().copied();
+                    open.find(|&key| self.flows.get(key).is_some_and(|flow| flow.state == State::Open))
+                        .into_iter()
+                        .collect()
+                }
+                Verdict::Dead => flows.to_vec(),
+            };
+            for key in concerned {
+                let Some(flow) = self.flows.get(key) else { continue };
+                if verdict == Verdict::Dead {
+                    flow.on_peer_dead();
+                } else {
+                    flow.keepalive();
+                }
+                self.touch(key);
+            }
+        }
+        self.due = due;
+        any
+    }
+
+    /// The peer of a flow was validated: it shares its liveness with the peer's other flows, and ends those of an
+    /// earlier start of the same endpoint.
+    fn enlist(&mut self, key: u32) {
+        let Some(flow) = self.flows.get(key) else { return };
+        let name = (flow.remote.ip(), flow.remote.port());
+        let mut displaced = Vec::new();
+        flow.peer = Some(self.peers.join(self.now, name, flow.peer_instance, key, &mut displaced));
+        for key in displaced {
+            if let Some(flow) = self.flows.get(key) {
+                flow.on_displaced();
+            }
+            self.touch(key);
+        }
     }
 
     fn expire_timers(&mut self) -> bool {
@@ -271,6 +361,12 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         if flow.was_half_open {
             self.half_open -= 1;
         }
+        if let Some(membership) = flow.peer
+            && let Some((moved, place)) = self.peers.leave(membership)
+            && let Some(moved) = self.flows.get(moved)
+        {
+            moved.peer = Some(place);
+        }
         self.packets_lost += flow.packets_lost();
         self.driver.close(flow.local.port());
         tracing::debug!(flow = flow.id, peer = %flow.remote, "forgotten");
@@ -345,14 +441,13 @@ impl Config {
             if (min..=max).contains(&value) { Ok(()) } else { Err(ConfigError { field, value, min, max }) }
         };
         let message = u64::from(self.max_message);
-        // A message costs a unit more than its bytes; a window that cannot hold one could never receive it.
-        let least = message + machnet_channel::UNIT * 2;
         within("max_message", message, 0, crate::MAX_MESSAGE.into())?;
-        within("receive_window", self.receive_window.into(), least, 1 << 30)?;
-        within("send_buffer", self.send_buffer.into(), least, 1 << 30)?;
+        within("receive_window", self.receive_window.into(), 4096, 1 << 30)?;
+        within("send_buffer", self.send_buffer.into(), 4096, 1 << 30)?;
         within("max_flows", self.max_flows.into(), 1, 1 << 24)?;
         within("max_half_open", self.max_half_open.into(), 1, 1 << 24)?;
         within("max_payload", max_payload.into(), BASE_PAYLOAD as u64, 65_507)?;
+        within("dead_peer_timeout (ms)", self.dead_peer_timeout.as_millis() as u64, 10, 86_400_000)?;
         within("max_ack_delay (µs)", self.max_ack_delay.as_micros() as u64, 0, 1_000_000)?;
         Ok(())
     }

@@ -84,6 +84,15 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         let Some(flow) = self.flows.get(key) else { return Err(DropReason::UnknownFlow) };
         let result = flow.on_data(now, header, &data, packet, &mut self.buffers);
         flow.deliver(now, &mut self.channel);
+        if flow.wanted_buffer().is_some() && !flow.is_waiting {
+            flow.is_waiting = true;
+            self.waiting.push_back((key, flow.id));
+        }
+        if let Some(membership) = flow.peer
+            && result.is_ok()
+        {
+            self.peers.heard(membership, now);
+        }
         self.touch(key);
         result
     }
@@ -104,6 +113,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         self.half_open -= 1;
         tracing::debug!(flow = flow.id, peer = %flow.remote, local = %flow.local, "accepted");
         self.bind_slot(slot, key);
+        self.enlist(key);
         Ok(())
     }
 
@@ -186,6 +196,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         flow.on_accept(self.now, meta.local, &accept);
         tracing::debug!(flow = flow.id, peer = %flow.remote, "connected");
         self.flows.learn_remote(key);
+        self.enlist(key);
         if let Some(flow) = self.flows.get(key) {
             flow.deliver(self.now, &mut self.channel);
         }

@@ -279,6 +279,11 @@ impl Outstanding {
         true
     }
 
+    /// Silence until now does not count.
+    pub(crate) fn forgive(&mut self, now: Instant) {
+        self.progress = self.progress.max(now);
+    }
+
     /// Since when nothing was acknowledged, if something is outstanding.
     pub(crate) fn silent_since(&self) -> Option<Instant> {
         (self.in_flight > 0).then_some(self.progress)

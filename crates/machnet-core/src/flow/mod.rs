@@ -25,13 +25,14 @@ mod units;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use machnet_channel::{CloseReason, FlowState, FlowStats, FrameRef, Intent, UNIT, cost_in_units};
+use machnet_channel::{CloseReason, FlowState, FlowStats, Frame, FrameRef, Intent, UNIT, cost_in_units};
 
 pub(crate) use receive::Store;
 pub(crate) use send::Cut;
 pub(crate) use transmit::Tx;
 
 use crate::cc::{Aimd, Controller};
+use crate::engine::Membership;
 use crate::seq::expand;
 use crate::wire::{Chunk, Data, Handshake, Header, Reason, Reset};
 use crate::{AppChannel, Config, DropReason, Instant, Slot};
@@ -155,6 +156,12 @@ pub(crate) struct Flow {
     pub(crate) is_touched: bool,
     /// It counts as half-open.
     pub(crate) was_half_open: bool,
+    /// It waits for a reassembly buffer.
+    pub(crate) is_waiting: bool,
+    /// Its place among the flows of its peer, once that is validated.
+    pub(crate) peer: Option<Membership>,
+    /// The peer's start, as it says.
+    pub(crate) peer_instance: u64,
 
     limits: Limits,
     sent: Outstanding,
@@ -170,6 +177,8 @@ pub(crate) struct Flow {
     max_message: u32,
     /// Cumulative units the application consumed, as last seen.
     consumed: u64,
+    /// The end of the furthest message that has or had a buffer, cumulative units.
+    reserved: u64,
     /// The last credit that a packet named.
     credit_sent: u64,
     /// The peer waits for credit.
@@ -216,6 +225,9 @@ impl Flow {
             is_ready: false,
             is_touched: false,
             was_half_open: false,
+            is_waiting: false,
+            peer: None,
+            peer_instance: 0,
             limits: *limits,
             sent: Outstanding::new(),
             acks: Acks::new(),
@@ -226,6 +238,7 @@ impl Flow {
             peer_credit: 0,
             max_message: limits.max_message,
             consumed: 0,
+            reserved: 0,
             credit_sent: limits.receive_window,
             peer_blocked: false,
             announce: false,
@@ -274,6 +287,7 @@ impl Flow {
 
     fn learn(&mut self, handshake: &Handshake<'_>) {
         self.remote_id = handshake.source;
+        self.peer_instance = handshake.instance;
         self.peer_credit = handshake.credit.into();
         self.max_message = self.max_message.min(handshake.max_message);
         // A promise beyond a second helps nobody, and would keep probes away.
@@ -391,6 +405,9 @@ impl Flow {
                     return Err(DropReason::Protocol);
                 }
             }
+        }
+        if self.recv.reserved() > self.credit_sent {
+            self.check_credit();
         }
         let floor = number.saturating_sub(data.floor.into());
         let in_order = self.acks.record(now, number, floor);
@@ -549,10 +566,12 @@ impl Flow {
 
     /// Announces credit if enough has gathered, or the peer waits for it.
     fn check_credit(&mut self) {
-        let credit = self.consumed + self.limits.receive_window;
+        self.reserved = self.reserved.max(self.recv.reserved());
+        let credit = self.credit();
         self.recv.raise_limit(credit);
         let step = if self.peer_blocked { 1 } else { self.credit_step() };
-        if credit >= self.credit_sent + step {
+        // A reservation is announced at once: the peer cannot finish its message without.
+        if credit >= self.credit_sent + step || self.reserved > self.credit_sent {
             self.announce = true;
             if std::mem::take(&mut self.peer_blocked) {
                 // Reliable: if this one is lost, the peer has nothing to send that would bring another.
@@ -567,6 +586,11 @@ impl Flow {
         self.ping_round = self.ping_round.wrapping_add(1);
     }
 
+    /// What the peer may have sent in all: the window beyond what was consumed, or to the end of the oldest message.
+    fn credit(&self) -> u64 {
+        (self.consumed + self.limits.receive_window).max(self.reserved)
+    }
+
     /// max(¼ of the window, 2 packets), in units.
     fn credit_step(&self) -> u64 {
         (self.limits.receive_window / 4).max(2 * self.limits.cut.packet as u64 / UNIT)
@@ -577,7 +601,8 @@ impl Flow {
         loop {
             let step = if self.peer_blocked { 1 } else { self.credit_step() };
             // What the next packet announces counts as announced.
-            let base = if self.announce { self.consumed } else { self.credit_sent - self.limits.receive_window };
+            let announced = if self.announce { self.credit() } else { self.credit_sent };
+            let base = announced - self.limits.receive_window;
             let consumed = channel.set_tell_at(slot, base + step);
             if consumed == self.consumed {
                 return;
@@ -668,6 +693,41 @@ impl Flow {
     }
 
     // ---- ends --------------------------------------------------------------------------------------------------
+
+    /// The endpoint at the peer's address was restarted, and does not know this flow.
+    pub(crate) fn on_displaced(&mut self) {
+        self.close(CloseReason::Reset);
+    }
+
+    /// The peer was silent for too long.
+    pub(crate) fn on_peer_dead(&mut self) {
+        if !matches!(self.state, State::Tombstone { .. }) {
+            self.close(CloseReason::PeerDead);
+        }
+    }
+
+    /// Asks the peer whether it lives.
+    pub(crate) fn keepalive(&mut self) {
+        if self.ping == Control::Idle {
+            self.want_ping();
+        }
+    }
+
+    /// This side did not run for a while: silence in that time does not count.
+    pub(crate) fn forgive(&mut self, now: Instant) {
+        self.sent.forgive(now);
+    }
+
+    /// The length of the message that waits for a reassembly buffer.
+    pub(crate) fn wanted_buffer(&self) -> Option<u32> {
+        if matches!(self.state, State::Open) { self.recv.wanted() } else { None }
+    }
+
+    /// Gives the message that [waits](Flow::wanted_buffer) its buffer, and the peer the credit to fill it.
+    pub(crate) fn reserve(&mut self, frame: Frame) {
+        self.recv.reserve(frame);
+        self.check_credit();
+    }
 
     /// Ends the flow here and at the peer.
     pub(crate) fn abort(&mut self, now: Instant, reason: Reason, closed: CloseReason) {

@@ -6,14 +6,14 @@ use machnet_channel::{Frame, FrameRef, Message, UNIT, cost_in_units};
 
 use super::units::UnitSet;
 
-/// Where received bytes may stay: given by the engine. `oldest`: they are of the next message to deliver. Only such may
-/// take the last of the memory, for they alone are sure to give it back: what waits behind a hole gives nothing back
-/// until the hole is filled.
+/// Where received bytes may stay: given by the engine.
 pub(crate) trait Store {
     /// Keeps the `payload` of a whole message, which lies in `packet`: lends it or copies it. `None`: no memory.
+    /// `oldest` as below.
     fn keep(&mut self, packet: &FrameRef, payload: &[u8], oldest: bool) -> Option<Message>;
 
-    /// A frame of at least `len` bytes, to reassemble a message in. `None`: no memory.
+    /// A frame of at least `len` bytes, to reassemble a message in. `None`: no memory. `oldest`: it is the next message
+    /// of its flow to be delivered; the others may not take the last frame, for which an older one may be waiting.
     fn buffer(&mut self, len: u32, oldest: bool) -> Option<Frame>;
 }
 
@@ -61,6 +61,8 @@ pub(crate) struct ReceiveQueue {
     /// Cumulative cost that the peer may send.
     limit: u64,
     fin: Option<u32>,
+    /// The oldest message found no buffer: its id and length.
+    wanted: Option<(u32, u32)>,
     max_message: u32,
     /// The application reads no more: everything is acknowledged and dropped.
     stopped: bool,
@@ -78,6 +80,7 @@ impl ReceiveQueue {
             delivered: 0,
             limit,
             fin: None,
+            wanted: None,
             max_message,
             stopped: false,
             messages_received: 0,
@@ -103,7 +106,8 @@ impl ReceiveQueue {
         if matches!(self.slot(id), Some(Slot::Partial(_))) {
             return Stored::Violation("a message came in parts and whole");
         }
-        let Some(message) = store.keep(packet, payload, id == self.next) else { return Stored::NoMemory };
+        let oldest = id == self.next;
+        let Some(message) = store.keep(packet, payload, oldest) else { return Stored::NoMemory };
         self.held += cost_in_units(payload.len());
         self.present += 1;
         *self.slot_mut(id) = Slot::Complete(message);
@@ -119,10 +123,14 @@ impl ReceiveQueue {
             Admit::New => {}
         }
         if let Slot::Missing = self.slot_mut(id) {
-            let Some(frame) = store.buffer(total, id == self.next) else { return Stored::NoMemory };
-            self.held += 1;
-            self.present += 1;
-            *self.slot_mut(id) = Slot::Partial(Box::new(Partial { frame, total, end: 0, got: UnitSet::new(total) }));
+            let oldest = id == self.next;
+            let Some(frame) = store.buffer(total, oldest) else {
+                if oldest {
+                    self.wanted = Some((id, total));
+                }
+                return Stored::NoMemory;
+            };
+            self.begin(id, total, frame);
         }
         let mut grown = 0;
         let slot = self.slot_mut(id);
@@ -151,6 +159,36 @@ impl ReceiveQueue {
         }
         self.held += grown;
         Stored::Yes
+    }
+
+    fn begin(&mut self, id: u32, total: u32, frame: Frame) {
+        self.held += 1;
+        self.present += 1;
+        *self.slot_mut(id) = Slot::Partial(Box::new(Partial { frame, total, end: 0, got: UnitSet::new(total) }));
+    }
+
+    /// The length of the oldest message, if that came and found no buffer.
+    pub(crate) fn wanted(&self) -> Option<u32> {
+        let (id, total) = self.wanted?;
+        let missing = matches!(self.slot(id), None | Some(Slot::Missing));
+        (id == self.next && missing && !self.stopped).then_some(total)
+    }
+
+    /// Gives the oldest message the buffer it [`wanted`](ReceiveQueue::wanted).
+    pub(crate) fn reserve(&mut self, frame: Frame) {
+        if let Some(total) = self.wanted() {
+            self.begin(self.next, total, frame);
+        }
+        self.wanted = None;
+    }
+
+    /// The cumulative cost at the end of the oldest message, if it has its buffer: so much the peer may send, whatever
+    /// the window, or the message could never finish.
+    pub(crate) fn reserved(&self) -> u64 {
+        match self.slots.front() {
+            Some(Slot::Partial(partial)) => self.delivered + cost_in_units(partial.total as usize),
+            _ => 0,
+        }
     }
 
     /// The peer says that no message from `next` on will come.
@@ -322,8 +360,12 @@ mod tests {
         assert_eq!(queue.part(0, 0, 128, &[0; 64], &mut heap), Stored::NoMemory);
         assert_eq!(whole(&mut queue, 1, b"x", &mut heap), Stored::NoMemory);
         assert_eq!((queue.held, queue.present), (0, 0));
-        heap.refuse = false;
-        assert_eq!(queue.part(0, 0, 128, &[0; 64], &mut heap), Stored::Yes);
+        assert_eq!(queue.wanted(), Some(128));
+        queue.reserve(heap.pool.take().unwrap());
+        assert_eq!((queue.wanted(), queue.reserved()), (None, 3));
+        assert_eq!(queue.part(0, 0, 128, &[0; 64], &mut heap), Stored::Yes, "its buffer was reserved");
+        assert_eq!(queue.part(0, 64, 128, &[0; 64], &mut heap), Stored::Yes);
+        assert_eq!((queue.pop().unwrap().len(), queue.reserved()), (128, 0));
     }
 
     #[test]

@@ -169,7 +169,7 @@ impl Flow {
     fn transmit_data<D: Driver>(&mut self, now: Instant, tx: &mut Tx<'_, D>) -> bool {
         let distance = self.sent.floor_distance(now, self.rtt.pto(0));
         let number = self.sent.next();
-        let credit = self.consumed + self.limits.receive_window;
+        let credit = self.credit();
         let room = self.send.cut().packet;
         let mut sent_len = 0;
         let built = tx.packet(self.meta(), room, |bytes, contents| {

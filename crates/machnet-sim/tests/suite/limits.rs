@@ -13,9 +13,10 @@ fn tight_windows_never_stick() {
         let rng = &mut SimRng::new(seed, 1 << 40);
         let configs = [(); 2].map(|()| {
             let mut config = Config::default();
-            config.max_message = 64 << rng.below(7);
-            config.receive_window = config.max_message + 128 + rng.below(5000) as u32;
-            config.send_buffer = config.max_message + 128 + rng.below(5000) as u32;
+            config.max_message = 64 << rng.below(15);
+            // Often smaller than a message: room for those is reserved when they begin to arrive.
+            config.receive_window = 4096 + rng.below(10_000) as u32;
+            config.send_buffer = 4096 + rng.below(10_000) as u32;
             config.reassembly_bytes = 1 << 20;
             config
         });

@@ -1,0 +1,220 @@
+//! Peers: the endpoints that flows lead to, whether they live, and whether they are still the same.
+//!
+//! A peer is named by its address and home port, and is one start of an endpoint: its `instance`. Liveness is kept here,
+//! shared by all flows to the peer: 100 000 idle flows to one peer cost one keepalive (`docs/spec/flow.md#liveness`).
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use rand_chacha::ChaCha12Rng;
+use slab::Slab;
+
+use super::table::Keyed;
+use super::timers::Timers;
+use crate::Instant;
+
+/// How many keepalives fit into `dead_peer_timeout`: three may be lost.
+const KEEPALIVES: u32 = 4;
+
+/// A flow's place in its peer's list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Membership {
+    peer: u32,
+    index: u32,
+}
+
+#[derive(Debug)]
+struct Peer {
+    name: (IpAddr, u16),
+    instance: u64,
+    /// When something of it last arrived.
+    heard: Instant,
+    /// Keys of its flows.
+    flows: Vec<u32>,
+}
+
+/// What is to be done about a peer whose timer expired.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It was heard of, or has just been asked.
+    Alive,
+    /// Send something that it must answer.
+    Probe,
+    /// It has been silent for too long.
+    Dead,
+}
+
+#[derive(Debug)]
+pub(crate) struct Peers {
+    by_name: HashMap<(IpAddr, u16), u32, Keyed>,
+    peers: Slab<Peer>,
+    timers: Timers,
+    timeout: Duration,
+}
+
+impl Peers {
+    pub(crate) fn new(rng: &mut ChaCha12Rng, timeout: Duration) -> Self {
+        Self { by_name: HashMap::with_hasher(Keyed::new(rng)), peers: Slab::new(), timers: Timers::new(), timeout }
+    }
+
+    /// Silence after which a peer is asked.
+    pub(crate) fn interval(&self) -> Duration {
+        self.timeout / KEEPALIVES
+    }
+
+    /// Adds a flow to a peer that was just validated. If the peer has another instance than before, `displaced` gets
+    /// the flows of the old one.
+    pub(crate) fn join(
+        &mut self,
+        now: Instant,
+        name: (IpAddr, u16),
+        instance: u64,
+        flow: u32,
+        displaced: &mut Vec<u32>,
+    ) -> Membership {
+        let peer = match self.by_name.get(&name) {
+            Some(&peer) => peer,
+            None => {
+                let peer = self.peers.insert(Peer { name, instance, heard: now, flows: Vec::new() }) as u32;
+                self.by_name.insert(name, peer);
+                self.timers.set(peer, Some(now + self.interval()));
+                peer
+            }
+        };
+        let interval = self.interval();
+        let entry = &mut self.peers[peer as usize];
+        if entry.instance != instance {
+            // The old one keeps its entry, nameless, until its last flow is gone.
+            displaced.extend(&entry.flows);
+            let peer = self.peers.insert(Peer { name, instance, heard: now, flows: vec![flow] }) as u32;
+            self.by_name.insert(name, peer);
+            self.timers.set(peer, Some(now + interval));
+            return Membership { peer, index: 0 };
+        }
+        entry.heard = now;
+        entry.flows.push(flow);
+        Membership { peer, index: entry.flows.len() as u32 - 1 }
+    }
+
+    /// Takes a flow out. If that moves another one of the peer's flows, returns its key and new place.
+    pub(crate) fn leave(&mut self, membership: Membership) -> Option<(u32, Membership)> {
+        let Membership { peer, index } = membership;
+        let entry = &mut self.peers[peer as usize];
+        entry.flows.swap_remove(index as usize);
+        if entry.flows.is_empty() {
+            let name = entry.name;
+            self.timers.set(peer, None);
+            self.peers.remove(peer as usize);
+            if self.by_name.get(&name) == Some(&peer) {
+                self.by_name.remove(&name);
+            }
+            return None;
+        }
+        entry.flows.get(index as usize).map(|&moved| (moved, membership))
+    }
+
+    /// Something of the peer arrived.
+    pub(crate) fn heard(&mut self, membership: Membership, now: Instant) {
+        self.peers[membership.peer as usize].heard = now;
+    }
+
+    /// This side did not run for a while: nobody's silence in that time counts.
+    pub(crate) fn forgive(&mut self, now: Instant) {
+        let interval = self.interval();
+        let Self { peers, timers, .. } = self;
+        for (key, peer) in peers.iter_mut() {
+            peer.heard = peer.heard.max(now - interval);
+            timers.set(key as u32, Some(now));
+        }
+    }
+
+    /// Gives the peers whose timer is due.
+    pub(crate) fn expire(&mut self, now: Instant, due: &mut Vec<u32>) {
+        self.timers.expire(now, due);
+    }
+
+    /// Judges a peer whose timer is due, sets the next one, and returns its flows.
+    pub(crate) fn judge(&mut self, now: Instant, peer: u32) -> (Verdict, &[u32]) {
+        let interval = self.interval();
+        let Some(entry) = self.peers.get(peer as usize) else { return (Verdict::Alive, &[]) };
+        let (verdict, next) = if entry.heard + self.timeout <= now {
+            (Verdict::Dead, now + interval)
+        } else if entry.heard + interval <= now {
+            (Verdict::Probe, (now + interval).min(entry.heard + self.timeout))
+        } else {
+            (Verdict::Alive, entry.heard + interval)
+        };
+        self.timers.set(peer, Some(next));
+        (verdict, &entry.flows)
+    }
+
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        self.timers.next_deadline()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand_chacha::rand_core::SeedableRng;
+
+    use super::*;
+
+    const TIMEOUT: Duration = Duration::from_millis(400);
+
+    fn peers() -> Peers {
+        Peers::new(&mut ChaCha12Rng::from_seed([0; 32]), TIMEOUT)
+    }
+
+    const fn ms(n: u64) -> Instant {
+        Instant(n * 1_000_000)
+    }
+
+    fn join(peers: &mut Peers, at: Instant, instance: u64, flow: u32) -> (Membership, Vec<u32>) {
+        let mut displaced = Vec::new();
+        let membership = peers.join(at, (IpAddr::from([10, 0, 0, 1]), 7), instance, flow, &mut displaced);
+        (membership, displaced)
+    }
+
+    #[test]
+    fn one_timer_for_all_flows_of_a_peer() {
+        let mut peers = peers();
+        let (first, _) = join(&mut peers, ms(0), 1, 10);
+        let (second, _) = join(&mut peers, ms(0), 1, 11);
+        let mut due = Vec::new();
+        peers.expire(ms(99), &mut due);
+        assert!(due.is_empty());
+        peers.heard(second, ms(50));
+        peers.expire(ms(100), &mut due);
+        assert_eq!(due, [0]);
+        assert_eq!(peers.judge(ms(100), 0), (Verdict::Alive, &[10, 11][..]));
+        assert_eq!(peers.judge(ms(150), 0).0, Verdict::Probe);
+        assert_eq!(peers.judge(ms(449), 0).0, Verdict::Probe);
+        assert_eq!(peers.judge(ms(450), 0).0, Verdict::Dead);
+        assert_eq!(peers.leave(first), Some((11, first)));
+        assert_eq!(peers.leave(first), None);
+        assert!(peers.next_deadline().is_none() && peers.by_name.is_empty());
+    }
+
+    #[test]
+    fn a_new_instance_displaces_the_flows_of_the_old() {
+        let mut peers = peers();
+        let (old, displaced) = join(&mut peers, ms(0), 1, 10);
+        assert!(displaced.is_empty());
+        let (new, displaced) = join(&mut peers, ms(1), 2, 11);
+        assert_eq!(displaced, [10]);
+        assert_ne!(old.peer, new.peer);
+        assert_eq!(peers.leave(old), None);
+        assert_eq!(join(&mut peers, ms(2), 2, 12).0, Membership { peer: new.peer, index: 1 });
+    }
+
+    #[test]
+    fn what_was_not_heard_while_frozen_does_not_count() {
+        let mut peers = peers();
+        let _ = join(&mut peers, ms(0), 1, 10);
+        peers.forgive(ms(10_000));
+        assert_eq!(peers.judge(ms(10_000), 0).0, Verdict::Probe);
+        assert_eq!(peers.judge(ms(10_299), 0).0, Verdict::Probe);
+        assert_eq!(peers.judge(ms(10_300), 0).0, Verdict::Dead);
+    }
+}
