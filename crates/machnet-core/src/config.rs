@@ -14,10 +14,10 @@ pub struct Config {
     pub max_message: u32,
     /// What a peer may have sent on one flow that the application has not consumed, bytes (rounded to units of 64 B, of
     /// which each message costs at least one). The flow's next message may be larger: room for it is reserved when it
-    /// begins to arrive. Default 2 MiB, at least 4 KiB.
+    /// begins to arrive. Default 2 MiB, at least 2 KiB and `max_payload` + 128.
     pub receive_window: u32,
     /// What the application may have posted on one flow that the peer has not acknowledged, bytes, counted alike; exceeded
-    /// by at most one message. Default 2 MiB, at least 4 KiB.
+    /// by at most one message. Default 2 MiB, at least 2 KiB.
     pub send_buffer: u32,
     /// Flows of the engine, half-open and closing ones included. Default 65 536.
     pub max_flows: u32,

@@ -66,11 +66,12 @@ impl Store for Buffers {
         Some(frame.share(0..payload.len() as u32).into())
     }
 
-    /// The smallest free frame that fits; a larger one rather than none, unless somebody waits for those.
+    /// The smallest free frame that fits; a larger one rather than none, unless somebody waits for those. Half of each
+    /// class is kept for messages that are next in their flow.
     fn buffer(&mut self, len: u32, oldest: bool) -> Option<Frame> {
         let choices = if self.contended { 1 } else { self.classes.len() };
         let fitting = self.classes.iter_mut().filter(|pool| pool.frame_size() >= len).take(choices);
-        fitting.filter(|pool| oldest || pool.free() > 1).find_map(FramePool::take)
+        fitting.filter(|pool| oldest || pool.free() > pool.capacity() / 2).find_map(FramePool::take)
     }
 }
 
@@ -92,7 +93,7 @@ mod tests {
         assert_eq!(buffers.in_use(), 8);
         drop(taken);
         let taken: Vec<_> = std::iter::from_fn(|| buffers.buffer(5000, false)).collect();
-        assert_eq!(taken.len(), 4, "the last of each size is kept for the oldest messages");
+        assert_eq!(taken.len(), 4, "half of each size is kept for the oldest messages");
         drop(taken);
         buffers.set_contended(true);
         let taken: Vec<_> = std::iter::from_fn(|| buffers.buffer(5000, true)).collect();

@@ -442,8 +442,10 @@ impl Config {
         };
         let message = u64::from(self.max_message);
         within("max_message", message, 0, crate::MAX_MESSAGE.into())?;
-        within("receive_window", self.receive_window.into(), 4096, 1 << 30)?;
-        within("send_buffer", self.send_buffer.into(), 4096, 1 << 30)?;
+        // The first part of a message must fit, or its room is never reserved.
+        let part = (u64::from(max_payload) + 2 * machnet_channel::UNIT).max(2048);
+        within("receive_window", self.receive_window.into(), part, 1 << 30)?;
+        within("send_buffer", self.send_buffer.into(), 2048, 1 << 30)?;
         within("max_flows", self.max_flows.into(), 1, 1 << 24)?;
         within("max_half_open", self.max_half_open.into(), 1, 1 << 24)?;
         within("max_payload", max_payload.into(), BASE_PAYLOAD as u64, 65_507)?;

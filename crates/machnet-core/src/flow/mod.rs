@@ -580,15 +580,15 @@ impl Flow {
         }
     }
 
+    /// What the peer may have sent in all: the window beyond what was consumed, or to the end of the oldest message.
+    fn credit(&self) -> u64 {
+        (self.consumed + self.limits.receive_window).max(self.reserved)
+    }
+
     /// Asks for a PING that is repeated until acknowledged. The acknowledgement of an earlier one says nothing of this.
     fn want_ping(&mut self) {
         self.ping = Control::Wanted;
         self.ping_round = self.ping_round.wrapping_add(1);
-    }
-
-    /// What the peer may have sent in all: the window beyond what was consumed, or to the end of the oldest message.
-    fn credit(&self) -> u64 {
-        (self.consumed + self.limits.receive_window).max(self.reserved)
     }
 
     /// max(¼ of the window, 2 packets), in units.

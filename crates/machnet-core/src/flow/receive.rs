@@ -6,14 +6,14 @@ use machnet_channel::{Frame, FrameRef, Message, UNIT, cost_in_units};
 
 use super::units::UnitSet;
 
-/// Where received bytes may stay: given by the engine.
+/// Where received bytes may stay: given by the engine. `oldest`: they are of the next message to deliver. Only such may
+/// take the last of the memory, for they alone are sure to give it back: what waits behind a hole gives nothing back
+/// until the hole is filled.
 pub(crate) trait Store {
     /// Keeps the `payload` of a whole message, which lies in `packet`: lends it or copies it. `None`: no memory.
-    /// `oldest` as below.
     fn keep(&mut self, packet: &FrameRef, payload: &[u8], oldest: bool) -> Option<Message>;
 
-    /// A frame of at least `len` bytes, to reassemble a message in. `None`: no memory. `oldest`: it is the next message
-    /// of its flow to be delivered; the others may not take the last frame, for which an older one may be waiting.
+    /// A frame of at least `len` bytes, to reassemble a message in. `None`: no memory.
     fn buffer(&mut self, len: u32, oldest: bool) -> Option<Frame>;
 }
 
