@@ -250,32 +250,12 @@ impl Outstanding {
         self.backoff
     }
 
-    /// True if the deadline that passed was a PTO's: then the oldest contents in flight, up to `packets` packets'
-    /// worth, are given to `again`, and the caller sends that many probes.
-    pub(crate) fn on_timeout(
-        &mut self,
-        now: Instant,
-        pto: Duration,
-        packets: usize,
-        mut again: impl FnMut(Sent),
-    ) -> bool {
+    /// True if the deadline that passed was a PTO's: then the caller sends probes.
+    pub(crate) fn on_timeout(&mut self, now: Instant, pto: Duration) -> bool {
         if self.loss_at.is_some() || self.in_flight == 0 || self.probe_from() + pto > now {
             return false;
         }
         self.backoff += 1;
-        let mut content = 0;
-        let mut found = 0;
-        for packet in &self.packets {
-            let first = content;
-            content += packet.contents as usize;
-            if packet.fate == Fate::InFlight {
-                self.contents.range(first..content).copied().for_each(&mut again);
-                found += 1;
-                if found == packets {
-                    break;
-                }
-            }
-        }
         true
     }
 
@@ -373,14 +353,12 @@ mod tests {
     }
 
     #[test]
-    fn a_timeout_gives_the_oldest_and_backs_off() {
+    fn a_timeout_backs_off_until_something_is_acknowledged() {
         let mut sent = filled(4);
         let pto = Duration::from_nanos(1000);
         assert_eq!(sent.deadline(pto), Some(Instant(1003)));
-        assert!(!sent.on_timeout(Instant(1002), pto, 2, |_| panic!()));
-        let mut again = Vec::new();
-        assert!(sent.on_timeout(Instant(1003), pto, 2, |c| again.push(c)));
-        assert_eq!(again, [part(0), part(1)]);
+        assert!(!sent.on_timeout(Instant(1002), pto));
+        assert!(sent.on_timeout(Instant(1003), pto));
         assert_eq!((sent.backoff(), sent.silent_since()), (1, Some(Instant(0))));
         let _ = sent.on_ack(Instant(1100), &block(0, 1), |_| {}, |_, _, _| {});
         assert_eq!((sent.backoff(), sent.silent_since()), (0, Some(Instant(1100))));

@@ -674,18 +674,13 @@ impl Flow {
     }
 
     fn on_sent_timer(&mut self, now: Instant) {
-        let pto = self.pto();
-        let Self { sent, send, fin, stop, abort, ping, ping_round, blocked, blocked_round, .. } = self;
-        let expired = sent.on_timeout(now, pto, transmit::PROBES as usize, |content| match content {
-            Sent::Message(part) => send.lost(part),
-            Sent::Fin => fin.lost(),
-            Sent::Stop => stop.lost(),
-            Sent::Abort => abort.lost(),
-            Sent::Ping(round) if round == *ping_round => ping.lost(),
-            Sent::Blocked(round) if round == *blocked_round => blocked.lost(),
-            Sent::Ping(_) | Sent::Blocked(_) => {}
-        });
-        if expired {
+        if self.sent.on_timeout(now, self.pto()) {
+            // Not what is oldest in flight: that may be what the peer refuses, or nothing that matters any more. Every
+            // control chunk, for they are small, and the parts that the peer needs next.
+            for control in [&mut self.fin, &mut self.stop, &mut self.abort, &mut self.ping, &mut self.blocked] {
+                control.lost();
+            }
+            self.send.probe();
             self.probes = transmit::PROBES;
         } else {
             self.detect_losses(now);
