@@ -65,6 +65,8 @@ pub(crate) struct Pair {
     pub(crate) b: MachineId,
     pub(crate) there: LinkId,
     pub(crate) back: LinkId,
+    /// Of [`Pair::open`].
+    listener: Option<Listener>,
 }
 
 impl Pair {
@@ -84,7 +86,7 @@ impl Pair {
         let a = world.machine(ip(1), nic_a, config_a);
         let b = world.machine(ip(2), nic_b, config_b);
         let (there, back) = world.join(a, b, link);
-        Self { world, a, b, there, back }
+        Self { world, a, b, there, back, listener: None }
     }
 
     /// Starts `dialog` from A to B.
@@ -101,10 +103,13 @@ impl Pair {
     pub(crate) fn open(&mut self) -> (Flow, Flow) {
         let mut listener = self.listen();
         let (node, to) = (self.world.node(self.a), self.world.node(self.b).at(PORT));
-        let accepting = self.world.spawn("accept", async move { listener.accept().await.unwrap() });
+        let accepting = self.world.spawn("accept", async move { (listener.accept().await.unwrap(), listener) });
         let connecting = self.world.spawn("connect", async move { node.connect(to).await.unwrap() });
         let limit = seconds(1);
-        (self.world.wait(&connecting, limit).unwrap(), self.world.wait(&accepting, limit).unwrap())
+        let (accepted, listener) = self.world.wait(&accepting, limit).unwrap();
+        // The port stays open, so that packets of forgotten flows are answered.
+        self.listener = Some(listener);
+        (self.world.wait(&connecting, limit).unwrap(), accepted)
     }
 
     /// Runs `dialog` to its end, checks that it ended as it should, and that nothing is left.

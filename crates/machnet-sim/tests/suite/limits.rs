@@ -132,9 +132,9 @@ fn a_crowd_shares_what_little_there_is() {
         let rng = &mut SimRng::new(seed, 1 << 40);
         let mut config = Config::default();
         config.max_message = 1 << (10 + rng.below(7));
-        config.receive_window = config.max_message * (1 + rng.below(4) as u32) + 128;
+        config.receive_window = (config.max_message * (1 + rng.below(4) as u32)).max(4096) + 128;
         config.send_buffer = config.receive_window;
-        config.reassembly_bytes = rng.below(2) << 22;
+        config.reassembly_bytes = (1 + rng.below(2)) << 21;
         let nic = NicConfig { frames: 64 + rng.below(512) as u32, hold: micros(rng.below(30)), ..NicConfig::default() };
         let link = Link {
             rate: [None, Some(1_000_000_000)][rng.below(2) as usize],
