@@ -36,6 +36,19 @@ fn env(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|value| value.parse().unwrap_or_else(|_| panic!("{name}={value} is no number")))
 }
 
+/// Engines with little memory: malloc clears what it recycles, and with the defaults that would be most of the run time.
+pub(crate) fn config() -> Config {
+    let mut config = Config::default();
+    config.max_message = 1 << 20;
+    config.reassembly_bytes = 7 << 21;
+    config
+}
+
+/// NICs likewise.
+pub(crate) fn nic() -> NicConfig {
+    NicConfig { frames: 1024, ..NicConfig::default() }
+}
+
 pub(crate) fn world_config() -> WorldConfig {
     WorldConfig { trace: env("MACHNET_SIM_TRACE").unwrap_or(0) as usize, ..WorldConfig::default() }
 }
@@ -71,8 +84,8 @@ pub(crate) struct Pair {
 
 impl Pair {
     pub(crate) fn new(seed: u64, link: &Link) -> Self {
-        let nic = NicConfig::default();
-        Self::with(seed, link, [nic, nic], [Config::default(); 2], world_config())
+        let nic = nic();
+        Self::with(seed, link, [nic, nic], [config(); 2], world_config())
     }
 
     pub(crate) fn with(
