@@ -1,5 +1,6 @@
 //! What scenarios share: two machines and a dialog between them.
 
+use std::cell::Cell;
 use std::net::{IpAddr, Ipv4Addr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
@@ -53,13 +54,20 @@ pub(crate) fn world_config() -> WorldConfig {
     WorldConfig { trace: env("MACHNET_SIM_TRACE").unwrap_or(0) as usize, ..WorldConfig::default() }
 }
 
+thread_local! {
+    /// Datagrams that the pairs of this thread's test put on their links.
+    static PACKETS: Cell<u64> = const { Cell::new(0) };
+}
+
 /// Runs `scenario` with many seeds: `of_200` of every 200 asked for. A failure names its seed and how to repeat it.
+#[expect(clippy::print_stdout, reason = "what a test ran, for who asks with --nocapture")]
 pub(crate) fn seeds(test: &str, of_200: u64, scenario: impl Fn(u64)) {
     let seeds = match env("MACHNET_SIM_SEED") {
         Some(seed) => seed..seed + 1,
         None => 0..(env("MACHNET_SIM_SEEDS").unwrap_or(200) * of_200).div_ceil(200),
     };
-    for seed in seeds {
+    PACKETS.set(0);
+    for seed in seeds.clone() {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| scenario(seed))) {
             let text = panic.downcast_ref::<String>().map(String::as_str);
             let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("(no text)");
@@ -69,6 +77,7 @@ pub(crate) fn seeds(test: &str, of_200: u64, scenario: impl Fn(u64)) {
             );
         }
     }
+    println!("{test}: {} seeds, {} packets", seeds.end - seeds.start, PACKETS.get());
 }
 
 /// Two machines joined by a link.
@@ -139,6 +148,8 @@ impl Pair {
 impl Drop for Pair {
     #[expect(clippy::print_stderr, reason = "a failed test says what it can")]
     fn drop(&mut self) {
+        let offered = |link| self.world.fabric().link_stats(link).offered;
+        PACKETS.set(PACKETS.get() + offered(self.there) + offered(self.back));
         if std::thread::panicking() {
             eprintln!("at {:.3} µs: {}", self.world.now().0 as f64 / 1e3, self.world.report());
         }
