@@ -237,7 +237,7 @@ impl Dialog {
         let everything = FlowState::OPEN.with(FlowState::READ_ENDED).with(FlowState::FIN_ACKED);
         for (side, ended) in ended.iter().enumerate() {
             assert_eq!(ended.posted, self.plans[side].len(), "side {side} posted");
-            assert_eq!(ended.received, self.plans[1 - side].len(), "side {side} received");
+            assert_eq!(ended.received, self.plans[1 - side].len(), "side {side} received: {ended:?}");
             assert_eq!(ended.state.reason(), Some(CloseReason::Finished), "side {side}: {:?}", ended.state);
             assert!(ended.state.has(everything), "side {side}: {:?}", ended.state);
         }
