@@ -280,23 +280,6 @@ impl Outstanding {
         self.backoff += u32::from(expired);
         expired
     }
-
-    /// Gives the contents of the oldest packets in flight, up to `packets` of them, to `again`.
-    pub(crate) fn oldest(&self, packets: usize, mut again: impl FnMut(Sent)) {
-        let mut content = 0;
-        let mut found = 0;
-        for packet in &self.packets {
-            let first = content;
-            content += packet.contents as usize;
-            if packet.fate == Fate::InFlight {
-                self.contents.range(first..content).copied().for_each(&mut again);
-                found += 1;
-                if found == packets {
-                    break;
-                }
-            }
-        }
-    }
 }
 
 #[cfg(test)]
@@ -382,15 +365,12 @@ mod tests {
     }
 
     #[test]
-    fn a_timeout_gives_the_oldest_and_backs_off() {
+    fn a_timeout_backs_off_until_something_is_acknowledged() {
         let mut sent = filled(4);
         let pto = Duration::from_nanos(1000);
         assert_eq!(sent.deadline(pto), Some(Instant(1003)));
         assert!(!sent.on_timeout(Instant(1002), pto));
         assert!(sent.on_timeout(Instant(1003), pto));
-        let mut again = Vec::new();
-        sent.oldest(2, |c| again.push(c));
-        assert_eq!(again, [part(0), part(1)]);
         assert_eq!(sent.backoff(), 1);
         let _ = sent.on_ack(Instant(1100), &block(0, 1), |_| {}, |_, _, _| {});
         assert_eq!((sent.backoff(), sent.deadline(pto)), (0, Some(Instant(2100))));

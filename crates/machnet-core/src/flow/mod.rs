@@ -693,18 +693,13 @@ impl Flow {
         }
     }
 
-    /// Sends the oldest contents in flight once more.
+    /// Sends what the peer needs next once more. Not what is oldest in flight: that may be what the peer refuses, or
+    /// nothing that matters any more. Every control chunk, for they are small, and the parts that are next in order.
     fn probe_now(&mut self) {
-        let Self { sent, send, fin, stop, abort, ping, ping_round, blocked, blocked_round, .. } = self;
-        sent.oldest(transmit::PROBES as usize, |content| match content {
-            Sent::Message(part) => send.lost(part),
-            Sent::Fin => fin.lost(),
-            Sent::Stop => stop.lost(),
-            Sent::Abort => abort.lost(),
-            Sent::Ping(round) if round == *ping_round => ping.lost(),
-            Sent::Blocked(round) if round == *blocked_round => blocked.lost(),
-            Sent::Ping(_) | Sent::Blocked(_) => {}
-        });
+        for control in [&mut self.fin, &mut self.stop, &mut self.abort, &mut self.ping, &mut self.blocked] {
+            control.lost();
+        }
+        self.send.probe();
         self.probes = transmit::PROBES;
     }
 

@@ -221,6 +221,41 @@ impl SendQueue {
         }
     }
 
+    /// Puts in front what the peer needs next: the oldest parts that were sent and not acknowledged, two packets' worth at
+    /// most. A peer without memory refuses everything but these, so a probe that carries others may be refused for ever.
+    pub(crate) fn probe(&mut self) {
+        let mut parts = Vec::new();
+        let mut room = 2 * (self.cut.part + Chunk::PART_OVERHEAD) as u32;
+        'messages: for (index, outgoing) in self.messages.iter_mut().enumerate().take(self.unsent.0 + 1) {
+            let total = outgoing.message.len() as u32;
+            let sent = if index < self.unsent.0 { total } else { self.unsent.1 };
+            let step = if total as usize <= self.cut.whole { total.max(1) } else { self.cut.part as u32 };
+            let mut offset = 0;
+            // An empty message is one part, if it was sent.
+            while offset < sent || (offset == 0 && index < self.unsent.0) {
+                let len = (total - offset).min(step);
+                let acked = match &mut outgoing.acked {
+                    Acked::All => true,
+                    Acked::Nothing => false,
+                    Acked::Some(units) => units.contains(offset, len),
+                };
+                if !acked {
+                    let cost = len + Chunk::PART_OVERHEAD as u32;
+                    if cost > room && !parts.is_empty() {
+                        break 'messages;
+                    }
+                    room = room.saturating_sub(cost);
+                    parts.push(Part { id: self.base.wrapping_add(index as u32), offset, len });
+                }
+                offset += step;
+            }
+        }
+        // They are the oldest, so this is the front.
+        for part in parts {
+            self.lost(part);
+        }
+    }
+
     /// `part` was acknowledged. Returns true if messages were completed in order: `acknowledged` grew.
     pub(crate) fn acked(&mut self, part: Part) -> bool {
         let index = part.id.wrapping_sub(self.base) as usize;
@@ -307,6 +342,27 @@ mod tests {
         assert!(queue.acked(Part { id: 1, offset: 0, len: 1088 }));
         assert!(queue.all_acknowledged());
         assert_eq!(queue.acknowledged(), cost_in_units(10) + cost_in_units(2000) + cost_in_units(0));
+    }
+
+    #[test]
+    fn probes_carry_what_the_peer_needs_next() {
+        let mut queue = SendQueue::new(CUT);
+        queue.probe();
+        assert!(!queue.has_again());
+        for message in [vec![], vec![1; 3000], vec![2; 10]] {
+            queue.push(message.into());
+        }
+        assert_eq!(queue.next_new(u64::MAX, 1200), Some(Part { id: 0, offset: 0, len: 0 }));
+        queue.probe();
+        assert_eq!(queue.next_again(1200), Some(Part { id: 0, offset: 0, len: 0 }));
+        assert!(!queue.has_again(), "what was never sent is no probe");
+        while queue.next_new(u64::MAX, 1200).is_some() {}
+        queue.acked(Part { id: 0, offset: 0, len: 0 });
+        queue.acked(Part { id: 1, offset: 0, len: 1088 });
+        queue.lost(Part { id: 2, offset: 0, len: 10 });
+        queue.probe();
+        assert_eq!(queue.next_again(1200), Some(Part { id: 1, offset: 1088, len: 1088 }));
+        assert_eq!(queue.next_again(1200), Some(Part { id: 1, offset: 2176, len: 824 }));
     }
 
     #[test]

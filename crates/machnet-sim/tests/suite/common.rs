@@ -1,5 +1,6 @@
 //! What scenarios share: two machines and a dialog between them.
 
+use std::cell::Cell;
 use std::net::{IpAddr, Ipv4Addr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
@@ -36,17 +37,37 @@ fn env(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|value| value.parse().unwrap_or_else(|_| panic!("{name}={value} is no number")))
 }
 
+/// Engines with little memory: malloc clears what it recycles, and with the defaults that would be most of the run time.
+pub(crate) fn config() -> Config {
+    let mut config = Config::default();
+    config.max_message = 1 << 20;
+    config.reassembly_bytes = 7 << 21;
+    config
+}
+
+/// NICs likewise.
+pub(crate) fn nic() -> NicConfig {
+    NicConfig { frames: 1024, ..NicConfig::default() }
+}
+
 pub(crate) fn world_config() -> WorldConfig {
     WorldConfig { trace: env("MACHNET_SIM_TRACE").unwrap_or(0) as usize, ..WorldConfig::default() }
 }
 
+thread_local! {
+    /// Datagrams that the pairs of this thread's test put on their links.
+    static PACKETS: Cell<u64> = const { Cell::new(0) };
+}
+
 /// Runs `scenario` with many seeds: `of_200` of every 200 asked for. A failure names its seed and how to repeat it.
+#[expect(clippy::print_stdout, reason = "what a test ran, for who asks with --nocapture")]
 pub(crate) fn seeds(test: &str, of_200: u64, scenario: impl Fn(u64)) {
     let seeds = match env("MACHNET_SIM_SEED") {
         Some(seed) => seed..seed + 1,
         None => 0..(env("MACHNET_SIM_SEEDS").unwrap_or(200) * of_200).div_ceil(200),
     };
-    for seed in seeds {
+    PACKETS.set(0);
+    for seed in seeds.clone() {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| scenario(seed))) {
             let text = panic.downcast_ref::<String>().map(String::as_str);
             let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("(no text)");
@@ -56,6 +77,7 @@ pub(crate) fn seeds(test: &str, of_200: u64, scenario: impl Fn(u64)) {
             );
         }
     }
+    println!("{test}: {} seeds, {} packets", seeds.end - seeds.start, PACKETS.get());
 }
 
 /// Two machines joined by a link.
@@ -65,12 +87,14 @@ pub(crate) struct Pair {
     pub(crate) b: MachineId,
     pub(crate) there: LinkId,
     pub(crate) back: LinkId,
+    /// Of [`Pair::open`].
+    listener: Option<Listener>,
 }
 
 impl Pair {
     pub(crate) fn new(seed: u64, link: &Link) -> Self {
-        let nic = NicConfig::default();
-        Self::with(seed, link, [nic, nic], [Config::default(); 2], world_config())
+        let nic = nic();
+        Self::with(seed, link, [nic, nic], [config(); 2], world_config())
     }
 
     pub(crate) fn with(
@@ -84,7 +108,7 @@ impl Pair {
         let a = world.machine(ip(1), nic_a, config_a);
         let b = world.machine(ip(2), nic_b, config_b);
         let (there, back) = world.join(a, b, link);
-        Self { world, a, b, there, back }
+        Self { world, a, b, there, back, listener: None }
     }
 
     /// Starts `dialog` from A to B.
@@ -101,10 +125,13 @@ impl Pair {
     pub(crate) fn open(&mut self) -> (Flow, Flow) {
         let mut listener = self.listen();
         let (node, to) = (self.world.node(self.a), self.world.node(self.b).at(PORT));
-        let accepting = self.world.spawn("accept", async move { listener.accept().await.unwrap() });
+        let accepting = self.world.spawn("accept", async move { (listener.accept().await.unwrap(), listener) });
         let connecting = self.world.spawn("connect", async move { node.connect(to).await.unwrap() });
         let limit = seconds(1);
-        (self.world.wait(&connecting, limit).unwrap(), self.world.wait(&accepting, limit).unwrap())
+        let (accepted, listener) = self.world.wait(&accepting, limit).unwrap();
+        // The port stays open, so that packets of forgotten flows are answered.
+        self.listener = Some(listener);
+        (self.world.wait(&connecting, limit).unwrap(), accepted)
     }
 
     /// Runs `dialog` to its end, checks that it ended as it should, and that nothing is left.
@@ -121,6 +148,8 @@ impl Pair {
 impl Drop for Pair {
     #[expect(clippy::print_stderr, reason = "a failed test says what it can")]
     fn drop(&mut self) {
+        let offered = |link| self.world.fabric().link_stats(link).offered;
+        PACKETS.set(PACKETS.get() + offered(self.there) + offered(self.back));
         if std::thread::panicking() {
             eprintln!("at {:.3} µs: {}", self.world.now().0 as f64 / 1e3, self.world.report());
         }
@@ -208,7 +237,7 @@ impl Dialog {
         let everything = FlowState::OPEN.with(FlowState::READ_ENDED).with(FlowState::FIN_ACKED);
         for (side, ended) in ended.iter().enumerate() {
             assert_eq!(ended.posted, self.plans[side].len(), "side {side} posted");
-            assert_eq!(ended.received, self.plans[1 - side].len(), "side {side} received");
+            assert_eq!(ended.received, self.plans[1 - side].len(), "side {side} received: {ended:?}");
             assert_eq!(ended.state.reason(), Some(CloseReason::Finished), "side {side}: {:?}", ended.state);
             assert!(ended.state.has(everything), "side {side}: {:?}", ended.state);
         }

@@ -1,10 +1,9 @@
 //! How flows end: in order, by one side, without a word, and with every single packet of the end lost.
 
 use machnet_channel::{CloseReason, FlowState};
-use machnet_core::Config;
 use machnet_sim::{Link, NicConfig, Pace, Plan, Verdict};
 
-use crate::common::{Chunk, Dialog, Pair, TOMBSTONES, micros, millis, read, seconds};
+use crate::common::{Chunk, Dialog, Pair, TOMBSTONES, config, micros, millis, nic, read, seconds};
 
 /// A dialog small enough to lose each of its packets in turn.
 fn short() -> Dialog {
@@ -274,7 +273,7 @@ fn a_broken_flow_does_not_look_read_to_the_end() {
         });
         if !abort {
             pair.world.run_for(millis(40)).unwrap();
-            pair.world.restart(pair.a, NicConfig { port: 49_152, ..NicConfig::default() }, Config::default());
+            pair.world.restart(pair.a, NicConfig { port: 49_152, ..nic() }, config());
             pair.world.shut_down(pair.b);
         }
         pair.world.run(seconds(60)).unwrap();

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use machnet_channel::CloseReason;
-use machnet_core::{Config, Instant};
-use machnet_sim::{Flow, Link, NicConfig, Plan, Verdict, WorldConfig};
+use machnet_core::Instant;
+use machnet_sim::{Flow, Link, Plan, Verdict, WorldConfig};
 
-use crate::common::{Dialog, PORT, Pair, Seen, TOMBSTONES, ip, listen, micros, millis, read, seconds};
+use crate::common::{Dialog, PORT, Pair, Seen, TOMBSTONES, config, ip, listen, micros, millis, nic, read, seconds};
 
 /// Connects A to `port` of B; how long it took and what came of it.
 fn connect(pair: &mut Pair, port: u16) -> (Duration, Result<Flow, CloseReason>) {
@@ -80,9 +80,9 @@ fn a_closed_port_refuses_by_icmp() {
 
 #[test]
 fn a_silent_port_times_out_at_the_limit() {
-    for limit in [Config::default().connect_timeout, millis(200)] {
-        let nic = NicConfig::default();
-        let mut config = Config::default();
+    for limit in [config().connect_timeout, millis(200)] {
+        let nic = nic();
+        let mut config = config();
         config.connect_timeout = limit;
         let mut pair = Pair::with(5, &Link::default(), [nic, nic], [config; 2], WorldConfig::default());
         let (took, result) = connect(&mut pair, 9);
@@ -98,7 +98,7 @@ fn a_black_hole_times_out_at_the_limit() {
     let _listener = pair.listen();
     let (took, result) = connect(&mut pair, PORT);
     assert_eq!(result.unwrap_err(), CloseReason::ConnectTimeout);
-    let limit = Config::default().connect_timeout;
+    let limit = config().connect_timeout;
     assert!(took >= limit && took < limit + millis(1), "{took:?}");
     // 10 ms, doubling, for 3 s: at 0, 10, 30, 70, …, 2 550 ms.
     assert_eq!(pair.world.fabric().link_stats(pair.there).offered, 9);
@@ -159,7 +159,7 @@ fn a_half_open_flow_is_forgotten() {
 #[test]
 fn a_port_in_use_is_said_so() {
     let mut pair = Pair::new(12, &Link::default());
-    let mut other = pair.world.fabric().nic(pair.world.host(pair.b), NicConfig::default()).unwrap();
+    let mut other = pair.world.fabric().nic(pair.world.host(pair.b), nic()).unwrap();
     machnet_core::Driver::open(&mut other, PORT).unwrap();
     assert_eq!(listen(&mut pair.world, pair.b, PORT, 1).unwrap_err().kind(), std::io::ErrorKind::AddrInUse);
     drop(other);

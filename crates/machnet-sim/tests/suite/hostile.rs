@@ -3,10 +3,10 @@
 use std::net::SocketAddr;
 
 use machnet_channel::FlowState;
-use machnet_core::{Config, Driver as _, DropReason};
+use machnet_core::{Driver as _, DropReason};
 use machnet_sim::{Fabric, Link, NicConfig, Plan, SimRng, World};
 
-use crate::common::{Dialog, PORT, Pair, TOMBSTONES, ip, listen, micros, millis, seconds, world_config};
+use crate::common::{Dialog, PORT, Pair, TOMBSTONES, config, ip, listen, micros, millis, nic, seconds, world_config};
 
 /// A host without an engine, joined to the pair's B.
 fn stranger(pair: &Pair) -> SocketAddr {
@@ -87,9 +87,9 @@ fn plausible_garbage_disturbs_nobody() {
 /// INITs that nobody stands behind: answered by at most what they cost, bounded in number, and forgotten.
 #[test]
 fn a_flood_of_inits_is_bounded_and_forgotten() {
-    let mut config = Config::default();
+    let mut config = config();
     config.max_half_open = 32;
-    let nic = NicConfig::default();
+    let nic = nic();
     let mut pair = Pair::with(3, &Link::default(), [nic, nic], [config; 2], world_config());
     let from = stranger(&pair);
     let mut listener = pair.listen();
@@ -170,9 +170,9 @@ fn replayed_packets_change_nothing() {
 fn a_restarted_peer_knows_nothing_and_says_so() {
     let mut pair = Pair::new(6, &Link::with_delay(micros(20)));
     let (mut a, b) = pair.open();
-    let nic = NicConfig { port: pair.world.driver(pair.b).home().port(), ..NicConfig::default() };
+    let nic = NicConfig { port: pair.world.driver(pair.b).home().port(), ..nic() };
     drop(b);
-    pair.world.restart(pair.b, nic, Config::default());
+    pair.world.restart(pair.b, nic, config());
     // Somebody listens there again, but on a new flow.
     let _listener = listen(&mut pair.world, pair.b, PORT, 8).unwrap();
     let task = pair.world.spawn("a", async move {
@@ -189,7 +189,7 @@ fn a_restarted_peer_knows_nothing_and_says_so() {
 fn an_unplugged_host_is_quiet() {
     let fabric = Fabric::new(7);
     let host = fabric.host(ip(1));
-    let mut driver = fabric.nic(host, NicConfig::default()).unwrap();
+    let mut driver = fabric.nic(host, nic()).unwrap();
     assert_eq!(driver.rx_burst(&mut Vec::new(), 10), 0);
     assert_eq!(fabric.next_event(), None);
 }

@@ -1,10 +1,12 @@
 //! Limits, each at its edge: windows that hold one message, pools of a few frames, counts of flows.
 
 use machnet_channel::{CloseReason, FlowState};
-use machnet_core::{Config, DropReason};
+use machnet_core::DropReason;
 use machnet_sim::{Corruption, Link, NicConfig, NoFrame, Pace, Plan, SimRng};
 
-use crate::common::{Dialog, PORT, Pair, TOMBSTONES, listen, micros, millis, seconds, seeds, world_config};
+use crate::common::{
+    Dialog, PORT, Pair, TOMBSTONES, config, listen, micros, millis, nic, seconds, seeds, world_config,
+};
 
 /// Windows of hardly more than a message: each one waits for credit, BLOCKED and its answer are lost like the rest.
 #[test]
@@ -12,7 +14,7 @@ fn tight_windows_never_stick() {
     seeds("tight_windows_never_stick", 200, |seed| {
         let rng = &mut SimRng::new(seed, 1 << 40);
         let configs = [(); 2].map(|()| {
-            let mut config = Config::default();
+            let mut config = config();
             config.max_message = 64 << rng.below(15);
             // Often smaller than a message: room for those is reserved when they begin to arrive.
             config.receive_window = 4096 + rng.below(10_000) as u32;
@@ -23,7 +25,7 @@ fn tight_windows_never_stick() {
         let max = configs[0].max_message.min(configs[1].max_message);
         let loss = [0.0, 0.01, 0.1][rng.below(3) as usize];
         let link = Link { loss, reorder: loss, duplicate: loss, ..Link::with_delay(micros(1 + rng.below(100))) };
-        let nic = NicConfig { frames: 512, ..NicConfig::default() };
+        let nic = NicConfig { frames: 512, ..nic() };
         let mut pair = Pair::with(seed, &link, [nic; 2], configs, world_config());
         let mut dialog = Dialog::new(Plan::log_uniform(1, 60, max, rng), Plan::log_uniform(2, 60, max, rng));
         for pace in &mut dialog.paces {
@@ -44,11 +46,11 @@ fn tiny_pools_recover() {
         let rng = &mut SimRng::new(seed, 1 << 40);
         for no_frame in [NoFrame::Wait, NoFrame::Drop] {
             for tiny in [0, 1] {
-                let mut nics = [NicConfig { frames: 512, ..NicConfig::default() }; 2];
+                let mut nics = [NicConfig { frames: 512, ..nic() }; 2];
                 let frames = 2 + rng.below(24) as u32;
                 nics[tiny] = NicConfig { frames, rx_descriptors: 16, hold: micros(20), no_frame, ..nics[tiny] };
                 let link = Link { loss: 0.005, ..Link::with_delay(micros(20)) };
-                let mut config = Config::default();
+                let mut config = config();
                 config.reassembly_bytes = 7 << 21;
                 let mut pair = Pair::with(seed, &link, nics, [config; 2], world_config());
                 let (there, back) = (Plan::log_uniform(1, 10, 1 << 17, rng), Plan::log_uniform(2, 10, 1 << 17, rng));
@@ -63,9 +65,9 @@ fn tiny_pools_recover() {
 /// An application that keeps every message cannot take the frames that everybody's traffic needs.
 #[test]
 fn kept_messages_do_not_starve_others() {
-    let mut nics = [NicConfig::default(); 2];
+    let mut nics = [nic(); 2];
     nics[1].frames = 64;
-    let mut pair = Pair::with(1, &Link::with_delay(micros(10)), nics, [Config::default(); 2], world_config());
+    let mut pair = Pair::with(1, &Link::with_delay(micros(10)), nics, [config(); 2], world_config());
     let (mut a, mut b) = pair.open();
     let plan = Plan::fixed(1, 1000, 1000);
     let sender = plan.clone();
@@ -104,9 +106,9 @@ fn few_buffers_delay_and_lose_nothing() {
         (64 << 20, 24, 1 << 20, 0.0),
         (64 << 20, 24, 1 << 20, 0.02),
     ] {
-        let mut config = Config::default();
+        let mut config = config();
         config.reassembly_bytes = bytes;
-        let nic = NicConfig::default();
+        let nic = nic();
         let link = Link { loss, ..Link::with_delay(micros(10)) };
         let mut pair = Pair::with(2, &link, [nic; 2], [config; 2], world_config());
         let dialogs: Vec<_> = (0..flows)
@@ -130,12 +132,12 @@ fn few_buffers_delay_and_lose_nothing() {
 fn a_crowd_shares_what_little_there_is() {
     seeds("a_crowd_shares_what_little_there_is", 20, |seed| {
         let rng = &mut SimRng::new(seed, 1 << 40);
-        let mut config = Config::default();
+        let mut config = config();
         config.max_message = 1 << (10 + rng.below(7));
-        config.receive_window = config.max_message * (1 + rng.below(4) as u32) + 128;
+        config.receive_window = (config.max_message * (1 + rng.below(4) as u32)).max(4096) + 128;
         config.send_buffer = config.receive_window;
-        config.reassembly_bytes = rng.below(2) << 22;
-        let nic = NicConfig { frames: 64 + rng.below(512) as u32, hold: micros(rng.below(30)), ..NicConfig::default() };
+        config.reassembly_bytes = (1 + rng.below(2)) << 21;
+        let nic = NicConfig { frames: 64 + rng.below(512) as u32, hold: micros(rng.below(30)), ..nic() };
         let link = Link {
             rate: [None, Some(1_000_000_000)][rng.below(2) as usize],
             queue_packets: 16 + rng.below(500) as u32,
@@ -162,10 +164,10 @@ fn a_crowd_shares_what_little_there_is() {
 
 #[test]
 fn a_message_over_the_peers_limit_ends_the_flow_with_a_reason() {
-    let mut small = Config::default();
+    let mut small = config();
     small.max_message = 1000;
-    let nic = NicConfig::default();
-    let mut pair = Pair::with(3, &Link::default(), [nic; 2], [Config::default(), small], world_config());
+    let nic = nic();
+    let mut pair = Pair::with(3, &Link::default(), [nic; 2], [config(), small], world_config());
     let (mut a, mut b) = pair.open();
     assert_eq!((a.send.mailbox().max_message(), b.send.mailbox().max_message()), (1000, 1000));
     let reading = pair.world.spawn("b", async move {
@@ -192,11 +194,11 @@ fn a_message_over_the_peers_limit_ends_the_flow_with_a_reason() {
 /// Both limits of flows: one's own says so at once, the peer's by silence; and both give room again.
 #[test]
 fn too_many_flows_are_refused_and_room_returns() {
-    let mut configs = [Config::default(); 2];
+    let mut configs = [config(); 2];
     configs[0].max_flows = 3;
     configs[1].max_flows = 2;
     configs[0].connect_timeout = millis(100);
-    let nic = NicConfig::default();
+    let nic = nic();
     let mut pair = Pair::with(4, &Link::default(), [nic; 2], configs, world_config());
     let mut listener = listen(&mut pair.world, pair.b, PORT, 16).unwrap();
     let (node, to) = (pair.world.node(pair.a), pair.world.node(pair.b).at(PORT));
@@ -228,8 +230,8 @@ fn too_many_flows_are_refused_and_room_returns() {
 fn bounds_hold_under_damage() {
     seeds("bounds_hold_under_damage", 60, |seed| {
         let link = Link { corrupt: 0.1, corruption: Corruption::Unnoticed, ..Link::with_delay(micros(20)) };
-        let nic = NicConfig { frames: 64, ..NicConfig::default() };
-        let mut config = Config::default();
+        let nic = NicConfig { frames: 64, ..nic() };
+        let mut config = config();
         config.reassembly_bytes = 7 << 21;
         config.max_half_open = 4;
         config.max_flows = 16;

@@ -3,21 +3,9 @@
 use std::time::Duration;
 
 use machnet_channel::{CloseReason, FlowState};
-use machnet_core::Config;
 use machnet_sim::{Corruption, Flow, Link, NicConfig, Pace, Plan, SimRng, Trouble, WorldConfig};
 
-use crate::common::{Dialog, Pair, micros, millis, seconds, seeds, world_config};
-
-/// A pair with little memory: malloc clears what it recycles, and with the defaults that would be most of the run time.
-fn lean(seed: u64, link: &Link, nics: [NicConfig; 2], world: WorldConfig) -> Pair {
-    let mut config = Config::default();
-    config.reassembly_bytes = 7 << 21;
-    Pair::with(seed, link, nics, [config; 2], world)
-}
-
-fn lean_nic() -> NicConfig {
-    NicConfig { frames: 1024, ..NicConfig::default() }
-}
+use crate::common::{Dialog, Pair, config, micros, millis, nic, seconds, seeds, world_config};
 
 /// A world and a dialog drawn from `seed`, on links that lose, double, reorder and damage 1 % each.
 fn draw(seed: u64, corruption: Corruption) -> (Pair, Dialog) {
@@ -33,10 +21,10 @@ fn draw(seed: u64, corruption: Corruption) -> (Pair, Dialog) {
         hold: Duration::from_nanos(rng.below(20_000)),
         hold_packets: rng.below(64) as u16,
         headroom: 64 * rng.below(2) as u32,
-        ..lean_nic()
+        ..nic()
     });
-    let config = WorldConfig { poll_cost: Duration::from_nanos(200 + rng.below(5_000)), ..world_config() };
-    let pair = lean(seed, &link, nics, config);
+    let world = WorldConfig { poll_cost: Duration::from_nanos(200 + rng.below(5_000)), ..world_config() };
+    let pair = Pair::with(seed, &link, nics, [config(); 2], world);
     let mut plan = |flow| {
         let count = rng.below(24) as usize;
         Plan::log_uniform(flow, count, 1 << 20, rng)
@@ -81,7 +69,7 @@ fn two_hundred_seeds_of_unnoticed_corruption() {
 fn five_percent_loss() {
     seeds("five_percent_loss", 40, |seed| {
         let link = Link { loss: 0.05, ..Link::with_delay(micros(20)) };
-        let mut pair = lean(seed, &link, [lean_nic(); 2], world_config());
+        let mut pair = Pair::new(seed, &link);
         let rng = pair.world.rng();
         let dialog = Dialog::new(Plan::log_uniform(1, 20, 1 << 18, rng), Plan::log_uniform(2, 20, 1 << 18, rng));
         pair.run(&dialog, seconds(60));
@@ -92,7 +80,7 @@ fn five_percent_loss() {
 #[test]
 fn thirty_percent_loss_of_a_short_dialog() {
     seeds("thirty_percent_loss_of_a_short_dialog", 200, |seed| {
-        let mut pair = lean(seed, &Link::with_delay(micros(20)), [lean_nic(); 2], world_config());
+        let mut pair = Pair::new(seed, &Link::with_delay(micros(20)));
         let (a, b) = pair.open();
         for link in [pair.there, pair.back] {
             pair.world.fabric().reconfigure(link, |link| link.loss = 0.3);
@@ -131,7 +119,7 @@ fn every_way_to_leave() {
         let rng = &mut SimRng::new(seed, 1 << 40);
         let loss = [0.0, 0.01, 0.1][rng.below(3) as usize];
         let link = Link { loss, reorder: loss, duplicate: loss, ..Link::with_delay(micros(1 + rng.below(100))) };
-        let mut pair = lean(seed, &link, [lean_nic(); 2], world_config());
+        let mut pair = Pair::new(seed, &link);
         let (a, b) = pair.open();
         let mut sides = Vec::new();
         let plans = [(); 2].map(|()| Plan::log_uniform(rng.word(), rng.below(20) as usize, 1 << 16, rng));

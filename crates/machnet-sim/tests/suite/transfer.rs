@@ -7,7 +7,9 @@ use machnet_channel::{UNIT, cost_in_units};
 use machnet_core::{Config, DropReason};
 use machnet_sim::{Link, NicConfig, Pace, Plan, Verdict, World, WorldConfig};
 
-use crate::common::{Chunk, Dialog, PORT, Pair, Seen, TOMBSTONES, ip, micros, millis, read, seconds, world_config};
+use crate::common::{
+    Chunk, Dialog, PORT, Pair, Seen, TOMBSTONES, config, ip, micros, millis, nic, read, seconds, world_config,
+};
 
 /// Every size at and around the edges of packets and of buffers.
 #[test]
@@ -23,8 +25,8 @@ fn sizes_at_the_edges() {
 fn nothing_is_sent_twice_without_loss() {
     for (rate, delay) in [(None, 5), (Some(10_000_000_000), 20), (None, 1000)] {
         let link = Link { rate, queue_packets: 100_000, ..Link::with_delay(micros(delay)) };
-        let nic = NicConfig { rx_descriptors: 8192, frames: 32_768, ..NicConfig::default() };
-        let mut pair = Pair::with(2, &link, [nic, nic], [Config::default(); 2], world_config());
+        let nic = NicConfig { rx_descriptors: 8192, frames: 32_768, ..nic() };
+        let mut pair = Pair::with(2, &link, [nic, nic], [config(); 2], world_config());
         let twice = Arc::new(Mutex::new(Vec::new()));
         for link in [pair.there, pair.back] {
             let (twice, mut seen) = (Arc::clone(&twice), BTreeSet::new());
@@ -59,6 +61,21 @@ fn nothing_is_sent_twice_without_loss() {
     }
 }
 
+/// Messages of many buffers' size: each is larger than the window, and room for it is reserved when it begins.
+#[test]
+fn messages_beyond_the_window() {
+    for loss in [0.0, 0.01] {
+        let link = Link { rate: Some(25_000_000_000), loss, ..Link::with_delay(micros(20)) };
+        let defaults = [Config::default(); 2];
+        let mut pair = Pair::with(15, &link, [NicConfig::default(); 2], defaults, world_config());
+        let there = Plan::new(1, vec![64 << 20, 100, 5 << 20, 0, (2 << 20) + 1]);
+        let back = Plan::new(2, vec![3 << 20, 17 << 20]);
+        let mut dialog = Dialog::new(there, back);
+        dialog.paces[1] = Pace::Each(millis(5));
+        pair.run(&dialog, seconds(60));
+    }
+}
+
 /// A reader that stops holds back the sender at the sum of both windows, costs bounded memory, and loses nothing.
 #[test]
 fn a_reader_that_stops_holds_back_the_sender() {
@@ -77,7 +94,7 @@ fn a_reader_that_stops_holds_back_the_sender() {
         };
         pair.world.run_for(millis(500)).unwrap();
         assert!(writing.take().is_none(), "{size}: 16 MiB went nowhere");
-        let config = Config::default();
+        let config = config();
         let bound = u64::from(config.send_buffer + config.receive_window) / UNIT;
         let delivered = b.send.mailbox().stats().messages_received;
         let posted = pair.world.node(pair.a).now();
@@ -164,7 +181,7 @@ fn a_hundred_flows_between_two_hosts() {
 #[test]
 fn three_hosts_talk_to_each_other() {
     let mut world = World::new(7, world_config());
-    let machines = [1, 2, 3].map(|n| world.machine(ip(n), NicConfig::default(), Config::default()));
+    let machines = [1, 2, 3].map(|n| world.machine(ip(n), nic(), config()));
     let link = Link { loss: 0.01, ..Link::with_delay(micros(10)) };
     let mut running = Vec::new();
     for (i, j) in [(0, 1), (1, 2), (2, 0)] {
@@ -188,9 +205,8 @@ fn three_hosts_talk_to_each_other() {
 /// A NIC that keeps the last frames it sent for ever, as virtio does.
 #[test]
 fn a_device_that_holds_frames() {
-    let nic = NicConfig { hold: micros(100), hold_packets: 200, ..NicConfig::default() };
-    let mut pair =
-        Pair::with(8, &Link { loss: 0.01, ..Link::default() }, [nic, nic], [Config::default(); 2], world_config());
+    let nic = NicConfig { hold: micros(100), hold_packets: 200, ..nic() };
+    let mut pair = Pair::with(8, &Link { loss: 0.01, ..Link::default() }, [nic, nic], [config(); 2], world_config());
     let rng = pair.world.rng();
     let dialog = Dialog::new(Plan::log_uniform(1, 50, 1 << 18, rng), Plan::log_uniform(2, 50, 1 << 18, rng));
     pair.run(&dialog, seconds(60));
@@ -226,9 +242,9 @@ fn descheduled_engines_go_on() {
 /// Rounds that take far longer than the path: an overloaded core.
 #[test]
 fn slow_engines_on_a_fast_path() {
-    let nic = NicConfig::default();
-    let config = WorldConfig { poll_cost: micros(300), ..world_config() };
-    let mut pair = Pair::with(11, &Link::default(), [nic, nic], [Config::default(); 2], config);
+    let nic = nic();
+    let world = WorldConfig { poll_cost: micros(300), ..world_config() };
+    let mut pair = Pair::with(11, &Link::default(), [nic, nic], [config(); 2], world);
     pair.run(&Dialog::new(Plan::fixed(1, 40, 1 << 16), Plan::fixed(2, 40, 1 << 16)), seconds(30));
     assert_eq!(pair.world.stats(pair.a).drops.get(DropReason::Protocol), 0);
 }
