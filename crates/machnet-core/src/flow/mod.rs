@@ -857,15 +857,16 @@ impl Flow {
         // Before the handshake nothing can be sent: room would only be memory.
         let room = if state.has(FlowState::OPEN) { acknowledged + self.limits.send_buffer } else { 0 };
         let now = Published { room, acknowledged, state };
+        // Before the room: who sees room sees the limit.
+        if now.state != self.published.state && !self.published.state.has(FlowState::OPEN) {
+            channel.set_local(slot, self.local);
+            channel.set_max_message(slot, self.max_message);
+        }
         if (now.room, now.acknowledged) != (self.published.room, self.published.acknowledged) {
             channel.set_progress(slot, room, acknowledged);
         }
         channel.set_stats(slot, &self.stats());
         if now.state != self.published.state {
-            if !self.published.state.has(FlowState::OPEN) {
-                channel.set_local(slot, self.local);
-                channel.set_max_message(slot, self.max_message);
-            }
             channel.set_state(slot, state);
         }
         self.published = now;
