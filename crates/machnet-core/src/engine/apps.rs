@@ -71,6 +71,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             flow.slot = Some(slot);
             tracing::debug!(flow = flow.id, %peer, "connecting");
         }
+        self.connecting.insert(key);
         self.bind_slot(slot, key);
         self.look_at(key);
     }

@@ -21,7 +21,7 @@ mod resets;
 mod table;
 mod timers;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use rand_chacha::ChaCha12Rng;
@@ -126,6 +126,8 @@ pub struct Engine<D, C> {
     packets_sent: u64,
     packets_lost: u64,
     drops: Drops,
+    /// Flows that wait for ACCEPT.
+    connecting: BTreeSet<u32>,
 }
 
 impl<D: Driver, C: AppChannel> Engine<D, C> {
@@ -176,6 +178,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             packets_sent: 0,
             packets_lost: 0,
             drops: Drops::default(),
+            connecting: BTreeSet::new(),
         })
     }
 
@@ -201,8 +204,6 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         if self.promised.is_some_and(|promised| promised + self.peers.interval() <= self.now) {
             tracing::debug!("not polled for a while: no peer is declared dead for that");
             self.peers.forgive(self.now);
-            let now = self.now;
-            self.flows.for_each(|flow| flow.forgive(now));
         }
     }
 
@@ -332,6 +333,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         for key in touched.drain(..) {
             let Some(flow) = self.flows.get(key) else { continue };
             flow.is_touched = false;
+            self.packets_lost += flow.newly_lost();
             if flow.publish(&mut self.channel)
                 && let Some(slot) = flow.slot.take()
             {
@@ -367,7 +369,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         {
             moved.peer = Some(place);
         }
-        self.packets_lost += flow.packets_lost();
+        self.connecting.remove(&key);
         self.driver.close(flow.local.port());
         tracing::debug!(flow = flow.id, peer = %flow.remote, "forgotten");
     }
@@ -427,7 +429,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         EngineStats {
             packets_received: self.packets_received,
             packets_sent: self.packets_sent,
-            packets_lost: self.packets_lost + self.flows.slots().map(|(_, flow)| flow.packets_lost()).sum::<u64>(),
+            packets_lost: self.packets_lost,
             flows: self.flows.len() as u64,
             buffers_in_use: self.buffers.in_use(),
             drops,
@@ -456,3 +458,6 @@ impl Config {
 }
 
 const _: () = assert!(Cut::MIN_PAYLOAD <= BASE_PAYLOAD);
+
+#[cfg(test)]
+mod tests;

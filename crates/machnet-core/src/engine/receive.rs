@@ -187,7 +187,8 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             return Err(DropReason::UnknownFlow);
         };
         let Some(flow) = self.flows.get(key) else { return Err(DropReason::UnknownFlow) };
-        if flow.remote != meta.remote {
+        // At the port that the flow holds open: the port it is answered at is the one it will close.
+        if flow.remote != meta.remote || flow.local.port() != meta.local.port() {
             return Err(DropReason::WrongPeer);
         }
         if !matches!(flow.state, State::Connecting { .. }) {
@@ -197,6 +198,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         tracing::debug!(flow = flow.id, peer = %flow.remote, "connected");
         self.flows.learn_remote(key);
         self.enlist(key);
+        self.connecting.remove(&key);
         if let Some(flow) = self.flows.get(key) {
             flow.deliver(self.now, &mut self.channel);
         }
@@ -231,6 +233,9 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         if flow.remote.ip() != meta.remote.ip() {
             return Err(DropReason::WrongPeer);
         }
+        if matches!(flow.state, State::Tombstone { .. } | State::Closed) {
+            return Err(DropReason::WrongState);
+        }
         if !flow.on_reset(&reset) {
             return Err(DropReason::ForgedReset);
         }
@@ -246,18 +251,13 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             return;
         }
         // The header of an INIT does not name its flow; whoever connects to that address is refused, rightly.
-        let refused: Vec<u32> = self
-            .flows
-            .slots()
-            .filter(|(_, flow)| flow.remote == remote && matches!(flow.state, State::Connecting { .. }))
-            .map(|(key, _)| key)
-            .collect();
-        for key in refused {
-            if let Some(flow) = self.flows.get(key) {
-                flow.on_unreachable();
-            }
+        let connecting = std::mem::take(&mut self.connecting);
+        for &key in &connecting {
+            let Some(flow) = self.flows.get(key).filter(|flow| flow.remote == remote) else { continue };
+            flow.on_unreachable();
             self.touch(key);
         }
+        self.connecting = connecting;
     }
 
     /// Says statelessly that a packet has no flow, unless its source has had enough of those.

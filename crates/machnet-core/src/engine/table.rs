@@ -92,12 +92,6 @@ impl FlowTable {
         self.by_remote.get(&(ip, id)).copied()
     }
 
-    pub(crate) fn for_each(&mut self, mut f: impl FnMut(&mut Flow)) {
-        for (_, flow) in &mut self.flows {
-            f(flow);
-        }
-    }
-
     pub(crate) fn slots(&self) -> impl Iterator<Item = (u32, &Flow)> {
         self.flows.iter().map(|(slot, flow)| (slot as u32, flow.as_ref()))
     }

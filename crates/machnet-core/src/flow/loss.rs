@@ -87,14 +87,33 @@ impl Outstanding {
         self.base + self.packets.len() as u64
     }
 
+    #[cfg(test)]
+    pub(crate) fn remembered(&self) -> usize {
+        self.packets.len()
+    }
+
     /// Bytes sent, neither acknowledged nor lost.
     pub(crate) const fn in_flight(&self) -> u64 {
         self.in_flight
     }
 
-    /// True if the span of numbers leaves room for another packet with content.
-    pub(crate) fn has_span(&self) -> bool {
-        (self.packets.len() as u64) < MAX_SPAN
+    /// True if the span of numbers leaves room for another packet with content. If it does not, what is lost is
+    /// forgotten early: only something in flight, which has a timer, may keep the sender waiting.
+    pub(crate) fn has_span(&mut self) -> bool {
+        while self.packets.len() as u64 >= MAX_SPAN {
+            if self.packets.front().is_none_or(|packet| packet.fate == Fate::InFlight) {
+                return false;
+            }
+            self.forget_oldest();
+        }
+        true
+    }
+
+    fn forget_oldest(&mut self) {
+        let Some(packet) = self.packets.pop_front() else { return };
+        self.contents.drain(..packet.contents as usize);
+        self.base += 1;
+        self.scan_from = self.scan_from.saturating_sub(1);
     }
 
     /// Forgets what nobody asks about any more, and returns how far back the floor lies from the next number.
@@ -108,10 +127,7 @@ impl Outstanding {
             if keep {
                 break;
             }
-            self.contents.drain(..packet.contents as usize);
-            self.packets.pop_front();
-            self.base += 1;
-            self.scan_from = self.scan_from.saturating_sub(1);
+            self.forget_oldest();
         }
         u16::try_from(self.packets.len()).unwrap_or(u16::MAX)
     }
@@ -161,6 +177,7 @@ impl Outstanding {
         let words = u64::from(block.words) * 64;
         // The bitmap's lowest number; entries below it are not spoken of.
         let low = if words == 0 { run_start } else { run_start.saturating_sub(1 + words) }.max(self.base);
+        let mut content_acked = false;
         let mut content = 0;
         for packet in self.packets.range(..(low - self.base) as usize) {
             content += packet.contents as usize;
@@ -186,11 +203,18 @@ impl Outstanding {
                 result.sample = Some(packet.sent);
             }
             cc(packet.sent, packet.bytes.into(), packet.limited);
-            self.contents.range(first..content).copied().for_each(&mut acked);
+            for &sent in self.contents.range(first..content) {
+                content_acked |= !matches!(sent, Sent::Ping(_));
+                acked(sent);
+            }
         }
         if result.new {
             self.progress = now;
-            self.backoff = 0;
+            // A PING alone that gets through, while data does not, is no reason to send that faster: the receiver may
+            // have no memory for it.
+            if content_acked || self.in_flight == 0 {
+                self.backoff = 0;
+            }
         }
         result
     }
@@ -252,21 +276,9 @@ impl Outstanding {
 
     /// True if the deadline that passed was a PTO's: then the caller sends probes.
     pub(crate) fn on_timeout(&mut self, now: Instant, pto: Duration) -> bool {
-        if self.loss_at.is_some() || self.in_flight == 0 || self.probe_from() + pto > now {
-            return false;
-        }
-        self.backoff += 1;
-        true
-    }
-
-    /// Silence until now does not count.
-    pub(crate) fn forgive(&mut self, now: Instant) {
-        self.progress = self.progress.max(now);
-    }
-
-    /// Since when nothing was acknowledged, if something is outstanding.
-    pub(crate) fn silent_since(&self) -> Option<Instant> {
-        (self.in_flight > 0).then_some(self.progress)
+        let expired = self.loss_at.is_none() && self.in_flight > 0 && self.probe_from() + pto <= now;
+        self.backoff += u32::from(expired);
+        expired
     }
 }
 
@@ -359,8 +371,8 @@ mod tests {
         assert_eq!(sent.deadline(pto), Some(Instant(1003)));
         assert!(!sent.on_timeout(Instant(1002), pto));
         assert!(sent.on_timeout(Instant(1003), pto));
-        assert_eq!((sent.backoff(), sent.silent_since()), (1, Some(Instant(0))));
+        assert_eq!(sent.backoff(), 1);
         let _ = sent.on_ack(Instant(1100), &block(0, 1), |_| {}, |_, _, _| {});
-        assert_eq!((sent.backoff(), sent.silent_since()), (0, Some(Instant(1100))));
+        assert_eq!((sent.backoff(), sent.deadline(pto)), (0, Some(Instant(2100))));
     }
 }

@@ -79,6 +79,8 @@ pub(crate) enum State {
     },
     Tombstone {
         until: Instant,
+        /// However long the peer asks.
+        limit: Instant,
     },
     /// To be forgotten.
     Closed,
@@ -203,12 +205,16 @@ pub(crate) struct Flow {
     stop_reason: Reason,
     abort_reason: Reason,
     peer_stopped: bool,
+    /// What was to be sent was dropped before it was acknowledged.
+    cut_off: bool,
     linger: Option<Instant>,
     /// When the last INIT or ACCEPT went out, if there was but one: then its answer is a sample of the round trip.
     handshake_sent: Option<Instant>,
     closed: Option<CloseReason>,
     published: Published,
     stats: FlowStats,
+    /// Lost packets that the engine has counted.
+    lost_counted: u64,
     /// A token that a RETRY gave.
     token: Vec<u8>,
 }
@@ -255,11 +261,13 @@ impl Flow {
             stop_reason: Reason::None,
             abort_reason: Reason::None,
             peer_stopped: false,
+            cut_off: false,
             linger: None,
             handshake_sent: None,
             closed: None,
             published: Published::default(),
             stats: FlowStats::default(),
+            lost_counted: 0,
             token: Vec::new(),
         }
     }
@@ -294,9 +302,17 @@ impl Flow {
         self.rtt.peer_max_ack_delay = Duration::from_micros(handshake.max_ack_delay_us.min(1_000_000).into());
     }
 
-    /// Packets declared lost so far.
-    pub(crate) const fn packets_lost(&self) -> u64 {
-        self.sent.packets_lost
+    /// Sent packets that are remembered.
+    #[cfg(test)]
+    pub(crate) fn remembered(&self) -> usize {
+        self.sent.remembered()
+    }
+
+    /// Packets declared lost since this was last asked.
+    pub(crate) const fn newly_lost(&mut self) -> u64 {
+        let new = self.sent.packets_lost - self.lost_counted;
+        self.lost_counted = self.sent.packets_lost;
+        new
     }
 
     // ---- what arrives ------------------------------------------------------------------------------------------
@@ -379,15 +395,21 @@ impl Flow {
             return Err(DropReason::AckOfUnsent);
         }
         self.stats.packets_received += 1;
-        if let State::Tombstone { until } = &mut self.state {
+        if let State::Tombstone { until, limit } = &mut self.state {
             // The peer still asks, so our last answers were lost. It backs off, and silence when it asks again would look
             // to it like our death: stay for as long as it may go on asking.
-            *until = now + self.limits.dead_peer_timeout;
+            *until = (now + self.limits.dead_peer_timeout).min(*limit);
         }
         for block in data.blocks() {
             self.on_ack(now, block);
         }
         self.peer_credit = self.peer_credit.max(expand(data.credit, self.peer_credit));
+        if matches!(self.state, State::Aborting { .. }) && !data.chunks().any(|chunk| matches!(chunk, Chunk::Abort(_)))
+        {
+            // Not recorded: nobody takes what is in it, and the peer must not believe that somebody did.
+            self.settle(now);
+            return Ok(());
+        }
 
         let mut at_once = header.ack_now;
         for chunk in data.chunks() {
@@ -493,7 +515,13 @@ impl Flow {
                 self.check_credit();
                 Stored::Yes
             }
-            Chunk::Ping => Stored::Yes,
+            Chunk::Ping => {
+                // The peer lives, and may have memory again for what it refused: no reason to wait for a long back-off.
+                if self.sent.backoff() > 0 {
+                    self.probe_now();
+                }
+                Stored::Yes
+            }
         }
     }
 
@@ -622,17 +650,12 @@ impl Flow {
         let own = match self.state {
             State::Connecting { give_up, next_init, .. } => return Some(next_init.min(give_up)),
             State::HalfOpen { give_up } => return Some(give_up),
-            State::Tombstone { until } => Some(until),
-            State::Aborting { until } => [Some(until), self.sent_deadline()].into_iter().flatten().min(),
-            State::Open => [self.sent_deadline(), self.linger].into_iter().flatten().min(),
+            State::Tombstone { until, .. } => Some(until),
+            State::Aborting { until } => [Some(until), self.sent.deadline(self.pto())].into_iter().flatten().min(),
+            State::Open => [self.sent.deadline(self.pto()), self.linger].into_iter().flatten().min(),
             State::Closed => return None,
         };
         [own, self.acks.deadline()].into_iter().flatten().min()
-    }
-
-    fn sent_deadline(&self) -> Option<Instant> {
-        let dead = self.sent.silent_since().map(|since| since + self.limits.dead_peer_timeout);
-        [self.sent.deadline(self.pto()), dead].into_iter().flatten().min()
     }
 
     fn pto(&self) -> Duration {
@@ -647,7 +670,7 @@ impl Flow {
                     self.close(CloseReason::ConnectTimeout);
                 }
             }
-            State::HalfOpen { give_up: until } | State::Tombstone { until } => {
+            State::HalfOpen { give_up: until } | State::Tombstone { until, .. } => {
                 if until <= now {
                     self.close(CloseReason::ConnectTimeout);
                 }
@@ -660,10 +683,7 @@ impl Flow {
                 }
             }
             State::Open => {
-                let dead = self.sent.silent_since().is_some_and(|at| at + self.limits.dead_peer_timeout <= now);
-                if dead {
-                    self.close(CloseReason::PeerDead);
-                } else if self.linger.is_some_and(|at| at <= now) {
+                if self.linger.is_some_and(|at| at <= now) {
                     self.abort(now, Reason::Linger, CloseReason::Aborted);
                 } else {
                     self.on_sent_timer(now);
@@ -673,15 +693,19 @@ impl Flow {
         }
     }
 
+    /// Sends once more what the peer needs next. Not what is oldest in flight: that may be what the peer refuses, or nothing
+    /// that matters any more. Every control chunk, for they are small, and the oldest parts.
+    fn probe_now(&mut self) {
+        for control in [&mut self.fin, &mut self.stop, &mut self.abort, &mut self.ping, &mut self.blocked] {
+            control.lost();
+        }
+        self.send.probe();
+        self.probes = transmit::PROBES;
+    }
+
     fn on_sent_timer(&mut self, now: Instant) {
         if self.sent.on_timeout(now, self.pto()) {
-            // Not what is oldest in flight: that may be what the peer refuses, or nothing that matters any more. Every
-            // control chunk, for they are small, and the parts that the peer needs next.
-            for control in [&mut self.fin, &mut self.stop, &mut self.abort, &mut self.ping, &mut self.blocked] {
-                control.lost();
-            }
-            self.send.probe();
-            self.probes = transmit::PROBES;
+            self.probe_now();
         } else {
             self.detect_losses(now);
         }
@@ -708,11 +732,6 @@ impl Flow {
         }
     }
 
-    /// This side did not run for a while: silence in that time does not count.
-    pub(crate) fn forgive(&mut self, now: Instant) {
-        self.sent.forgive(now);
-    }
-
     /// The length of the message that waits for a reassembly buffer.
     pub(crate) fn wanted_buffer(&self) -> Option<u32> {
         if matches!(self.state, State::Open) { self.recv.wanted() } else { None }
@@ -722,6 +741,8 @@ impl Flow {
     pub(crate) fn reserve(&mut self, frame: Frame) {
         self.recv.reserve(frame);
         self.check_credit();
+        // Its sender may have backed off.
+        self.want_ping();
     }
 
     /// Ends the flow here and at the peer.
@@ -741,6 +762,7 @@ impl Flow {
 
     /// Drops what was to be sent and what was received.
     fn quiet(&mut self) {
+        self.cut_off |= !self.send.all_acknowledged();
         self.send.discard();
         self.recv.stop();
         self.announce = false;
@@ -756,7 +778,8 @@ impl Flow {
     fn entomb(&mut self, now: Instant, reason: CloseReason) {
         self.closed = Some(reason);
         self.quiet();
-        self.state = State::Tombstone { until: now + (3 * self.rtt.pto(0)).max(TOMBSTONE) };
+        let until = now + (3 * self.rtt.pto(0)).max(TOMBSTONE);
+        self.state = State::Tombstone { until, limit: until + 2 * self.limits.dead_peer_timeout };
     }
 
     fn close(&mut self, reason: CloseReason) {
@@ -782,9 +805,9 @@ impl Flow {
         }
     }
 
-    /// FIN and everything before it was acknowledged.
+    /// FIN and everything before it was acknowledged, or discarded because the peer reads no more.
     fn is_finished(&self) -> bool {
-        self.fin == Control::Acked && self.send.all_acknowledged()
+        self.fin == Control::Acked && self.send.all_acknowledged() && !self.cut_off
     }
 
     // ---- what the application sees -----------------------------------------------------------------------------

@@ -103,11 +103,20 @@ impl ReceiveQueue {
         if matches!(self.slot(id), Some(Slot::Complete(_))) {
             return Stored::Yes;
         }
-        if matches!(self.slot(id), Some(Slot::Partial(_))) {
-            return Stored::Violation("a message came in parts and whole");
+        if let Some(Slot::Partial(partial)) = self.slot(id) {
+            // Fine if nothing but its buffer is there: it was reserved when the message came before.
+            if partial.end > 0 || partial.total as usize != payload.len() {
+                return Stored::Violation("a message came in parts and whole");
+            }
+            return self.fill_reserved(id, payload);
         }
         let oldest = id == self.next;
-        let Some(message) = store.keep(packet, payload, oldest) else { return Stored::NoMemory };
+        let Some(message) = store.keep(packet, payload, oldest) else {
+            if oldest {
+                self.wanted = Some((id, payload.len() as u32));
+            }
+            return Stored::NoMemory;
+        };
         self.held += cost_in_units(payload.len());
         self.present += 1;
         *self.slot_mut(id) = Slot::Complete(message);
@@ -158,6 +167,18 @@ impl ReceiveQueue {
             *slot = Slot::Complete(partial.frame.share(0..total).into());
         }
         self.held += grown;
+        Stored::Yes
+    }
+
+    /// Puts a whole message into the buffer that was reserved for it.
+    fn fill_reserved(&mut self, id: u32, payload: &[u8]) -> Stored {
+        let slot = self.slot_mut(id);
+        let Slot::Partial(mut partial) = std::mem::replace(slot, Slot::Missing) else { return Stored::NoMemory };
+        if let Some(bytes) = partial.frame.bytes_mut().and_then(|bytes| bytes.get_mut(..payload.len())) {
+            bytes.copy_from_slice(payload);
+        }
+        *slot = Slot::Complete(partial.frame.share(0..partial.total).into());
+        self.held += cost_in_units(payload.len()) - 1;
         Stored::Yes
     }
 
@@ -366,6 +387,13 @@ mod tests {
         assert_eq!(queue.part(0, 0, 128, &[0; 64], &mut heap), Stored::Yes, "its buffer was reserved");
         assert_eq!(queue.part(0, 64, 128, &[0; 64], &mut heap), Stored::Yes);
         assert_eq!((queue.pop().unwrap().len(), queue.reserved()), (128, 0));
+        // The same for a message that comes whole.
+        assert_eq!(whole(&mut queue, 1, b"x", &mut heap), Stored::NoMemory);
+        assert_eq!(queue.wanted(), Some(1));
+        queue.reserve(heap.pool.take().unwrap());
+        assert_eq!(whole(&mut queue, 1, b"x", &mut heap), Stored::Yes);
+        assert_eq!(queue.pop().unwrap(), b"x");
+        assert_eq!((queue.held, queue.present), (0, 0));
     }
 
     #[test]

@@ -67,7 +67,8 @@ pub(crate) struct SendQueue {
     base: u32,
     /// The first byte that was never sent: index into `messages`, offset.
     unsent: (usize, u32),
-    /// Parts declared lost, or to be probed with.
+    /// Parts declared lost, or to be probed with: each once, in the order of the stream. The receiver delivers in order,
+    /// and may have memory for the oldest only.
     again: VecDeque<Part>,
     /// Cumulative cost of everything taken, and of what was acknowledged in order.
     taken: u64,
@@ -129,7 +130,6 @@ impl SendQueue {
         self.messages = VecDeque::new();
         self.again = VecDeque::new();
         self.unsent = (0, 0);
-        self.acknowledged = self.taken;
     }
 
     /// The next part to send again, if there is one and it fits `space` bytes of chunk.
@@ -207,12 +207,21 @@ impl SendQueue {
 
     /// `part` was lost, or is to be sent again as a probe.
     pub(crate) fn lost(&mut self, part: Part) {
-        if !self.is_acknowledged(part) {
-            self.again.push_back(part);
+        if self.is_acknowledged(part) {
+            return;
+        }
+        let place = |part: &Part| (part.id.wrapping_sub(self.base), part.offset);
+        // Losses are declared in the order of sending: mostly, this is the end.
+        let at = match self.again.back() {
+            Some(last) if place(last) < place(&part) => Err(self.again.len()),
+            _ => self.again.binary_search_by_key(&place(&part), place),
+        };
+        if let Err(at) = at {
+            self.again.insert(at, part);
         }
     }
 
-    /// Puts in front what the peer needs next: the oldest parts that were sent and not acknowledged, two packets' worth at
+    /// Puts to the front what the peer needs next: the oldest parts that were sent and not acknowledged, two packets' worth at
     /// most. A peer without memory refuses everything but these, so a probe that carries others may be refused for ever.
     pub(crate) fn probe(&mut self) {
         let mut parts = Vec::new();
@@ -241,8 +250,10 @@ impl SendQueue {
                 offset += step;
             }
         }
-        for part in parts.into_iter().rev() {
-            self.again.push_front(part);
+        // What is gone would sort last, and stand first: it goes before the order is looked at.
+        self.has_again();
+        for part in parts {
+            self.lost(part);
         }
     }
 
@@ -321,8 +332,12 @@ mod tests {
         assert!(!queue.acked(Part { id: 2, offset: 0, len: 0 }));
         assert!(!queue.acked(Part { id: 1, offset: 1088, len: 912 }));
         queue.lost(Part { id: 1, offset: 1088, len: 912 });
+        queue.lost(Part { id: 1, offset: 0, len: 1088 });
         queue.lost(Part { id: 0, offset: 0, len: 10 });
+        queue.lost(Part { id: 1, offset: 0, len: 1088 });
         assert_eq!(queue.next_again(1200), Some(Part { id: 0, offset: 0, len: 10 }), "acknowledged parts are skipped");
+        assert_eq!(queue.next_again(1200), Some(Part { id: 1, offset: 0, len: 1088 }), "once, in order");
+        assert_eq!(queue.next_again(1200), None);
         assert!(queue.acked(Part { id: 0, offset: 0, len: 10 }));
         assert_eq!(queue.acknowledged(), cost_in_units(10));
         assert!(queue.acked(Part { id: 1, offset: 0, len: 1088 }));

@@ -9,7 +9,8 @@ use crate::{Driver, Instant};
 
 /// Packets a flow sends before the next one has its turn: one GSO batch.
 const PACKETS_PER_TURN: usize = 64;
-/// Packets sent on a PTO (RFC 9002 §6.2.4).
+/// Packets sent on a PTO (RFC 9002 §6.2.4). The last is a PING alone: a receiver without memory for data can take it,
+/// and its answer shows that the peer lives.
 pub(super) const PROBES: u8 = 2;
 
 /// What the engine lends a flow to send with.
@@ -123,6 +124,8 @@ impl Flow {
             Handshake::PACKET_LEN
         });
         if sent {
+            // The peer decides how often: nothing of it may gather.
+            self.sent.floor_distance(now, self.rtt.pto(0));
             self.handshake_sent = (self.stats.packets_sent == 0).then_some(now);
             self.sent.sent(now, Handshake::PACKET_LEN as u32, &[], false);
             self.stats.packets_sent += 1;
@@ -145,7 +148,7 @@ impl Flow {
             || (self.window_open() && (self.send.has_again() || self.has_credit()))
     }
 
-    fn window_open(&self) -> bool {
+    fn window_open(&mut self) -> bool {
         self.sent.has_span() && self.sent.in_flight() < self.cc.window()
     }
 
@@ -184,7 +187,7 @@ impl Flow {
                 }
             }
             let probing = self.probes > 0;
-            at += self.fill(&mut bytes[at..], contents, probing);
+            at += if self.probes == 1 { 0 } else { self.fill(&mut bytes[at..], contents, probing) };
             if contents.is_empty() {
                 if probing {
                     at += Chunk::Ping.emit(&mut bytes[at..]);

@@ -3,7 +3,7 @@
 use zerocopy::byteorder::big_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::{WireError, split, zero};
+use super::{MIN_ELICITING_LEN, WireError, split, zero};
 
 /// Length of the header.
 pub const HEADER_LEN: usize = 16;
@@ -118,9 +118,9 @@ impl Header {
     }
 
     /// The source of an unparsable INIT of another version: enough to answer it. The place of version, type and flow
-    /// id never changes.
+    /// id never changes. One shorter than a RESET is not answered.
     #[must_use]
     pub fn is_foreign_init(packet: &[u8]) -> bool {
-        packet.len() >= HEADER_LEN && packet[0] >> 4 != VERSION && packet[0] & 0x0f == PacketType::Init as u8
+        packet.len() >= MIN_ELICITING_LEN && packet[0] >> 4 != VERSION && packet[0] & 0x0f == PacketType::Init as u8
     }
 }

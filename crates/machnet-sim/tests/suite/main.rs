@@ -10,5 +10,6 @@ mod fabric;
 mod handshake;
 mod hostile;
 mod limits;
+mod regressions;
 mod seeds;
 mod transfer;
