@@ -589,6 +589,9 @@ impl Flow {
 
     /// The endpoint closes: as if the application had dropped its handles.
     pub(crate) fn on_shutdown(&mut self, now: Instant) {
+        if matches!(self.state, State::Connecting { .. } | State::HalfOpen { .. }) {
+            self.close(CloseReason::Shutdown);
+        }
         self.on_intent(now, Intent::FIN.with(Intent::STOP), true);
     }
 

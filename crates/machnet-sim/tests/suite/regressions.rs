@@ -289,3 +289,22 @@ fn an_abort_to_a_silent_peer_does_not_spin() {
     assert!(rounds < 100, "{rounds} rounds");
     drop(b);
 }
+
+/// An endpoint that is shut down waits neither for whom it calls nor for who has only knocked.
+#[test]
+fn a_shutdown_ends_handshakes_at_once() {
+    let mut pair = Pair::new(10, &Link::default());
+    let _listener = pair.listen();
+    // ACCEPT and what follows it are lost: B's flow stays half-open, A's connecting.
+    pair.world.fabric().filter(pair.back, |_| Verdict::Drop);
+    let (node, to) = (pair.world.node(pair.a), pair.world.node(pair.b).at(PORT));
+    let task = pair.world.spawn("connect", async move { node.connect(to).await.map(drop) });
+    pair.world.run_for(millis(1)).unwrap();
+    assert_eq!((pair.world.stats(pair.a).flows, pair.world.stats(pair.b).flows), (1, 1));
+    for machine in [pair.a, pair.b] {
+        pair.world.shut_down(machine);
+    }
+    assert_eq!(pair.world.wait(&task, millis(1)).unwrap(), Err(CloseReason::Shutdown));
+    pair.world.run_for(millis(1)).unwrap();
+    assert!(pair.world.is_finished(pair.a) && pair.world.is_finished(pair.b));
+}
