@@ -23,17 +23,14 @@ fn an_acknowledged_fin_does_not_hide_a_lost_message() {
         a.send(vec![1; 1100]).await.unwrap();
         a.send(vec![2; 1100]).await.unwrap();
         a.send.finish();
-        a
+        let state = a.reaches(FlowState::CLOSED).await;
+        (state, a.send.acknowledged(), a.send.posted())
     });
-    let a = pair.world.wait(&sender, seconds(1)).unwrap();
-    // The peer lives and answers everything else, so the flow does not give up either.
-    pair.world.run_for(seconds(20)).unwrap();
-    let state = a.send.mailbox().state();
-    assert!(!state.has(FlowState::FIN_ACKED) && state.reason().is_none(), "{state:?}");
-    assert!(a.send.acknowledged() < a.send.posted(), "{} of {} units", a.send.acknowledged(), a.send.posted());
-    // Nobody waits any more: linger ends it.
-    drop((a, b));
-    pair.world.settle(seconds(15)).unwrap();
+    let (state, acknowledged, posted) = pair.world.wait(&sender, seconds(20)).unwrap();
+    assert_eq!(state.reason(), Some(CloseReason::PeerDead));
+    assert!(!state.has(FlowState::FIN_ACKED), "{state:?}");
+    assert!(acknowledged < posted, "{acknowledged} of {posted} units acknowledged");
+    drop(b);
 }
 
 /// A peer that answers INIT to another port of ours must not make us close that port when the flow ends.
