@@ -273,6 +273,11 @@ impl Outstanding {
         self.last_sent.max(self.progress)
     }
 
+    /// When the last eliciting packet was sent.
+    pub(crate) const fn last_sent(&self) -> Instant {
+        self.last_sent
+    }
+
     /// Expirations of the PTO in a row.
     pub(crate) const fn backoff(&self) -> u32 {
         self.backoff

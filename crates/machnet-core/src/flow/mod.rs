@@ -517,7 +517,8 @@ impl Flow {
             }
             Chunk::Ping => {
                 // The peer lives, and may have memory again for what it refused: no reason to wait for a long back-off.
-                if self.sent.backoff() > 0 {
+                // Not within a PTO of the last one: the PING may be a probe too, of a peer that refuses ours likewise.
+                if self.sent.backoff() > 0 && self.sent.last_sent() + self.rtt.pto(0) <= now {
                     self.probe_now();
                 }
                 Stored::Yes

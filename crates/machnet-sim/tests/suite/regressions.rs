@@ -305,3 +305,24 @@ fn a_shutdown_ends_handshakes_at_once() {
     pair.world.run_for(millis(1)).unwrap();
     assert!(pair.world.is_finished(pair.a) && pair.world.is_finished(pair.b));
 }
+
+/// Both sides have memory for nothing: their probes must not answer each other without a pause.
+#[test]
+fn starved_sides_do_not_keep_each_other_busy() {
+    let mut config = Config::default();
+    config.reassembly_bytes = 0;
+    let nic = NicConfig::default();
+    let mut pair = Pair::with(11, &Link::with_delay(micros(20)), [nic; 2], [config; 2], world_config());
+    let (mut a, mut b) = pair.open();
+    for flow in [&mut a, &mut b] {
+        for _ in 0..60 {
+            assert!(flow.send.post(vec![0; 200].into()).is_ok());
+        }
+    }
+    pair.world.run_for(seconds(1)).unwrap();
+    let before = pair.world.driver(pair.a).nic_stats().sent;
+    pair.world.run_for(seconds(4)).unwrap();
+    let sent = pair.world.driver(pair.a).nic_stats().sent - before;
+    assert!(sent < 500, "{sent} packets in 4 s: {:?}", pair.world.stats(pair.a));
+    drop((a, b));
+}
