@@ -202,10 +202,10 @@ impl BacklogProducer {
         self.backlog.gone.load(Ordering::Acquire)
     }
 
-    /// True if another flow may wait.
+    /// How many more flows may wait.
     #[must_use]
-    pub fn has_room(&self) -> bool {
-        self.backlog.waiting.load(Ordering::Relaxed) < self.backlog.limit
+    pub fn room(&self) -> u32 {
+        self.backlog.limit.saturating_sub(self.backlog.waiting.load(Ordering::Relaxed))
     }
 
     /// Queues an accepted flow; the listener is woken by [`BacklogProducer::wake`], at the end of the round.

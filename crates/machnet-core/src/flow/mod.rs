@@ -154,6 +154,7 @@ pub(crate) struct Flow {
     /// The application's name for it, while it has one.
     pub(crate) slot: Option<Slot>,
     /// The engine's lists that hold it.
+    pub(crate) is_unfinished: bool,
     pub(crate) is_ready: bool,
     pub(crate) is_touched: bool,
     /// It counts as half-open.
@@ -228,6 +229,7 @@ impl Flow {
             remote,
             state,
             slot: None,
+            is_unfinished: false,
             is_ready: false,
             is_touched: false,
             was_half_open: false,
@@ -376,6 +378,30 @@ impl Flow {
         }
     }
 
+    /// Checks what can be wrong with a DATA packet as such, before anything of it counts. Returns its number.
+    pub(crate) fn check(&self, header: &Header, data: &Data<'_>) -> Result<u64, DropReason> {
+        let number = self.acks.expand(header.number);
+        match self.acks.classify(number) {
+            Arrival::New => {}
+            Arrival::Duplicate => return Err(DropReason::Duplicate),
+            Arrival::OutOfWindow => return Err(DropReason::OutOfWindow),
+        }
+        let mut blocks = data.blocks();
+        if !blocks.by_ref().take(1).all(|block| self.sent.is_plausible(block)) {
+            return Err(DropReason::AckOfUnsent);
+        }
+        // One per path, and there is one path.
+        if blocks.next().is_some() {
+            return Err(DropReason::Malformed);
+        }
+        Ok(number)
+    }
+
+    /// The peer's address is validated, but nobody accepts it yet: it goes on knocking, and so we go on waiting.
+    pub(crate) fn on_backlog_full(&mut self, now: Instant) {
+        self.state = State::HalfOpen { give_up: now + self.limits.connect_timeout };
+    }
+
     /// DATA arrived. `packet` is all of it, `data` its checked contents.
     pub(crate) fn on_data(
         &mut self,
@@ -385,15 +411,7 @@ impl Flow {
         packet: &FrameRef,
         store: &mut impl Store,
     ) -> Result<(), DropReason> {
-        let number = self.acks.expand(header.number);
-        match self.acks.classify(number) {
-            Arrival::New => {}
-            Arrival::Duplicate => return Err(DropReason::Duplicate),
-            Arrival::OutOfWindow => return Err(DropReason::OutOfWindow),
-        }
-        if !data.blocks().all(|block| self.sent.is_plausible(block)) {
-            return Err(DropReason::AckOfUnsent);
-        }
+        let number = self.check(header, data)?;
         self.stats.packets_received += 1;
         if let State::Tombstone { until, limit } = &mut self.state {
             // The peer still asks, so our last answers were lost. It backs off, and silence when it asks again would look
@@ -861,15 +879,16 @@ impl Flow {
         // Before the handshake nothing can be sent: room would only be memory.
         let room = if state.has(FlowState::OPEN) { acknowledged + self.limits.send_buffer } else { 0 };
         let now = Published { room, acknowledged, state };
+        // Before there is room to send: who sends looks at the maximum.
+        if state.has(FlowState::OPEN) && !self.published.state.has(FlowState::OPEN) {
+            channel.set_local(slot, self.local);
+            channel.set_max_message(slot, self.max_message);
+        }
         if (now.room, now.acknowledged) != (self.published.room, self.published.acknowledged) {
             channel.set_progress(slot, room, acknowledged);
         }
         channel.set_stats(slot, &self.stats());
         if now.state != self.published.state {
-            if !self.published.state.has(FlowState::OPEN) {
-                channel.set_local(slot, self.local);
-                channel.set_max_message(slot, self.max_message);
-            }
             channel.set_state(slot, state);
         }
         self.published = now;
