@@ -95,7 +95,7 @@
 //!
 //! # Limits
 //!
-//! [`Config`] has them all, with their defaults; among them messages of 1 MiB, 65 536 flows per endpoint, 2 MiB underway
+//! [`Config`] has them all, with their defaults; among them messages of 64 MiB, 65 536 flows per endpoint, 2 MiB underway
 //! per flow and direction. A listener keeps 128 flows that wait to be accepted, or what [`Endpoint::listen_with`] says.
 //!
 //! # Logs
