@@ -43,6 +43,12 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             return Err(DropReason::Oversized);
         }
         let payload = frame.share(range);
+        let result = self.dispatch(meta, &payload);
+        self.driver.recycle(payload);
+        result
+    }
+
+    fn dispatch(&mut self, meta: Meta, payload: &FrameRef) -> Result<(), DropReason> {
         let bytes = payload.as_ref();
         let (header, rest) = match Header::parse(bytes) {
             Ok(parsed) => parsed,
@@ -57,7 +63,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             PacketType::Init => self.on_init(meta, rest, bytes),
             PacketType::Accept => self.on_accept(meta, &header, rest, bytes),
             PacketType::Retry => self.on_retry(meta, &header, rest),
-            PacketType::Data => self.on_data(meta, &header, rest, &payload),
+            PacketType::Data => self.on_data(meta, &header, rest, payload),
             PacketType::Reset => self.on_reset(meta, &header, rest),
         }
     }
