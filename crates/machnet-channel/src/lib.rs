@@ -21,6 +21,7 @@ mod hint_queue;
 mod intake;
 mod mailbox;
 mod message;
+mod reserved;
 mod spsc;
 mod state;
 mod sync;
@@ -37,6 +38,7 @@ pub use hint_queue::{Drain, HintQueue, Link, Linked};
 pub use intake::Intake;
 pub use mailbox::{EngineEnd, FlowStats, Mailbox, RecvEnd, SendEnd, Wakes};
 pub use message::Message;
+pub use reserved::Reserved;
 pub use state::{CloseReason, FlowState, Intent};
 
 /// Granularity of flow control and of reassembly, in bytes (`docs/spec/wire.md#credit`).

@@ -258,6 +258,16 @@ impl SendEnd {
         if room || self.mailbox.state().has(FlowState::WRITE_ENDED) { Poll::Ready(()) } else { Poll::Pending }
     }
 
+    /// Waits until everything posted up to `units` was acknowledged. Resolves early when the flow's state says that this
+    /// may never be, so the caller compares [`SendEnd::acknowledged`]. Registers one waker, the one of
+    /// [`SendEnd::poll_room`].
+    pub fn poll_acknowledged(&mut self, cx: &Context<'_>, units: u64) -> Poll<()> {
+        self.mailbox.tx.register(cx.waker());
+        // The state first: the engine publishes what was acknowledged before the end.
+        let ended = self.mailbox.state().has(FlowState::WRITE_ENDED);
+        if ended || self.acknowledged() >= units { Poll::Ready(()) } else { Poll::Pending }
+    }
+
     /// Posts `message` if there is room for it, else gives it back. Whether the flow still sends is the caller's to
     /// check: what is posted to a flow that is over is dropped with it.
     ///
@@ -360,6 +370,13 @@ impl RecvEnd {
             None if state.has(FlowState::READ_ENDED) || state.has(FlowState::CLOSED) => Poll::Ready(None),
             None => Poll::Pending,
         }
+    }
+
+    /// Registers for the next change of state, or message, and returns the state as it is now. One waiter: the last
+    /// caller of this or [`RecvEnd::poll_take`].
+    pub fn poll_state(&mut self, cx: &Context<'_>) -> FlowState {
+        self.mailbox.rx.register(cx.waker());
+        self.mailbox.state()
     }
 
     /// Tells the peer that nothing more will be read. Idempotent.

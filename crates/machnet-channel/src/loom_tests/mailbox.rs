@@ -183,6 +183,49 @@ fn a_dying_engine_is_noticed_by_every_waiter() {
 }
 
 #[test]
+fn an_acknowledgement_is_noticed() {
+    model(6, || {
+        let (intake, mut engine, mut send, recv) = flow();
+        engine.set_room(COST);
+        send.post(message()).expect("there is room");
+        let app = thread::spawn(move || {
+            wait(|cx| send.poll_acknowledged(cx, COST));
+            assert_eq!(send.acknowledged(), COST);
+            send
+        });
+        assert!(engine.take().is_some());
+        engine.set_acknowledged(COST);
+        engine.wake(Wakes::TX);
+        drop((app.join().unwrap(), recv, engine));
+        intake.close();
+    });
+}
+
+#[test]
+fn both_halves_notice_the_end_and_what_was_acknowledged_before_it() {
+    model(3, || {
+        let (intake, mut engine, mut send, mut recv) = flow();
+        engine.set_room(COST);
+        send.post(message()).expect("there is room");
+        let sender = thread::spawn(move || {
+            wait(|cx| send.poll_acknowledged(cx, COST));
+            assert_eq!(send.acknowledged(), COST, "the end overtook the acknowledgement");
+            wait(|cx| if send.poll_state(cx).has(FlowState::CLOSED) { Poll::Ready(()) } else { Poll::Pending });
+        });
+        let receiver = thread::spawn(move || {
+            wait(|cx| if recv.poll_state(cx).has(FlowState::CLOSED) { Poll::Ready(()) } else { Poll::Pending });
+        });
+        engine.set_acknowledged(COST);
+        engine.set_state(FlowState::OPEN.closed(CloseReason::Reset));
+        engine.wake(Wakes::ALL);
+        sender.join().unwrap();
+        receiver.join().unwrap();
+        drop(engine);
+        intake.close();
+    });
+}
+
+#[test]
 fn state_changes_are_noticed() {
     model(6, || {
         let (intake, mut engine, mut send, recv) = flow();
