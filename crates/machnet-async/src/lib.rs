@@ -108,8 +108,10 @@ mod endpoint;
 mod error;
 mod flow;
 mod idle;
+mod inline;
 mod listener;
 mod parker;
+mod runner;
 #[cfg(test)]
 mod tests;
 
@@ -120,7 +122,7 @@ pub mod future {
     pub use crate::listener::{Accept, Listen};
 }
 
-pub use endpoint::{Endpoint, EndpointBuilder, NoDriver};
+pub use endpoint::{Endpoint, EndpointBuilder, NoDriver, Placement, WakeStats};
 pub use error::{FlowError, SendError, SendErrorReason};
 pub use flow::{Flow, RecvHalf, ReuniteError, SendHalf};
 pub use idle::IdlePolicy;
