@@ -71,7 +71,7 @@ impl<D: Driver> Runner<D> {
             return Next::Finished;
         }
         if progress.busy {
-            self.idle.busy();
+            self.idle.busy(now);
             self.unpublished += 1;
             if self.unpublished >= PUBLISH_EVERY && self.status.publish(self.engine.stats()) {
                 self.unpublished = 0;
