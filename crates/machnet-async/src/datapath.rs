@@ -12,22 +12,24 @@
 //! while the thread unwinds, which marks every flow and listener as shut down and wakes who waits; nothing of the
 //! engine is used afterwards.
 
+use std::any::Any;
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, mpsc};
 use std::task::{Context, Poll, Waker};
 
 use machnet_channel::Intake;
-use machnet_core::{Config, Driver, Engine, EngineStats, Instant, LocalChannel};
+use machnet_core::{Config, Driver, Engine, EngineStats, LocalChannel};
 use rustix::thread::CpuSet;
 use slab::Slab;
 
 use crate::IdlePolicy;
-use crate::idle::{Idle, Step};
 use crate::parker::Parker;
+use crate::runner::{Next, Runner};
 
 /// What an engine thread is made of.
 #[derive(Debug)]
@@ -45,10 +47,7 @@ impl<D: Driver + 'static> Datapath<D> {
         if self.thread_name.contains('\0') {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the engine thread's name contains a NUL"));
         }
-        let mut seed = [0; 32];
-        getrandom::fill(&mut seed)
-            .map_err(|e| io::Error::other(format!("no randomness for the engine's seed: {e}")))?;
-
+        let seed = seed()?;
         let local = self.driver.home();
         let handle = EngineHandle::new(Intake::new(), local, self.config.max_message as usize);
         let (intake, status) = (Arc::clone(&handle.intake), Arc::clone(&handle.status));
@@ -60,9 +59,7 @@ impl<D: Driver + 'static> Datapath<D> {
             status.end(match outcome {
                 Ok(()) => Outcome::Finished,
                 Err(panic) => {
-                    let text = panic.downcast_ref::<&str>().copied();
-                    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-                    tracing::error!(%local, panic = text.unwrap_or("?"), "engine thread panicked");
+                    report_panic(local, &*panic);
                     Outcome::Panicked
                 }
             });
@@ -73,7 +70,7 @@ impl<D: Driver + 'static> Datapath<D> {
     }
 
     /// The thread's body, until the application has gone and every flow has ended.
-    fn run(self, intake: &Arc<Intake>, status: &Status, seed: [u8; 32], tell: &mpsc::SyncSender<io::Result<()>>) {
+    fn run(self, intake: &Arc<Intake>, status: &Arc<Status>, seed: [u8; 32], tell: &mpsc::SyncSender<io::Result<()>>) {
         let local = self.driver.home();
         let start = || -> io::Result<_> {
             if let Some(core) = self.core {
@@ -85,12 +82,12 @@ impl<D: Driver + 'static> Datapath<D> {
             let channel = LocalChannel::new(Arc::clone(intake));
             let engine = Engine::new(self.driver, channel, self.config, seed)
                 .map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
-            Ok((engine, parker))
+            Ok((Runner::new(engine, Arc::clone(intake), Arc::clone(status), self.idle), parker))
         };
         match start() {
-            Ok((engine, parker)) => {
+            Ok((runner, parker)) => {
                 let _ = tell.send(Ok(()));
-                drive(engine, &parker, intake, status, self.idle);
+                drive(runner, &parker);
                 tracing::debug!(%local, "endpoint ended");
             }
             Err(error) => {
@@ -100,49 +97,29 @@ impl<D: Driver + 'static> Datapath<D> {
     }
 }
 
-/// Counters are published at least every so many rounds while the engine is busy, and whenever it becomes quiet.
-const PUBLISH_EVERY: u32 = 256;
-
-fn drive<D: Driver>(
-    mut engine: Engine<D, LocalChannel>,
-    parker: &Parker,
-    intake: &Intake,
-    status: &Status,
-    policy: IdlePolicy,
-) {
-    let epoch = std::time::Instant::now();
-    let mut idle = Idle::new(policy);
-    let mut unpublished = 0;
+fn drive<D: Driver>(mut runner: Runner<D>, parker: &Parker) {
     loop {
-        // Read before the round: a request that comes after this must keep the engine from going to sleep.
-        let closing = intake.is_closing();
-        let now = Instant(u64::try_from(epoch.elapsed().as_nanos()).unwrap_or(u64::MAX));
-        let progress = engine.poll(now);
-        if engine.is_finished() {
-            break;
-        }
-        if progress.busy {
-            idle.busy();
-            unpublished += 1;
-            if unpublished >= PUBLISH_EVERY && status.publish(engine.stats()) {
-                unpublished = 0;
-            }
-            continue;
-        }
-        if unpublished > 0 && status.publish(engine.stats()) {
-            unpublished = 0;
-        }
-        match idle.quiet(now, progress.next_deadline) {
-            Step::Spin => std::hint::spin_loop(),
-            Step::Park if unpublished == 0 => {
-                let timeout = progress.next_deadline.map(|at| at.since(now));
-                parker.park(&mut engine, intake, timeout, || intake.is_closing() == closing);
-            }
-            // Also if the counters could not be published because somebody reads them this very moment.
-            Step::Park | Step::Yield => std::thread::yield_now(),
+        match runner.round() {
+            Next::Again => {}
+            Next::Spin => std::hint::spin_loop(),
+            Next::Yield => std::thread::yield_now(),
+            Next::Park(timeout) => parker.park(&mut runner, timeout),
+            Next::Finished => break,
         }
     }
-    *lock(&status.stats) = engine.stats();
+}
+
+/// Unpredictable to peers: flow ids are drawn from it.
+pub(crate) fn seed() -> io::Result<[u8; 32]> {
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed).map_err(|e| io::Error::other(format!("no randomness for the engine's seed: {e}")))?;
+    Ok(seed)
+}
+
+pub(crate) fn report_panic(local: SocketAddr, panic: &(dyn Any + Send)) {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    tracing::error!(%local, panic = text.unwrap_or("?"), "engine panicked");
 }
 
 fn pin_to_core(core: usize) -> io::Result<()> {
@@ -200,6 +177,11 @@ impl EngineHandle {
         *lock(&self.status.stats)
     }
 
+    /// Who tells about the engine.
+    pub(crate) const fn status(&self) -> &Arc<Status> {
+        &self.status
+    }
+
     /// What the thread does last.
     #[cfg(test)]
     pub(crate) fn end(&self) {
@@ -218,18 +200,22 @@ impl Drop for EngineHandle {
     }
 }
 
-/// How an engine thread ended.
+/// How an engine ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     Finished,
     Panicked,
+    /// The runtime that polled it is gone.
+    Abandoned,
 }
 
-/// What an engine thread tells about itself. Its locks are held for a copy, by the engine never waited for.
+/// What an engine tells about itself. Its locks are held for a copy, by the engine never waited for.
 #[derive(Debug, Default)]
-struct Status {
+pub(crate) struct Status {
     stats: Mutex<EngineStats>,
     exit: Mutex<Exit>,
+    /// How often the engine went to sleep; written by the engine only.
+    parks: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -239,8 +225,20 @@ struct Exit {
 }
 
 impl Status {
+    pub(crate) fn set_stats(&self, stats: EngineStats) {
+        *lock(&self.stats) = stats;
+    }
+
+    pub(crate) fn count_park(&self) {
+        self.parks.store(self.parks.load(Relaxed) + 1, Relaxed);
+    }
+
+    pub(crate) fn parks(&self) -> u64 {
+        self.parks.load(Relaxed)
+    }
+
     /// False if somebody reads the counters this moment: try again.
-    fn publish(&self, stats: EngineStats) -> bool {
+    pub(crate) fn publish(&self, stats: EngineStats) -> bool {
         match self.stats.try_lock() {
             Ok(mut published) => *published = stats,
             Err(TryLockError::Poisoned(poisoned)) => *poisoned.into_inner() = stats,
@@ -249,7 +247,7 @@ impl Status {
         true
     }
 
-    fn end(&self, outcome: Outcome) {
+    pub(crate) fn end(&self, outcome: Outcome) {
         let mut exit = lock(&self.exit);
         exit.outcome = Some(outcome);
         let waiting = std::mem::take(&mut exit.waiting);

@@ -35,6 +35,7 @@ impl Endpoint {
             idle: IdlePolicy::default(),
             thread_name: "machnet".to_owned(),
             core: None,
+            placement: Placement::default(),
         }
     }
 
@@ -99,6 +100,13 @@ impl Endpoint {
         self.engine.stats()
     }
 
+    /// What waking cost so far, on both sides.
+    #[must_use]
+    pub fn wake_stats(&self) -> WakeStats {
+        let intake = self.engine.intake();
+        WakeStats { wakers_called: intake.woken(), rings: intake.bell().rings(), parks: self.engine.status().parks() }
+    }
+
     /// Ends every flow and listener of the endpoint, also those held elsewhere, and resolves when the engine is gone:
     /// everything that was sent is acknowledged by then, or its linger is over. From the first poll on `connect`,
     /// `listen`, `accept` and `send` fail with `NotConnected`, and `recv` does after what has arrived. A tenth of a
@@ -133,8 +141,35 @@ impl Future for Shutdown {
         Poll::Ready(match ready!(this.ended.poll(cx)) {
             Outcome::Finished => Ok(()),
             Outcome::Panicked => Err(io::Error::other("the engine panicked")),
+            Outcome::Abandoned => Err(io::Error::other("the runtime that polled the engine was dropped")),
         })
     }
+}
+
+/// What waking cost an engine and its applications; see [`Endpoint::wake_stats`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct WakeStats {
+    /// Wakers that the engine called. Of a task in another thread's runtime, each is a system call, and 10–20 µs of the
+    /// engine's time if that thread sleeps. Inline it is a push to the runtime's queue.
+    pub wakers_called: u64,
+    /// Times that an application found the engine asleep and rang.
+    pub rings: u64,
+    /// Times that the engine went to sleep.
+    pub parks: u64,
+}
+
+/// Who polls the engine of an endpoint. See [the crate's documentation](crate#placements).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Placement {
+    /// A thread of its own. Works with every executor, and goes on whatever the application does.
+    #[default]
+    Thread,
+    /// A task of the current-thread tokio runtime that [`EndpointBuilder::start`] is called in. No message crosses
+    /// threads, and none costs a wake-up. The engine makes no progress while nobody drives the runtime: outside of
+    /// `block_on`, or while a task computes without awaiting. It ends with the runtime, and so do its flows.
+    Inline,
 }
 
 /// A builder without a driver; it cannot [`start`](EndpointBuilder::start).
@@ -150,13 +185,14 @@ pub struct EndpointBuilder<D = NoDriver> {
     idle: IdlePolicy,
     thread_name: String,
     core: Option<usize>,
+    placement: Placement,
 }
 
 impl<D> EndpointBuilder<D> {
     /// The vNIC to use, for example [`Udp`](crate::Udp). The endpoint's address is the driver's.
     pub fn driver<E>(self, driver: E) -> EndpointBuilder<E> {
-        let Self { driver: _, config, idle, thread_name, core } = self;
-        EndpointBuilder { driver, config, idle, thread_name, core }
+        let Self { driver: _, config, idle, thread_name, core, placement } = self;
+        EndpointBuilder { driver, config, idle, thread_name, core, placement }
     }
 
     /// Limits and times. Default: [`Config::default`].
@@ -165,7 +201,13 @@ impl<D> EndpointBuilder<D> {
         self
     }
 
-    /// What the engine thread does when nothing is to be done.
+    /// Who polls the engine. Default: a thread of its own.
+    pub const fn placement(mut self, placement: Placement) -> Self {
+        self.placement = placement;
+        self
+    }
+
+    /// What the engine does when nothing is to be done.
     pub const fn idle(mut self, idle: IdlePolicy) -> Self {
         self.idle = idle;
         self
@@ -186,15 +228,23 @@ impl<D> EndpointBuilder<D> {
 }
 
 impl<D: Driver + 'static> EndpointBuilder<D> {
-    /// Starts the engine thread. Waits for it to be set up, some tens of microseconds.
+    /// Starts the engine. With [`Placement::Thread`] this waits for the thread to be set up, some tens of microseconds.
     ///
     /// # Errors
     /// `InvalidInput`: a limit of the configuration that contradicts another, a core that does not exist or is not
-    /// allowed, a thread name with a NUL; the error says which. Else what the operating system says if it has no thread
+    /// allowed, a thread name with a NUL; the error says which. `Unsupported`: [`Placement::Inline`] outside of a tokio
+    /// runtime, or in one that is not a current-thread runtime. Else what the operating system says if it has no thread
     /// or file descriptor left.
+    ///
+    /// # Panics
+    /// [`Placement::Inline`] in a runtime without IO, as tokio's own sockets do (`Builder::enable_io`).
     pub fn start(self) -> io::Result<Endpoint> {
-        let Self { driver, config, idle, thread_name, core } = self;
-        let engine = Datapath { driver, config, idle, thread_name, core }.start()?;
+        let Self { driver, config, idle, thread_name, core, placement } = self;
+        let datapath = Datapath { driver, config, idle, thread_name, core };
+        let engine = match placement {
+            Placement::Thread => datapath.start(),
+            Placement::Inline => datapath.start_inline(),
+        }?;
         Ok(Endpoint { engine })
     }
 }

@@ -46,34 +46,64 @@ pub(crate) enum Step {
 }
 
 /// Where an engine thread stands on the ladder.
+///
+/// Yielding assumes that whoever gets the core gives it back soon. On a core that somebody else keeps busy a yield costs a
+/// whole time slice, 3 ms and more, and a message that arrives meanwhile waits for it; a sleeper that is woken gets the
+/// core almost at once. So a yield that took long says that the core is crowded, and for a while the engine sleeps instead.
 #[derive(Debug)]
 pub(crate) struct Idle {
     policy: IdlePolicy,
     quiet_since: Option<Instant>,
+    /// When the last round began, if it ended in a yield.
+    yielded: Option<Instant>,
+    crowded_until: Instant,
+    /// How long to believe that the core is crowded; grows while it turns out to be so again.
+    patience: Duration,
 }
+
+/// A yield that takes longer lost the core to somebody with work of his own: application tasks between two messages take
+/// less, time slices more.
+const SLICE: Duration = Duration::from_millis(1);
+/// How long the core counts as crowded after one such yield, at first and at most.
+const CROWDED: std::ops::RangeInclusive<Duration> = Duration::from_millis(20)..=Duration::from_secs(1);
 
 /// A deadline nearer than this is waited for without parking: going to sleep and coming back takes as long.
 const NEAR: Duration = Duration::from_micros(50);
 
 impl Idle {
     pub(crate) const fn new(policy: IdlePolicy) -> Self {
-        Self { policy, quiet_since: None }
+        Self { policy, quiet_since: None, yielded: None, crowded_until: Instant::ZERO, patience: *CROWDED.start() }
     }
 
-    /// A round moved something.
-    pub(crate) const fn busy(&mut self) {
+    /// A round that began at `now` moved something.
+    pub(crate) fn busy(&mut self, now: Instant) {
+        self.notice_crowd(now);
         self.quiet_since = None;
+    }
+
+    fn notice_crowd(&mut self, now: Instant) {
+        let Some(at) = self.yielded.take() else { return };
+        if now.since(at) < SLICE {
+            return;
+        }
+        let again = self.crowded_until > Instant::ZERO && now.since(self.crowded_until) < *CROWDED.end();
+        self.patience = if again { (2 * self.patience).min(*CROWDED.end()) } else { *CROWDED.start() };
+        self.crowded_until = now + self.patience;
     }
 
     /// A round that began at `now` moved nothing; the next thing to do is due at `deadline`.
     pub(crate) fn quiet(&mut self, now: Instant, deadline: Option<Instant>) -> Step {
+        self.notice_crowd(now);
         let since = *self.quiet_since.get_or_insert(now);
-        match self.policy {
+        let crowded = now < self.crowded_until;
+        let step = match self.policy {
             IdlePolicy::Spin => Step::Spin,
-            IdlePolicy::YieldThenPark { yield_for } if now.since(since) < yield_for => Step::Yield,
+            IdlePolicy::YieldThenPark { yield_for } if now.since(since) < yield_for && !crowded => Step::Yield,
             _ if deadline.is_some_and(|at| at.since(now) < NEAR) => Step::Yield,
             _ => Step::Park,
-        }
+        };
+        self.yielded = (step == Step::Yield).then_some(now);
+        step
     }
 }
 
@@ -92,8 +122,26 @@ mod tests {
         assert_eq!(idle.quiet(us(104), None), Step::Yield);
         assert_eq!(idle.quiet(us(105), None), Step::Park);
         assert_eq!(idle.quiet(us(9000), None), Step::Park);
-        idle.busy();
+        idle.busy(us(9001));
         assert_eq!(idle.quiet(us(9001), None), Step::Yield);
+    }
+
+    #[test]
+    fn does_not_yield_on_a_crowded_core() {
+        let mut idle = Idle::new(IdlePolicy::default());
+        assert_eq!(idle.quiet(us(0), None), Step::Yield);
+        idle.busy(us(3_000));
+        assert_eq!(idle.quiet(us(3_001), None), Step::Park, "the yield took 3 ms");
+        idle.busy(us(22_000));
+        assert_eq!(idle.quiet(us(22_001), None), Step::Park);
+        idle.busy(us(24_000));
+        assert_eq!(idle.quiet(us(24_001), None), Step::Yield, "20 ms later it is tried again");
+        idle.busy(us(28_000));
+        assert_eq!(idle.quiet(us(67_000), None), Step::Park, "in vain: 40 ms this time");
+        idle.busy(us(70_000));
+        assert_eq!(idle.quiet(us(70_001), None), Step::Yield);
+        idle.busy(us(70_010));
+        assert_eq!(idle.quiet(us(70_020), None), Step::Yield, "the core is free");
     }
 
     #[test]

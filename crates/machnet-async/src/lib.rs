@@ -95,7 +95,7 @@
 //!
 //! # Limits
 //!
-//! [`Config`] has them all, with their defaults; among them messages of 1 MiB, 65 536 flows per endpoint, 2 MiB underway
+//! [`Config`] has them all, with their defaults; among them messages of 64 MiB, 65 536 flows per endpoint, 2 MiB underway
 //! per flow and direction. A listener keeps 128 flows that wait to be accepted, or what [`Endpoint::listen_with`] says.
 //!
 //! # Logs
@@ -110,10 +110,12 @@ mod endpoint;
 mod error;
 mod flow;
 mod idle;
+mod inline;
 mod listener;
 mod messages;
 mod parker;
 mod reserve;
+mod runner;
 #[cfg(test)]
 mod tests;
 mod wait;
@@ -127,7 +129,7 @@ pub mod future {
     pub use crate::wait::{Acked, Closed};
 }
 
-pub use endpoint::{Endpoint, EndpointBuilder, NoDriver};
+pub use endpoint::{Endpoint, EndpointBuilder, NoDriver, Placement, WakeStats};
 pub use error::{FlowError, SendError, SendErrorReason, TrySendError};
 pub use flow::{Flow, RecvHalf, ReuniteError, SendHalf};
 pub use idle::IdlePolicy;

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::task::{Wake, Waker};
 use std::time::Duration;
 
-use machnet_channel::Intake;
-use machnet_core::{Driver, Engine, LocalChannel};
+use machnet_core::Driver;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
+use crate::runner::Runner;
+
 /// An engine whose driver has nothing to sleep on looks at it this often.
-const NAP: Duration = Duration::from_micros(250);
+pub(crate) const NAP: Duration = Duration::from_micros(250);
 
 /// Where an engine thread sleeps: on its driver's file descriptor, its doorbell and a timeout.
 #[derive(Debug)]
@@ -27,21 +28,15 @@ impl Parker {
         Ok(Self { bell, waker })
     }
 
-    /// Sleeps until there is something to do, at most for `timeout`; not at all if `still` says, after the doorbell
-    /// was armed, that something changed.
-    pub(crate) fn park<D: Driver>(
-        &self,
-        engine: &mut Engine<D, LocalChannel>,
-        intake: &Intake,
-        timeout: Option<Duration>,
-        still: impl FnOnce() -> bool,
-    ) {
-        intake.bell().arm(&self.waker);
+    /// Sleeps until there is something to do, at most for `timeout`.
+    pub(crate) fn park<D: Driver>(&self, runner: &mut Runner<D>, timeout: Option<Duration>) {
+        runner.intake.bell().arm(&self.waker);
         // From here on whoever pushes a hint rings; what was pushed before is seen by this look.
-        if still() && engine.may_sleep() {
-            self.sleep(engine.driver(), timeout);
+        if runner.may_sleep() {
+            runner.status.count_park();
+            self.sleep(runner.engine.driver(), timeout);
         }
-        intake.bell().disarm();
+        runner.intake.bell().disarm();
     }
 
     fn sleep(&self, driver: &impl Driver, timeout: Option<Duration>) {

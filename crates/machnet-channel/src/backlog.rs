@@ -193,7 +193,7 @@ impl BacklogProducer {
         let status = if opened.is_ok() { OPENED } else { CLOSED };
         let _ = self.backlog.opened.set(opened.map_err(|e| (e.kind(), e.to_string())));
         self.backlog.status.store(status, Ordering::Release);
-        sync::wake(&self.backlog.waker);
+        self.backlog.intake.count_woken(sync::wake(&self.backlog.waker));
     }
 
     /// True once the listener is gone.
@@ -202,10 +202,10 @@ impl BacklogProducer {
         self.backlog.gone.load(Ordering::Acquire)
     }
 
-    /// True if another flow may wait.
+    /// How many more flows may wait.
     #[must_use]
-    pub fn has_room(&self) -> bool {
-        self.backlog.waiting.load(Ordering::Relaxed) < self.backlog.limit
+    pub fn room(&self) -> u32 {
+        self.backlog.limit.saturating_sub(self.backlog.waiting.load(Ordering::Relaxed))
     }
 
     /// Queues an accepted flow; the listener is woken by [`BacklogProducer::wake`], at the end of the round.
@@ -217,13 +217,13 @@ impl BacklogProducer {
 
     /// Wakes who waits in `accept`.
     pub fn wake(&self) {
-        sync::wake(&self.backlog.waker);
+        self.backlog.intake.count_woken(sync::wake(&self.backlog.waker));
     }
 }
 
 impl Drop for BacklogProducer {
     fn drop(&mut self) {
         self.backlog.status.store(CLOSED, Ordering::Release);
-        sync::wake(&self.backlog.waker);
+        self.backlog.intake.count_woken(sync::wake(&self.backlog.waker));
     }
 }

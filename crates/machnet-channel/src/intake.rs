@@ -1,7 +1,7 @@
 //! What one engine takes in from its applications: flows and listeners to look at, and the bell that wakes it.
 
 use crate::sync::Arc;
-use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::{Backlog, Doorbell, HintQueue, Mailbox};
 
 /// One per engine, held by every mailbox and listener it serves. What waits in its queues holds it in turn, so the
@@ -12,6 +12,7 @@ pub struct Intake {
     listeners: HintQueue<Backlog>,
     bell: Arc<Doorbell>,
     closing: AtomicBool,
+    woken: AtomicU64,
 }
 
 impl Intake {
@@ -23,6 +24,7 @@ impl Intake {
             listeners: HintQueue::new(),
             bell: Arc::new(Doorbell::new()),
             closing: AtomicBool::new(false),
+            woken: AtomicU64::new(0),
         })
     }
 
@@ -66,6 +68,26 @@ impl Intake {
     #[must_use]
     pub const fn bell(&self) -> &Arc<Doorbell> {
         &self.bell
+    }
+
+    /// Engine: it called `wakers` wakers. The engine is the only writer.
+    pub(crate) fn count_woken(&self, wakers: u64) {
+        if wakers > 0 {
+            self.woken.store(self.woken.load(Ordering::Relaxed) + wakers, Ordering::Relaxed);
+        }
+    }
+
+    /// How many wakers the engine has called: the foreign wakes, each of which costs a system call if its task belongs to
+    /// another thread's runtime.
+    #[must_use]
+    pub fn woken(&self) -> u64 {
+        self.woken.load(Ordering::Relaxed)
+    }
+
+    /// True if a hint waits for the engine.
+    #[must_use]
+    pub fn has_hints(&self) -> bool {
+        !self.flows.is_empty() || !self.listeners.is_empty()
     }
 
     /// Engine: it is gone. Drops what waits and refuses further hints. Flows and listeners that the engine never met are

@@ -16,6 +16,8 @@
 
 mod backlog;
 mod doorbell;
+#[cfg(not(machnet_loom))]
+mod fd;
 mod frame;
 mod hint_queue;
 mod intake;
@@ -33,6 +35,8 @@ mod stress_tests;
 
 pub use backlog::{Accepted, Backlog, BacklogConsumer, BacklogProducer};
 pub use doorbell::Doorbell;
+#[cfg(not(machnet_loom))]
+pub use fd::ReadableFd;
 pub use frame::{Frame, FramePool, FrameRef, Private, Region};
 pub use hint_queue::{Drain, HintQueue, Link, Linked};
 pub use intake::Intake;

@@ -582,13 +582,15 @@ impl EngineEnd {
 
     /// Takes the wakers of who is concerned and calls them. A waker that panics harms its own task only.
     pub fn wake(&self, wakes: Wakes) {
+        let mut called = 0;
         for (bit, waker) in
             [(Wakes::RX, &self.mailbox.rx), (Wakes::TX, &self.mailbox.tx), (Wakes::STATE, &self.mailbox.changed)]
         {
             if wakes.0 & bit.0 != 0 {
-                sync::wake(waker);
+                called += sync::wake(waker);
             }
         }
+        self.mailbox.intake.count_woken(called);
     }
 }
 

@@ -120,8 +120,10 @@ pub(crate) use mutant;
 /// A waker is a stranger's code (any executor's). If it panics, its task is lost, and nothing else: the panic ends
 /// here, and neither an engine that wakes many nor a destructor that rings is unwound. Nothing is paid for that unless
 /// something panics; the panic hook has reported it by then. Under `panic = "abort"` the process ends, as it asked to.
-pub fn wake(slot: &AtomicWaker) {
-    if let Some(waker) = slot.take() {
-        contain(|| waker.wake());
-    }
+///
+/// Returns how many wakers were called: one or none.
+pub fn wake(slot: &AtomicWaker) -> u64 {
+    let Some(waker) = slot.take() else { return 0 };
+    contain(|| waker.wake());
+    1
 }

@@ -122,7 +122,8 @@ struct LocalFlow {
 #[derive(Debug)]
 struct LocalListener {
     end: BacklogProducer,
-    touched: bool,
+    /// Flows accepted in this round: handed over at its end, when what the application may ask of them is published.
+    accepted: Vec<Accepted>,
 }
 
 impl LocalChannel {
@@ -196,7 +197,7 @@ impl LocalChannel {
                 let entry = self.listeners.vacant_entry();
                 let slot = entry.key() as u32;
                 end.set_slot(slot);
-                entry.insert(LocalListener { end, touched: false });
+                entry.insert(LocalListener { end, accepted: Vec::new() });
                 return Some(Hint::Listen(ListenSlot(slot), backlog.port()));
             }
         }
@@ -279,7 +280,8 @@ impl AppChannel for LocalChannel {
     }
 
     fn can_accept(&self, listener: ListenSlot) -> bool {
-        self.listeners[listener.0 as usize].end.has_room()
+        let listening = &self.listeners[listener.0 as usize];
+        listening.end.room() as usize > listening.accepted.len()
     }
 
     fn accept(&mut self, listener: ListenSlot, local: SocketAddr, peer: SocketAddr) -> Slot {
@@ -289,10 +291,10 @@ impl AppChannel for LocalChannel {
         end.set_slot(slot.0);
         entry.insert(LocalFlow { end, wakes: Wakes::default() });
         let listening = &mut self.listeners[listener.0 as usize];
-        listening.end.push(Accepted { send, recv });
-        if !std::mem::replace(&mut listening.touched, true) {
+        if listening.accepted.is_empty() {
             self.touched_listeners.push(listener.0);
         }
+        listening.accepted.push(Accepted { send, recv });
         slot
     }
 
@@ -309,7 +311,9 @@ impl AppChannel for LocalChannel {
         }
         for slot in self.touched_listeners.drain(..) {
             if let Some(listener) = self.listeners.get_mut(slot as usize) {
-                listener.touched = false;
+                for accepted in listener.accepted.drain(..) {
+                    listener.end.push(accepted);
+                }
                 listener.end.wake();
             }
         }

@@ -45,6 +45,8 @@ pub enum DropReason {
     Checksum,
     /// A RESET that was due but over the rate limit.
     ResetLimited,
+    /// An answer (ACCEPT, RESET) that was due while the device took nothing.
+    Congested,
     /// The peer sent more than its credit, or contradicted itself; the flow was aborted.
     Protocol,
     /// The device refused to send it: no route, longer than the MTU, forbidden.
@@ -53,7 +55,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// Every reason, in the order of the counters.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::Truncated,
         Self::Version,
         Self::PacketType,
@@ -74,6 +76,7 @@ impl DropReason {
         Self::Oversized,
         Self::Checksum,
         Self::ResetLimited,
+        Self::Congested,
         Self::Protocol,
         Self::Unsendable,
     ];

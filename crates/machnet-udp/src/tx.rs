@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 
+use machnet_channel::FramePool;
 use machnet_core::{DropReason, Drops, TxPacket};
 use nix::libc;
 use quinn_udp::{Transmit, UdpSockRef};
@@ -44,6 +45,7 @@ impl Transmitter {
         &mut self,
         sockets: &mut Sockets,
         errors: &mut ErrorReader,
+        pool: &mut FramePool,
         drops: &mut Drops,
         batch: &mut VecDeque<TxPacket>,
     ) -> usize {
@@ -86,7 +88,9 @@ impl Transmitter {
                     }
                 }
             }
-            batch.drain(..run);
+            for packet in batch.drain(..run) {
+                pool.recycle(packet.payload);
+            }
             taken += run;
             singly = singly.saturating_sub(run);
         }

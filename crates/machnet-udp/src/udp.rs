@@ -7,7 +7,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-use machnet_channel::{Doorbell, Frame, FramePool, Region};
+use machnet_channel::{Doorbell, Frame, FramePool, FrameRef, Region};
 use machnet_core::{Capabilities, Driver, Drops, RxPacket, TxPacket, Unreachable};
 
 use crate::UdpBuilder;
@@ -105,6 +105,10 @@ impl Driver for Udp {
         self.pool.take()
     }
 
+    fn recycle(&mut self, payload: FrameRef) {
+        self.pool.recycle(payload);
+    }
+
     fn is_short_of_frames(&self) -> bool {
         self.pool.free() < self.pool.capacity() / 2
     }
@@ -126,7 +130,7 @@ impl Driver for Udp {
     }
 
     fn tx_burst(&mut self, batch: &mut VecDeque<TxPacket>) -> usize {
-        let taken = self.transmitter.burst(&mut self.sockets, &mut self.errors, &mut self.drops, batch);
+        let taken = self.transmitter.burst(&mut self.sockets, &mut self.errors, &mut self.pool, &mut self.drops, batch);
         self.show_work();
         taken
     }

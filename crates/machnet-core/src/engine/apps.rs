@@ -14,6 +14,9 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         let mut any = false;
         for _ in 0..self.unfinished.len() {
             let Some(key) = self.unfinished.pop_front() else { break };
+            if let Some(flow) = self.flows.get(key) {
+                flow.is_unfinished = false;
+            }
             self.look_at(key);
             any = true;
         }
@@ -41,7 +44,9 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
     fn look_at(&mut self, key: u32) {
         let Some(flow) = self.flows.get(key) else { return };
         if flow.on_app(self.now, &mut self.channel) {
-            self.unfinished.push_back(key);
+            if !std::mem::replace(&mut flow.is_unfinished, true) {
+                self.unfinished.push_back(key);
+            }
         } else if self.shutting_down {
             flow.on_shutdown(self.now);
         }

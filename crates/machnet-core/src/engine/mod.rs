@@ -347,7 +347,10 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
                 if flow.is_ready && blocked {
                     // What is overdue waits for a frame or the device, and both wake us. Looking again and again would
                     // only burn the core; now and then finds a dead peer.
-                    deadline = deadline.map(|at| at.max(self.now + BLOCKED_TIMER));
+                    // On a fixed grid: what else is due must not be put off again in every round.
+                    let grid = BLOCKED_TIMER.as_nanos() as u64;
+                    let next = Instant((self.now.0 / grid + 1) * grid);
+                    deadline = deadline.map(|at| if at <= self.now { next } else { at });
                 }
                 self.timers.set(key, deadline);
             }

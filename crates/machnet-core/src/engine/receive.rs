@@ -43,6 +43,12 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             return Err(DropReason::Oversized);
         }
         let payload = frame.share(range);
+        let result = self.dispatch(meta, &payload);
+        self.driver.recycle(payload);
+        result
+    }
+
+    fn dispatch(&mut self, meta: Meta, payload: &FrameRef) -> Result<(), DropReason> {
         let bytes = payload.as_ref();
         let (header, rest) = match Header::parse(bytes) {
             Ok(parsed) => parsed,
@@ -57,7 +63,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             PacketType::Init => self.on_init(meta, rest, bytes),
             PacketType::Accept => self.on_accept(meta, &header, rest, bytes),
             PacketType::Retry => self.on_retry(meta, &header, rest),
-            PacketType::Data => self.on_data(meta, &header, rest, &payload),
+            PacketType::Data => self.on_data(meta, &header, rest, payload),
             PacketType::Reset => self.on_reset(meta, &header, rest),
         }
     }
@@ -78,7 +84,18 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         let data = Data::parse(header, rest)?;
         match flow.state {
             State::Open | State::Aborting { .. } | State::Tombstone { .. } => {}
-            State::HalfOpen { .. } => self.open(key)?,
+            State::HalfOpen { .. } => {
+                flow.check(header, &data)?;
+                if let Err(reason) = self.open(key) {
+                    if let Some(flow) = self.flows.get(key)
+                        && reason == DropReason::BacklogFull
+                    {
+                        flow.on_backlog_full(now);
+                        self.touch(key);
+                    }
+                    return Err(reason);
+                }
+            }
             State::Connecting { .. } | State::Closed => return Err(DropReason::WrongState),
         }
         let Some(flow) = self.flows.get(key) else { return Err(DropReason::UnknownFlow) };
@@ -162,6 +179,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         let now = self.now;
         let Some(flow) = self.flows.get(key) else { return };
         if self.tx.len() >= 2 * TX_BURST {
+            self.drops.count(DropReason::Congested);
             return;
         }
         let mut tx = Tx {
@@ -262,7 +280,11 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
 
     /// Says statelessly that a packet has no flow, unless its source has had enough of those.
     fn reset(&mut self, meta: Meta, reason: Reason, flow: u64, answered: &[u8]) {
-        if self.tx.len() >= 2 * TX_BURST || !self.resets.allow(self.now, meta.remote.ip()) {
+        if self.tx.len() >= 2 * TX_BURST {
+            self.drops.count(DropReason::Congested);
+            return;
+        }
+        if !self.resets.allow(self.now, meta.remote.ip()) {
             self.drops.count(DropReason::ResetLimited);
             return;
         }

@@ -63,7 +63,7 @@ impl Acks {
     pub(crate) fn classify(&self, number: u64) -> Arrival {
         if number >= self.next {
             // The first number is measured from 0, where every sender begins.
-            return if number - self.next > MAX_AHEAD { Arrival::OutOfWindow } else { Arrival::New };
+            return if number - self.next >= MAX_AHEAD { Arrival::OutOfWindow } else { Arrival::New };
         }
         if number + WINDOW < self.next {
             return Arrival::OutOfWindow;
@@ -268,9 +268,9 @@ mod tests {
     fn numbers_far_ahead_or_long_gone_are_refused() {
         let mut acks = Acks::new();
         acks.record(Instant::ZERO, 0, 0);
-        assert_eq!(acks.classify(1 + MAX_AHEAD), Arrival::New);
-        assert_eq!(acks.classify(2 + MAX_AHEAD), Arrival::OutOfWindow);
-        acks.record(Instant::ZERO, 1 + MAX_AHEAD, 0);
+        assert_eq!(acks.classify(MAX_AHEAD), Arrival::New);
+        assert_eq!(acks.classify(1 + MAX_AHEAD), Arrival::OutOfWindow);
+        acks.record(Instant::ZERO, MAX_AHEAD, 0);
         assert_eq!(acks.classify(0), Arrival::OutOfWindow);
         assert_eq!(acks.classify(acks.next - WINDOW), Arrival::New);
         assert_eq!(acks.classify(acks.next - WINDOW - 1), Arrival::OutOfWindow);

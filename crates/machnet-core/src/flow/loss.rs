@@ -30,11 +30,20 @@ enum Fate {
 struct Packet {
     sent: Instant,
     bytes: u32,
-    /// How many entries of `contents` are its own.
+    /// How many entries of `contents` are its own, and how many there ever were before them.
     contents: u32,
+    first: u64,
     fate: Fate,
     /// The window was what held the sender back when this was sent.
     limited: bool,
+}
+
+impl Packet {
+    /// Where its contents are, once `gone` have left the front.
+    const fn contents_after(&self, gone: u64) -> std::ops::Range<usize> {
+        let first = (self.first - gone) as usize;
+        first..first + self.contents as usize
+    }
 }
 
 /// What an acknowledgement brought.
@@ -52,6 +61,8 @@ pub(crate) struct Outstanding {
     packets: VecDeque<Packet>,
     /// What the packets carried, in the same order.
     contents: VecDeque<Sent>,
+    /// Entries that have left `contents`.
+    contents_gone: u64,
     in_flight: u64,
     /// Entries below this index are not in flight.
     scan_from: usize,
@@ -71,6 +82,7 @@ impl Outstanding {
             base: 0,
             packets: VecDeque::new(),
             contents: VecDeque::new(),
+            contents_gone: 0,
             in_flight: 0,
             scan_from: 0,
             largest_acked: None,
@@ -112,6 +124,7 @@ impl Outstanding {
     fn forget_oldest(&mut self) {
         let Some(packet) = self.packets.pop_front() else { return };
         self.contents.drain(..packet.contents as usize);
+        self.contents_gone += u64::from(packet.contents);
         self.base += 1;
         self.scan_from = self.scan_from.saturating_sub(1);
     }
@@ -142,8 +155,9 @@ impl Outstanding {
             self.in_flight += u64::from(bytes);
             self.last_sent = now;
         }
+        let first = self.contents_gone + self.contents.len() as u64;
         self.contents.extend(contents);
-        self.packets.push_back(Packet { sent: now, bytes, contents: contents.len() as u32, fate, limited });
+        self.packets.push_back(Packet { sent: now, bytes, contents: contents.len() as u32, first, fate, limited });
     }
 
     /// True if the block speaks only of numbers that were sent.
@@ -178,14 +192,8 @@ impl Outstanding {
         // The bitmap's lowest number; entries below it are not spoken of.
         let low = if words == 0 { run_start } else { run_start.saturating_sub(1 + words) }.max(self.base);
         let mut content_acked = false;
-        let mut content = 0;
-        for packet in self.packets.range(..(low - self.base) as usize) {
-            content += packet.contents as usize;
-        }
         for number in low..=largest {
             let packet = &mut self.packets[(number - self.base) as usize];
-            let first = content;
-            content += packet.contents as usize;
             let reported = number >= run_start || {
                 // `run_start - 1` is the hole, which has no bit.
                 let bit = (run_start - 1).wrapping_sub(1 + number);
@@ -203,7 +211,7 @@ impl Outstanding {
                 result.sample = Some(packet.sent);
             }
             cc(packet.sent, packet.bytes.into(), packet.limited);
-            for &sent in self.contents.range(first..content) {
+            for &sent in self.contents.range(packet.contents_after(self.contents_gone)) {
                 content_acked |= !matches!(sent, Sent::Ping(_));
                 acked(sent);
             }
@@ -231,12 +239,8 @@ impl Outstanding {
         let Some(largest) = self.largest_acked.filter(|&n| n >= self.base) else { return };
         let end = (largest - self.base) as usize;
         let mut still = None;
-        let mut content: usize =
-            self.packets.range(..self.scan_from.min(end)).map(|packet| packet.contents as usize).sum();
         for i in self.scan_from.min(end)..end {
             let packet = &mut self.packets[i];
-            let first = content;
-            content += packet.contents as usize;
             if packet.fate != Fate::InFlight {
                 continue;
             }
@@ -246,7 +250,7 @@ impl Outstanding {
                 self.in_flight -= u64::from(packet.bytes);
                 self.packets_lost += 1;
                 cc(packet.sent);
-                self.contents.range(first..content).copied().for_each(&mut lost);
+                self.contents.range(packet.contents_after(self.contents_gone)).copied().for_each(&mut lost);
             } else {
                 still.get_or_insert(i);
                 self.loss_at = Some(self.loss_at.map_or(due, |at| at.min(due)));
@@ -267,6 +271,11 @@ impl Outstanding {
     /// queue trickle in, and no window or credit lets us send, nothing needs a probe (as RFC 6298 §5.3 restarts).
     fn probe_from(&self) -> Instant {
         self.last_sent.max(self.progress)
+    }
+
+    /// When the last eliciting packet was sent.
+    pub(crate) const fn last_sent(&self) -> Instant {
+        self.last_sent
     }
 
     /// Expirations of the PTO in a row.

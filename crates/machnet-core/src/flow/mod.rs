@@ -154,6 +154,7 @@ pub(crate) struct Flow {
     /// The application's name for it, while it has one.
     pub(crate) slot: Option<Slot>,
     /// The engine's lists that hold it.
+    pub(crate) is_unfinished: bool,
     pub(crate) is_ready: bool,
     pub(crate) is_touched: bool,
     /// It counts as half-open.
@@ -228,6 +229,7 @@ impl Flow {
             remote,
             state,
             slot: None,
+            is_unfinished: false,
             is_ready: false,
             is_touched: false,
             was_half_open: false,
@@ -376,6 +378,30 @@ impl Flow {
         }
     }
 
+    /// Checks what can be wrong with a DATA packet as such, before anything of it counts. Returns its number.
+    pub(crate) fn check(&self, header: &Header, data: &Data<'_>) -> Result<u64, DropReason> {
+        let number = self.acks.expand(header.number);
+        match self.acks.classify(number) {
+            Arrival::New => {}
+            Arrival::Duplicate => return Err(DropReason::Duplicate),
+            Arrival::OutOfWindow => return Err(DropReason::OutOfWindow),
+        }
+        let mut blocks = data.blocks();
+        if !blocks.by_ref().take(1).all(|block| self.sent.is_plausible(block)) {
+            return Err(DropReason::AckOfUnsent);
+        }
+        // One per path, and there is one path.
+        if blocks.next().is_some() {
+            return Err(DropReason::Malformed);
+        }
+        Ok(number)
+    }
+
+    /// The peer's address is validated, but nobody accepts it yet: it goes on knocking, and so we go on waiting.
+    pub(crate) fn on_backlog_full(&mut self, now: Instant) {
+        self.state = State::HalfOpen { give_up: now + self.limits.connect_timeout };
+    }
+
     /// DATA arrived. `packet` is all of it, `data` its checked contents.
     pub(crate) fn on_data(
         &mut self,
@@ -385,15 +411,7 @@ impl Flow {
         packet: &FrameRef,
         store: &mut impl Store,
     ) -> Result<(), DropReason> {
-        let number = self.acks.expand(header.number);
-        match self.acks.classify(number) {
-            Arrival::New => {}
-            Arrival::Duplicate => return Err(DropReason::Duplicate),
-            Arrival::OutOfWindow => return Err(DropReason::OutOfWindow),
-        }
-        if !data.blocks().all(|block| self.sent.is_plausible(block)) {
-            return Err(DropReason::AckOfUnsent);
-        }
+        let number = self.check(header, data)?;
         self.stats.packets_received += 1;
         if let State::Tombstone { until, limit } = &mut self.state {
             // The peer still asks, so our last answers were lost. It backs off, and silence when it asks again would look
@@ -517,7 +535,8 @@ impl Flow {
             }
             Chunk::Ping => {
                 // The peer lives, and may have memory again for what it refused: no reason to wait for a long back-off.
-                if self.sent.backoff() > 0 {
+                // Not within a PTO of the last one: the PING may be a probe too, of a peer that refuses ours likewise.
+                if self.sent.backoff() > 0 && self.sent.last_sent() + self.rtt.pto(0) <= now {
                     self.probe_now();
                 }
                 Stored::Yes
@@ -589,6 +608,9 @@ impl Flow {
 
     /// The endpoint closes: as if the application had dropped its handles.
     pub(crate) fn on_shutdown(&mut self, now: Instant) {
+        if matches!(self.state, State::Connecting { .. } | State::HalfOpen { .. }) {
+            self.close(CloseReason::Shutdown);
+        }
         self.on_intent(now, Intent::FIN.with(Intent::STOP), true);
     }
 
@@ -857,8 +879,8 @@ impl Flow {
         // Before the handshake nothing can be sent: room would only be memory.
         let room = if state.has(FlowState::OPEN) { acknowledged + self.limits.send_buffer } else { 0 };
         let now = Published { room, acknowledged, state };
-        // Before the room: who sees room sees the limit.
-        if now.state != self.published.state && !self.published.state.has(FlowState::OPEN) {
+        // Before there is room to send: who sends looks at the maximum.
+        if state.has(FlowState::OPEN) && !self.published.state.has(FlowState::OPEN) {
             channel.set_local(slot, self.local);
             channel.set_max_message(slot, self.max_message);
         }

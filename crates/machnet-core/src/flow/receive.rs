@@ -31,9 +31,9 @@ pub(crate) enum Stored {
     TooLarge,
 }
 
+/// A message that is not delivered yet. Missing ones take no memory, however far ahead a peer may begin.
 #[derive(Debug)]
 enum Slot {
-    Missing,
     Complete(Message),
     Partial(Box<Partial>),
 }
@@ -49,11 +49,10 @@ struct Partial {
 
 #[derive(Debug)]
 pub(crate) struct ReceiveQueue {
-    /// Id of `slots[0]`: the next to deliver.
+    /// Id of the next message to deliver.
     next: u32,
-    slots: VecDeque<Slot>,
-    /// Slots that are not [`Slot::Missing`].
-    present: u64,
+    /// By id, in order.
+    slots: VecDeque<(u32, Slot)>,
     /// Cost of what the slots hold: partial messages up to the last byte seen.
     held: u64,
     /// Cumulative cost of everything delivered.
@@ -75,7 +74,6 @@ impl ReceiveQueue {
         Self {
             next: 0,
             slots: VecDeque::new(),
-            present: 0,
             held: 0,
             delivered: 0,
             limit,
@@ -100,16 +98,10 @@ impl ReceiveQueue {
             Admit::Refused(stored) => return stored,
             Admit::New => {}
         }
-        if matches!(self.slot(id), Some(Slot::Complete(_))) {
-            return Stored::Yes;
-        }
-        if let Some(Slot::Partial(partial)) = self.slot(id) {
-            // Fine if nothing but its buffer is there: it was reserved when the message came before.
-            if partial.end > 0 || partial.total as usize != payload.len() {
-                return Stored::Violation("a message came in parts and whole");
-            }
-            return self.fill_reserved(id, payload);
-        }
+        let place = match self.find(id) {
+            Err(place) => place,
+            Ok(place) => return self.whole_again(place, payload),
+        };
         let oldest = id == self.next;
         let Some(message) = store.keep(packet, payload, oldest) else {
             if oldest {
@@ -118,9 +110,27 @@ impl ReceiveQueue {
             return Stored::NoMemory;
         };
         self.held += cost_in_units(payload.len());
-        self.present += 1;
-        *self.slot_mut(id) = Slot::Complete(message);
+        self.slots.insert(place, (id, Slot::Complete(message)));
         Stored::Yes
+    }
+
+    /// A whole message whose slot is there: a duplicate, or one whose buffer was reserved when it came before.
+    fn whole_again(&mut self, place: usize, payload: &[u8]) -> Stored {
+        let slot = &mut self.slots[place].1;
+        match slot {
+            Slot::Complete(_) => Stored::Yes,
+            Slot::Partial(partial) if partial.end > 0 || partial.total as usize != payload.len() => {
+                Stored::Violation("a message came in parts and whole")
+            }
+            Slot::Partial(partial) => {
+                let bytes = partial.frame.bytes_mut().and_then(|bytes| bytes.get_mut(..payload.len()));
+                let Some(bytes) = bytes else { return Stored::NoMemory };
+                bytes.copy_from_slice(payload);
+                self.held += cost_in_units(payload.len()) - 1;
+                slot.complete();
+                Stored::Yes
+            }
+        }
     }
 
     /// Stores a part of a message, checked by [`crate::wire`] in itself.
@@ -131,74 +141,54 @@ impl ReceiveQueue {
             Admit::Refused(stored) => return stored,
             Admit::New => {}
         }
-        if let Slot::Missing = self.slot_mut(id) {
-            let oldest = id == self.next;
-            let Some(frame) = store.buffer(total, oldest) else {
-                if oldest {
-                    self.wanted = Some((id, total));
-                }
-                return Stored::NoMemory;
-            };
-            self.begin(id, total, frame);
-        }
-        let mut grown = 0;
-        let slot = self.slot_mut(id);
-        let done = match slot {
-            Slot::Missing => false,
-            Slot::Complete(message) if message.len() == total as usize => return Stored::Yes,
-            Slot::Complete(_) => return Stored::Violation("two totals for one message"),
-            Slot::Partial(partial) if partial.total != total => return Stored::Violation("two totals for one message"),
-            Slot::Partial(partial) => {
-                // The first copy of a byte wins; a part that was partly there is written whole, with the same bytes
-                // from an honest peer, and is nobody's business from another: nothing of it was read yet.
-                let into = partial.frame.bytes_mut().and_then(|bytes| bytes.get_mut(offset as usize..end as usize));
-                let Some(into) = into else { return Stored::NoMemory };
-                if partial.got.insert(offset, payload.len() as u32) > 0 {
-                    into.copy_from_slice(payload);
-                }
-                if end > partial.end {
-                    grown = u64::from(end).div_ceil(UNIT) - u64::from(partial.end).div_ceil(UNIT);
-                    partial.end = end;
-                }
-                partial.got.is_full()
+        let place = match self.find(id) {
+            Ok(place) => place,
+            Err(place) => {
+                let oldest = id == self.next;
+                let Some(frame) = store.buffer(total, oldest) else {
+                    if oldest {
+                        self.wanted = Some((id, total));
+                    }
+                    return Stored::NoMemory;
+                };
+                self.begin(place, id, total, frame);
+                place
             }
         };
-        if done && let Slot::Partial(partial) = std::mem::replace(slot, Slot::Missing) {
-            *slot = Slot::Complete(partial.frame.share(0..total).into());
+        let slot = &mut self.slots[place].1;
+        let partial = match slot {
+            Slot::Complete(message) if message.len() == total as usize => return Stored::Yes,
+            Slot::Partial(partial) if partial.total == total => partial,
+            _ => return Stored::Violation("two totals for one message"),
+        };
+        let Some(bytes) = partial.frame.bytes_mut() else { return Stored::NoMemory };
+        partial.got.fill(offset, payload, bytes);
+        if end > partial.end {
+            self.held += u64::from(end).div_ceil(UNIT) - u64::from(partial.end).div_ceil(UNIT);
+            partial.end = end;
         }
-        self.held += grown;
+        if partial.got.is_full() {
+            slot.complete();
+        }
         Stored::Yes
     }
 
-    /// Puts a whole message into the buffer that was reserved for it.
-    fn fill_reserved(&mut self, id: u32, payload: &[u8]) -> Stored {
-        let slot = self.slot_mut(id);
-        let Slot::Partial(mut partial) = std::mem::replace(slot, Slot::Missing) else { return Stored::NoMemory };
-        if let Some(bytes) = partial.frame.bytes_mut().and_then(|bytes| bytes.get_mut(..payload.len())) {
-            bytes.copy_from_slice(payload);
-        }
-        *slot = Slot::Complete(partial.frame.share(0..partial.total).into());
-        self.held += cost_in_units(payload.len()) - 1;
-        Stored::Yes
-    }
-
-    fn begin(&mut self, id: u32, total: u32, frame: Frame) {
+    fn begin(&mut self, place: usize, id: u32, total: u32, frame: Frame) {
         self.held += 1;
-        self.present += 1;
-        *self.slot_mut(id) = Slot::Partial(Box::new(Partial { frame, total, end: 0, got: UnitSet::new(total) }));
+        let partial = Partial { frame, total, end: 0, got: UnitSet::new(total) };
+        self.slots.insert(place, (id, Slot::Partial(Box::new(partial))));
     }
 
     /// The length of the oldest message, if that came and found no buffer.
     pub(crate) fn wanted(&self) -> Option<u32> {
         let (id, total) = self.wanted?;
-        let missing = matches!(self.slot(id), None | Some(Slot::Missing));
-        (id == self.next && missing && !self.stopped).then_some(total)
+        (id == self.next && self.find(id).is_err() && !self.stopped).then_some(total)
     }
 
     /// Gives the oldest message the buffer it [`wanted`](ReceiveQueue::wanted).
     pub(crate) fn reserve(&mut self, frame: Frame) {
         if let Some(total) = self.wanted() {
-            self.begin(self.next, total, frame);
+            self.begin(0, self.next, total, frame);
         }
         self.wanted = None;
     }
@@ -207,7 +197,9 @@ impl ReceiveQueue {
     /// the window, or the message could never finish.
     pub(crate) fn reserved(&self) -> u64 {
         match self.slots.front() {
-            Some(Slot::Partial(partial)) => self.delivered + cost_in_units(partial.total as usize),
+            Some((id, Slot::Partial(partial))) if *id == self.next => {
+                self.delivered + cost_in_units(partial.total as usize)
+            }
             _ => 0,
         }
     }
@@ -220,7 +212,8 @@ impl ReceiveQueue {
         }
         let distance = next.wrapping_sub(self.next);
         // Behind what was delivered, or before something that is here, or absurdly far.
-        if distance > u32::MAX / 2 || (distance as usize) < self.slots.len() && !self.stopped {
+        let last = self.slots.back().map(|(id, _)| id.wrapping_sub(self.next));
+        if distance > u32::MAX / 2 || last.is_some_and(|last| last >= distance) {
             return Stored::Violation("a FIN before the last message");
         }
         self.fin = Some(next);
@@ -244,13 +237,12 @@ impl ReceiveQueue {
 
     /// The next message, if it is complete.
     pub(crate) fn pop(&mut self) -> Option<Message> {
-        if !matches!(self.slots.front(), Some(Slot::Complete(_))) {
+        if !matches!(self.slots.front(), Some((id, Slot::Complete(_))) if *id == self.next) {
             return None;
         }
-        let Some(Slot::Complete(message)) = self.slots.pop_front() else { return None };
+        let Some((_, Slot::Complete(message))) = self.slots.pop_front() else { return None };
         let cost = cost_in_units(message.len());
         self.next = self.next.wrapping_add(1);
-        self.present -= 1;
         self.held -= cost;
         self.delivered += cost;
         self.messages_received += 1;
@@ -262,7 +254,6 @@ impl ReceiveQueue {
     pub(crate) fn stop(&mut self) {
         self.stopped = true;
         self.slots = VecDeque::new();
-        self.present = 0;
         self.held = 0;
     }
 
@@ -281,31 +272,38 @@ impl ReceiveQueue {
         // The least that the stream up to here can cost: what was delivered, what is held, and 1 for each message that
         // is missing. A partial message is held up to its last byte, which is what its sender was charged.
         let distance = u64::from(distance);
-        let slots = (self.slots.len() as u64).max(distance + 1);
-        let (held_here, present) = match self.slots.get(distance as usize) {
-            None | Some(Slot::Missing) => (0, self.present),
-            Some(Slot::Complete(message)) => (cost_in_units(message.len()), self.present - 1),
-            Some(Slot::Partial(partial)) => (cost_in_units(partial.end as usize), self.present - 1),
+        let last = self.slots.back().map_or(0, |(id, _)| u64::from(id.wrapping_sub(self.next)));
+        let (held_here, present) = match self.find(id).map(|place| &self.slots[place].1) {
+            Err(_) => (0, self.slots.len() + 1),
+            Ok(Slot::Complete(message)) => (cost_in_units(message.len()), self.slots.len()),
+            Ok(Slot::Partial(partial)) => (cost_in_units(partial.end as usize), self.slots.len()),
         };
         let here = cost_in_units(end).max(held_here);
-        let missing = slots - present - 1;
+        let missing = last.max(distance) + 1 - present as u64;
         if self.delivered + self.held - held_here + here + missing > self.limit {
             return Admit::Refused(Stored::Violation("a message beyond the credit"));
         }
         Admit::New
     }
 
-    fn slot(&self, id: u32) -> Option<&Slot> {
-        self.slots.get(id.wrapping_sub(self.next) as usize)
-    }
-
-    /// The slot of `id`, which was admitted: its distance is within the credit.
-    fn slot_mut(&mut self, id: u32) -> &mut Slot {
-        let index = id.wrapping_sub(self.next) as usize;
-        if index >= self.slots.len() {
-            self.slots.resize_with(index + 1, || Slot::Missing);
+    /// Where the slot of `id`, which is not delivered, is, or where it belongs.
+    fn find(&self, id: u32) -> Result<usize, usize> {
+        let distance = |id: u32| id.wrapping_sub(self.next);
+        match self.slots.back() {
+            // What arrives in order belongs at the end.
+            None => Err(0),
+            Some((last, _)) if distance(*last) < distance(id) => Err(self.slots.len()),
+            Some(_) => self.slots.binary_search_by_key(&distance(id), |(id, _)| distance(*id)),
         }
-        &mut self.slots[index]
+    }
+}
+
+impl Slot {
+    /// Every byte is there.
+    fn complete(&mut self) {
+        if let Self::Partial(partial) = std::mem::replace(self, Self::Complete(Message::new())) {
+            *self = Self::Complete(partial.frame.share(0..partial.total).into());
+        }
     }
 }
 
@@ -380,7 +378,7 @@ mod tests {
         heap.refuse = true;
         assert_eq!(queue.part(0, 0, 128, &[0; 64], &mut heap), Stored::NoMemory);
         assert_eq!(whole(&mut queue, 1, b"x", &mut heap), Stored::NoMemory);
-        assert_eq!((queue.held, queue.present), (0, 0));
+        assert_eq!((queue.held, queue.slots.len()), (0, 0));
         assert_eq!(queue.wanted(), Some(128));
         queue.reserve(heap.pool.take().unwrap());
         assert_eq!((queue.wanted(), queue.reserved()), (None, 3));
@@ -393,7 +391,7 @@ mod tests {
         queue.reserve(heap.pool.take().unwrap());
         assert_eq!(whole(&mut queue, 1, b"x", &mut heap), Stored::Yes);
         assert_eq!(queue.pop().unwrap(), b"x");
-        assert_eq!((queue.held, queue.present), (0, 0));
+        assert_eq!((queue.held, queue.slots.len()), (0, 0));
     }
 
     #[test]
@@ -466,7 +464,7 @@ mod tests {
                 }
             }
             prop_assert_eq!(got, messages);
-            prop_assert_eq!((queue.held, queue.present, queue.delivered), (0, 0, total));
+            prop_assert_eq!((queue.held, queue.slots.len(), queue.delivered), (0, 0, total));
             prop_assert_eq!(heap.pool.free(), 64);
         }
     }

@@ -221,7 +221,7 @@ impl SendQueue {
         }
     }
 
-    /// Puts in front what the peer needs next: the oldest parts that were sent and not acknowledged, two packets' worth at
+    /// Puts to the front what the peer needs next: the oldest parts that were sent and not acknowledged, two packets' worth at
     /// most. A peer without memory refuses everything but these, so a probe that carries others may be refused for ever.
     pub(crate) fn probe(&mut self) {
         let mut parts = Vec::new();

@@ -31,6 +31,36 @@ impl UnitSet {
         self.set - before
     }
 
+    /// Copies into `message` those units of `payload`, the bytes from `offset` on, that are not in the set, and adds them:
+    /// the first copy of a byte wins.
+    ///
+    /// # Panics
+    /// If the range is not inside the message.
+    pub(crate) fn fill(&mut self, offset: u32, payload: &[u8], message: &mut [u8]) {
+        let len = payload.len() as u32;
+        if self.is_disjoint(offset, len) {
+            message[offset as usize..][..payload.len()].copy_from_slice(payload);
+        } else {
+            for (unit, bytes) in (0..).zip(payload.chunks(UNIT as usize)) {
+                let at = offset + unit * UNIT as u32;
+                if !self.contains(at, bytes.len() as u32) {
+                    message[at as usize..][..bytes.len()].copy_from_slice(bytes);
+                }
+            }
+        }
+        self.insert(offset, len);
+    }
+
+    /// True if no unit of the range is in the set.
+    fn is_disjoint(&mut self, offset: u32, len: u32) -> bool {
+        let mut none = true;
+        self.each_word(offset, len, |word, mask, _| {
+            none &= *word & mask == 0;
+            none
+        });
+        none
+    }
+
     /// True if every unit of the range is in the set.
     pub(crate) fn contains(&mut self, offset: u32, len: u32) -> bool {
         let mut all = true;
@@ -69,6 +99,19 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn the_first_copy_of_a_byte_wins() {
+        let mut set = UnitSet::new(300);
+        let mut message = [0; 300];
+        set.fill(64, &[1; 64], &mut message);
+        set.fill(0, &[2; 192], &mut message);
+        set.fill(192, &[3; 108], &mut message);
+        set.fill(0, &[4; 300], &mut message);
+        let expected = [[2; 64].as_slice(), &[1; 64], &[2; 64], &[3; 108]].concat();
+        assert_eq!(message.as_slice(), expected);
+        assert!(set.is_full());
+    }
 
     proptest! {
         #[test]

@@ -13,7 +13,9 @@ use crate::common::{Chunk, PORT, Pair, Seen, listen, micros, millis, read, secon
 fn an_acknowledged_fin_does_not_hide_a_lost_message() {
     let mut pair = Pair::new(1, &Link::with_delay(micros(50)));
     pair.world.fabric().filter(pair.there, |seen| {
-        let lost = read(seen.payload).has(|chunk| matches!(chunk, Chunk::Message { id: 0, .. }));
+        // And then nothing at all: while the peer answers, the flow goes on trying.
+        let lost =
+            seen.at.0 > 2_000_000_000 || read(seen.payload).has(|chunk| matches!(chunk, Chunk::Message { id: 0, .. }));
         if lost { Verdict::Drop } else { Verdict::Pass }
     });
     let (mut a, b) = pair.open();
@@ -21,17 +23,14 @@ fn an_acknowledged_fin_does_not_hide_a_lost_message() {
         a.send(vec![1; 1100]).await.unwrap();
         a.send(vec![2; 1100]).await.unwrap();
         a.send.finish();
-        a
+        let state = a.reaches(FlowState::CLOSED).await;
+        (state, a.send.acknowledged(), a.send.posted())
     });
-    let a = pair.world.wait(&sender, seconds(1)).unwrap();
-    // The peer lives and answers everything else, so the flow does not give up either.
-    pair.world.run_for(seconds(20)).unwrap();
-    let state = a.send.mailbox().state();
-    assert!(!state.has(FlowState::FIN_ACKED) && state.reason().is_none(), "{state:?}");
-    assert!(a.send.acknowledged() < a.send.posted(), "{} of {} units", a.send.acknowledged(), a.send.posted());
-    // Nobody waits any more: linger ends it.
-    drop((a, b));
-    pair.world.settle(seconds(15)).unwrap();
+    let (state, acknowledged, posted) = pair.world.wait(&sender, seconds(20)).unwrap();
+    assert_eq!(state.reason(), Some(CloseReason::PeerDead));
+    assert!(!state.has(FlowState::FIN_ACKED), "{state:?}");
+    assert!(acknowledged < posted, "{acknowledged} of {posted} units acknowledged");
+    drop(b);
 }
 
 /// A peer that answers INIT to another port of ours must not make us close that port when the flow ends.
@@ -286,4 +285,44 @@ fn an_abort_to_a_silent_peer_does_not_spin() {
     let rounds = pair.world.rounds(pair.a) - before;
     assert!(rounds < 100, "{rounds} rounds");
     drop(b);
+}
+
+/// An endpoint that is shut down waits neither for whom it calls nor for who has only knocked.
+#[test]
+fn a_shutdown_ends_handshakes_at_once() {
+    let mut pair = Pair::new(10, &Link::default());
+    let _listener = pair.listen();
+    // ACCEPT and what follows it are lost: B's flow stays half-open, A's connecting.
+    pair.world.fabric().filter(pair.back, |_| Verdict::Drop);
+    let (node, to) = (pair.world.node(pair.a), pair.world.node(pair.b).at(PORT));
+    let task = pair.world.spawn("connect", async move { node.connect(to).await.map(drop) });
+    pair.world.run_for(millis(1)).unwrap();
+    assert_eq!((pair.world.stats(pair.a).flows, pair.world.stats(pair.b).flows), (1, 1));
+    for machine in [pair.a, pair.b] {
+        pair.world.shut_down(machine);
+    }
+    assert_eq!(pair.world.wait(&task, millis(1)).unwrap(), Err(CloseReason::Shutdown));
+    pair.world.run_for(millis(1)).unwrap();
+    assert!(pair.world.is_finished(pair.a) && pair.world.is_finished(pair.b));
+}
+
+/// Both sides have memory for nothing: their probes must not answer each other without a pause.
+#[test]
+fn starved_sides_do_not_keep_each_other_busy() {
+    let mut config = Config::default();
+    config.reassembly_bytes = 0;
+    let nic = NicConfig::default();
+    let mut pair = Pair::with(11, &Link::with_delay(micros(20)), [nic; 2], [config; 2], world_config());
+    let (mut a, mut b) = pair.open();
+    for flow in [&mut a, &mut b] {
+        for _ in 0..60 {
+            assert!(flow.send.post(vec![0; 200].into()).is_ok());
+        }
+    }
+    pair.world.run_for(seconds(1)).unwrap();
+    let before = pair.world.driver(pair.a).nic_stats().sent;
+    pair.world.run_for(seconds(4)).unwrap();
+    let sent = pair.world.driver(pair.a).nic_stats().sent - before;
+    assert!(sent < 500, "{sent} packets in 4 s: {:?}", pair.world.stats(pair.a));
+    drop((a, b));
 }

@@ -1,0 +1,96 @@
+//! What every placement does with its engine: rounds, the clock, the idle ladder, counters.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use machnet_channel::Intake;
+use machnet_core::{Driver, Engine, Instant, LocalChannel};
+
+use crate::IdlePolicy;
+use crate::datapath::Status;
+use crate::idle::{Idle, Step};
+
+/// Counters are published at least every so many rounds while the engine is busy, and whenever it becomes quiet.
+const PUBLISH_EVERY: u32 = 256;
+
+/// What to do after a round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(crate) enum Next {
+    /// The round moved something: another one at once.
+    Again,
+    /// Another one soon.
+    Spin,
+    /// Another one, after others had the core.
+    Yield,
+    /// Nothing to do for this long, or until somebody rings.
+    Park(Option<Duration>),
+    /// The engine has nothing more to do, ever.
+    Finished,
+}
+
+/// An engine, its clock, and where it stands on the idle ladder.
+#[derive(Debug)]
+pub(crate) struct Runner<D: Driver> {
+    pub(crate) engine: Engine<D, LocalChannel>,
+    pub(crate) intake: Arc<Intake>,
+    pub(crate) status: Arc<Status>,
+    idle: Idle,
+    epoch: std::time::Instant,
+    unpublished: u32,
+    /// As the last round saw it.
+    closing: bool,
+}
+
+impl<D: Driver> Runner<D> {
+    pub(crate) fn new(
+        engine: Engine<D, LocalChannel>,
+        intake: Arc<Intake>,
+        status: Arc<Status>,
+        policy: IdlePolicy,
+    ) -> Self {
+        Self {
+            engine,
+            intake,
+            status,
+            idle: Idle::new(policy),
+            epoch: std::time::Instant::now(),
+            unpublished: 0,
+            closing: false,
+        }
+    }
+
+    /// One round of the engine.
+    pub(crate) fn round(&mut self) -> Next {
+        // Read before the round: a request that comes after this must keep the engine from going to sleep.
+        self.closing = self.intake.is_closing();
+        let now = Instant(u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX));
+        let progress = self.engine.poll(now);
+        if self.engine.is_finished() {
+            self.status.set_stats(self.engine.stats());
+            return Next::Finished;
+        }
+        if progress.busy {
+            self.idle.busy(now);
+            self.unpublished += 1;
+            if self.unpublished >= PUBLISH_EVERY && self.status.publish(self.engine.stats()) {
+                self.unpublished = 0;
+            }
+            return Next::Again;
+        }
+        if self.unpublished > 0 && self.status.publish(self.engine.stats()) {
+            self.unpublished = 0;
+        }
+        match self.idle.quiet(now, progress.next_deadline) {
+            Step::Spin => Next::Spin,
+            Step::Park if self.unpublished == 0 => Next::Park(progress.next_deadline.map(|at| at.since(now))),
+            // Also if the counters could not be published because somebody reads them this very moment.
+            Step::Park | Step::Yield => Next::Yield,
+        }
+    }
+
+    /// Called when the doorbell is armed: true if there is still nothing to do.
+    pub(crate) fn may_sleep(&mut self) -> bool {
+        self.intake.is_closing() == self.closing && self.engine.may_sleep()
+    }
+}

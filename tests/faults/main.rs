@@ -1,0 +1,61 @@
+//! What processes do to each other: they are killed, stopped, restarted, slow, or gone right after they sent.
+//!
+//! Peers are children of this process: this binary once more, see [`process`]. Times bound failures only; what stops a
+//! process sleeps, because that is the fault.
+
+mod ends;
+mod liveness;
+#[path = "../process/mod.rs"]
+mod process;
+
+use std::time::Duration;
+
+use process::{LONG, Process, Request, content, endpoint, say, serve, size};
+
+/// Not a test: where a child begins.
+#[test]
+fn child() {
+    let Some(role) = process::role() else { return };
+    let role: Vec<&str> = role.iter().map(String::as_str).collect();
+    runtime().block_on(async {
+        match role[..] {
+            ["serve", home, port, dead] => {
+                let endpoint = endpoint(home.parse().unwrap(), Duration::from_millis(dead.parse().unwrap()));
+                let listener = endpoint.listen(port.parse().unwrap()).await.unwrap();
+                say(listener.local_addr());
+                serve(listener).await.unwrap();
+            }
+            ["send", to, key, max, count, end] => {
+                let (key, max) = (key.parse().unwrap(), max.parse().unwrap());
+                let endpoint = endpoint(0, LONG);
+                let request = Request::Sink { key, max, pause: Duration::ZERO };
+                let mut flow = request.connect(&endpoint, to.parse().unwrap()).await.unwrap();
+                for index in 0..count.parse().unwrap() {
+                    flow.send(content(key, index, size(key, index, max))).await.unwrap();
+                }
+                if end == "close" {
+                    flow.close().await.unwrap();
+                    say("closed");
+                } else {
+                    // Neither closed nor dropped in order: the process is gone with what its engine had not sent.
+                    std::mem::forget((flow, endpoint));
+                }
+            }
+            _ => panic!("no such role: {role:?}"),
+        }
+    });
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+/// A child of this test binary.
+fn start(role: impl std::fmt::Display) -> Process {
+    Process::start(&["--exact", "child", "--nocapture"], role)
+}
+
+/// Runs `test`, and fails if it hangs.
+fn bounded(test: impl Future<Output = ()>) {
+    runtime().block_on(async { tokio::time::timeout(2 * LONG, test).await.expect("the test hangs") });
+}
