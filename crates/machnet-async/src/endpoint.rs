@@ -44,6 +44,11 @@ impl Endpoint {
         Self { engine }
     }
 
+    /// True once it was shut down, or its engine is gone.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.engine.is_closing()
+    }
+
     /// The address that connected flows leave from.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {

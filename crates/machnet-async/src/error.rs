@@ -66,6 +66,24 @@ pub enum SendErrorReason {
     Closed(CloseReason),
 }
 
+impl SendErrorReason {
+    /// The kind that the error has as an [`io::Error`].
+    #[must_use]
+    pub const fn kind(&self) -> io::ErrorKind {
+        match self {
+            Self::TooLarge { .. } => io::ErrorKind::InvalidInput,
+            Self::Finished | Self::Stopped => io::ErrorKind::BrokenPipe,
+            Self::Closed(reason) => kind_of(*reason),
+        }
+    }
+}
+
+impl From<SendErrorReason> for io::Error {
+    fn from(reason: SendErrorReason) -> Self {
+        Self::new(reason.kind(), reason)
+    }
+}
+
 /// A message that was not sent, and why. Nothing of it was sent.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("not sent: {reason}")]
@@ -94,17 +112,53 @@ impl SendError {
     /// The kind that the error has as an [`io::Error`].
     #[must_use]
     pub const fn kind(&self) -> io::ErrorKind {
-        match self.reason {
-            SendErrorReason::TooLarge { .. } => io::ErrorKind::InvalidInput,
-            SendErrorReason::Finished | SendErrorReason::Stopped => io::ErrorKind::BrokenPipe,
-            SendErrorReason::Closed(reason) => kind_of(reason),
-        }
+        self.reason.kind()
     }
 }
 
 impl From<SendError> for io::Error {
     fn from(error: SendError) -> Self {
         Self::new(error.kind(), error)
+    }
+}
+
+/// A message that [`Flow::try_send`](crate::Flow::try_send) did not send. Nothing of it was sent.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum TrySendError {
+    /// There is no room now. Kind: `WouldBlock`.
+    #[error("not sent: there is no room now")]
+    Full(Message),
+    /// `send` would not send it either.
+    #[error(transparent)]
+    Failed(#[from] SendError),
+}
+
+impl TrySendError {
+    /// The message, whole.
+    #[must_use]
+    pub fn into_message(self) -> Message {
+        match self {
+            Self::Full(message) => message,
+            Self::Failed(error) => error.into_message(),
+        }
+    }
+
+    /// The kind that the error has as an [`io::Error`].
+    #[must_use]
+    pub const fn kind(&self) -> io::ErrorKind {
+        match self {
+            Self::Full(_) => io::ErrorKind::WouldBlock,
+            Self::Failed(error) => error.kind(),
+        }
+    }
+}
+
+impl From<TrySendError> for io::Error {
+    fn from(error: TrySendError) -> Self {
+        match error {
+            TrySendError::Full(_) => Self::new(io::ErrorKind::WouldBlock, error),
+            TrySendError::Failed(error) => error.into(),
+        }
     }
 }
 

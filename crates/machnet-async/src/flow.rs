@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use machnet_channel::{CloseReason, FlowState, FlowStats, Mailbox, Message, RecvEnd, SendEnd};
 
+use crate::coop;
 use crate::datapath::EngineHandle;
 use crate::{FlowError, SendError, SendErrorReason};
 
@@ -21,8 +22,8 @@ use crate::{FlowError, SendError, SendErrorReason};
 #[derive(Debug)]
 #[must_use = "dropped, it is closed"]
 pub struct Flow {
-    send: SendHalf,
-    recv: RecvHalf,
+    pub(crate) send: SendHalf,
+    pub(crate) recv: RecvHalf,
 }
 
 impl Flow {
@@ -144,7 +145,7 @@ pub struct ReuniteError(pub SendHalf, pub RecvHalf);
 /// The sending direction of a [`Flow`]. Dropped, it finishes: the peer's `recv` returns `None` after the last message.
 #[derive(Debug)]
 pub struct SendHalf {
-    end: SendEnd,
+    pub(crate) end: SendEnd,
     /// Last, so that the engine hears of the end of `end` first.
     engine: Arc<EngineHandle>,
 }
@@ -207,32 +208,66 @@ impl SendHalf {
     }
 
     fn poll_send(&mut self, cx: &Context<'_>, message: &mut Option<Message>) -> Poll<Result<(), SendError>> {
-        let Some(mut posting) = message.take() else { panic!("`Send` polled after completion") };
-        let limit = self.max_message_size();
-        if posting.len() > limit {
-            let reason = SendErrorReason::TooLarge { len: posting.len(), limit };
-            return Poll::Ready(Err(SendError::new(posting, reason)));
-        }
+        let Some(len) = message.as_ref().map(Message::len) else { panic!("`Send` polled after completion") };
+        let permit = ready!(self.poll_permit(cx, len));
+        let Some(posting) = message.take() else { unreachable!("it has a length") };
+        // Permit and commitment in one step.
+        Poll::Ready(match permit {
+            Ok(()) => self.post(posting),
+            Err(reason) => Err(SendError::new(posting, reason)),
+        })
+    }
+
+    /// Waits until a message of `len` bytes may be posted: then it may until one is.
+    pub(crate) fn poll_permit(&mut self, cx: &Context<'_>, len: usize) -> Poll<Result<(), SendErrorReason>> {
         loop {
-            if let Some(reason) = self.cannot_send() {
-                return Poll::Ready(Err(SendError::new(posting, reason)));
+            if let Some(reason) = self.too_large(len).or_else(|| self.cannot_send()) {
+                return Poll::Ready(Err(reason));
             }
-            if self.end.poll_room(cx).is_pending() {
-                *message = Some(posting);
-                return Poll::Pending;
-            }
-            // Permit and commitment in one step. Given back if the room was none after all, or the flow is over.
-            match self.end.post(posting) {
-                Ok(()) => return Poll::Ready(Ok(())),
-                Err(back) => posting = back,
+            ready!(self.end.poll_room(cx));
+            if self.end.has_room() {
+                // Again: of an accepted flow the limit is known no later than there is room, but perhaps no earlier.
+                return Poll::Ready(self.too_large(len).map_or(Ok(()), Err));
             }
         }
     }
 
-    fn cannot_send(&self) -> Option<SendErrorReason> {
+    /// After `finish`: waits until the peer's transport has everything.
+    pub(crate) fn poll_finished(&mut self, cx: &Context<'_>) -> Poll<io::Result<()>> {
+        let state = self.end.poll_state(cx);
+        let (local, peer) = (self.local_addr(), self.peer_addr());
+        match state.reason() {
+            Some(reason) if reason != CloseReason::Finished && !state.has(FlowState::FIN_ACKED) => {
+                tracing::debug!(%local, %peer, ?reason, "flow ended before everything was acknowledged");
+                Poll::Ready(Err(FlowError::new(peer, reason).into()))
+            }
+            None if !state.has(FlowState::FIN_ACKED) => Poll::Pending,
+            _ => {
+                tracing::debug!(%local, %peer, "flow closed");
+                Poll::Ready(Ok(()))
+            }
+        }
+    }
+
+    /// Posts what a permit was got for.
+    pub(crate) fn post(&mut self, message: Message) -> Result<(), SendError> {
+        self.end.post(message).map_err(|back| SendError::new(back, SendErrorReason::Finished))
+    }
+
+    pub(crate) fn too_large(&self, len: usize) -> Option<SendErrorReason> {
+        let limit = self.max_message_size();
+        (len > limit).then_some(SendErrorReason::TooLarge { len, limit })
+    }
+
+    /// Why no message can be sent any more, if so.
+    pub(crate) fn cannot_send(&self) -> Option<SendErrorReason> {
+        if self.end.is_finished() { Some(SendErrorReason::Finished) } else { self.write_ended() }
+    }
+
+    /// Why what was sent may not arrive any more, if so; the same whether this side finished or not.
+    pub(crate) fn write_ended(&self) -> Option<SendErrorReason> {
         let state = self.end.mailbox().state();
         match state.reason() {
-            _ if self.end.is_finished() => Some(SendErrorReason::Finished),
             Some(CloseReason::Finished) | None if self.engine.is_closing() => {
                 Some(SendErrorReason::Closed(CloseReason::Shutdown))
             }
@@ -246,7 +281,7 @@ impl SendHalf {
 /// The receiving direction of a [`Flow`]. Dropped, it tells the peer that nothing more will be read.
 #[derive(Debug)]
 pub struct RecvHalf {
-    end: RecvEnd,
+    pub(crate) end: RecvEnd,
     /// Last, so that the engine hears of the end of `end` first.
     engine: Arc<EngineHandle>,
 }
@@ -281,18 +316,23 @@ impl RecvHalf {
         Recv { half: self }
     }
 
-    fn poll_recv(&mut self, cx: &Context<'_>) -> Poll<io::Result<Option<Message>>> {
+    pub(crate) fn poll_recv(&mut self, cx: &Context<'_>) -> Poll<io::Result<Option<Message>>> {
         if let Some(message) = ready!(self.end.poll_take(cx)) {
             return Poll::Ready(Ok(Some(message)));
         }
+        Poll::Ready(self.ended())
+    }
+
+    /// What follows the last message: the end of the stream, or why there is none.
+    pub(crate) fn ended(&self) -> io::Result<Option<Message>> {
         let mailbox = self.end.mailbox();
         let state = mailbox.state();
         if state.has(FlowState::READ_ENDED) {
-            return Poll::Ready(Ok(None));
+            return Ok(None);
         }
         // Over in order, but not by the peer's end: the endpoint was shut down, and stopped reading for us.
         let reason = state.reason().filter(|reason| *reason != CloseReason::Finished);
-        Poll::Ready(Err(FlowError::new(mailbox.peer(), reason.unwrap_or(CloseReason::Shutdown)).into()))
+        Err(FlowError::new(mailbox.peer(), reason.unwrap_or(CloseReason::Shutdown)).into())
     }
 }
 
@@ -314,7 +354,7 @@ impl Future for Send<'_> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        this.half.poll_send(cx, &mut this.message)
+        coop::poll(cx, |cx| this.half.poll_send(cx, &mut this.message))
     }
 }
 
@@ -329,7 +369,7 @@ impl Future for Recv<'_> {
     type Output = io::Result<Option<Message>>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.half.poll_recv(cx)
+        coop::poll(cx, |cx| self.half.poll_recv(cx))
     }
 }
 
@@ -344,19 +384,7 @@ impl Future for Close {
     type Output = io::Result<()>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let state = self.half.end.poll_state(cx);
-        let (local, peer) = (self.half.local_addr(), self.half.peer_addr());
-        match state.reason() {
-            Some(reason) if reason != CloseReason::Finished && !state.has(FlowState::FIN_ACKED) => {
-                tracing::debug!(%local, %peer, ?reason, "flow ended before everything was acknowledged");
-                Poll::Ready(Err(FlowError::new(peer, reason).into()))
-            }
-            None if !state.has(FlowState::FIN_ACKED) => Poll::Pending,
-            _ => {
-                tracing::debug!(%local, %peer, "flow closed");
-                Poll::Ready(Ok(()))
-            }
-        }
+        self.half.poll_finished(cx)
     }
 }
 

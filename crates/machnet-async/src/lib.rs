@@ -103,30 +103,38 @@
 //! The life of endpoints, listeners and flows goes to `tracing` at debug; nothing is logged per message.
 #![forbid(unsafe_code)]
 
+mod coop;
 mod datapath;
+mod default;
 mod endpoint;
 mod error;
 mod flow;
 mod idle;
 mod inline;
 mod listener;
+mod messages;
 mod parker;
+mod reserve;
 mod runner;
 #[cfg(test)]
 mod tests;
+mod wait;
 
 /// The futures that endpoints, listeners and flows return.
 pub mod future {
     pub use crate::endpoint::Shutdown;
     pub use crate::flow::{Close, Connect, Recv, Send};
     pub use crate::listener::{Accept, Listen};
+    pub use crate::reserve::Reserve;
+    pub use crate::wait::{Acked, Closed};
 }
 
 pub use endpoint::{Endpoint, EndpointBuilder, NoDriver, Placement, WakeStats};
-pub use error::{FlowError, SendError, SendErrorReason};
+pub use error::{FlowError, SendError, SendErrorReason, TrySendError};
 pub use flow::{Flow, RecvHalf, ReuniteError, SendHalf};
 pub use idle::IdlePolicy;
-pub use listener::Listener;
-pub use machnet_channel::{CloseReason, FlowStats, Message};
+pub use listener::{Incoming, Listener};
+pub use machnet_channel::{CloseReason, FlowStats, Message, Reserved};
 pub use machnet_core::{Config, ConfigError, Driver, DropReason, Drops, EngineStats};
 pub use machnet_udp::{Udp, UdpBuilder};
+pub use messages::Messages;

@@ -6,9 +6,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use futures_core::Stream;
+use futures_core::stream::FusedStream;
 use machnet_channel::{Backlog, BacklogConsumer};
 
 use crate::Flow;
+use crate::coop;
 use crate::datapath::EngineHandle;
 
 /// Accepts flows on one UDP port of an [`Endpoint`](crate::Endpoint).
@@ -41,6 +44,12 @@ impl Listener {
         Accept { listener: self }
     }
 
+    /// The accepted flows as a [`Stream`]. It ends after an error: [`Listener::accept`]'s, which is final. Dropping it
+    /// loses no flow.
+    pub const fn incoming(&mut self) -> Incoming<'_> {
+        Incoming { listener: Some(self) }
+    }
+
     /// [`Listener::accept`] for hand-written futures. Registers one task: the last caller's.
     ///
     /// # Errors
@@ -53,6 +62,33 @@ impl Listener {
         let peer = flow.peer_addr();
         tracing::debug!(local = %flow.local_addr(), %peer, "flow accepted");
         Poll::Ready(Ok((flow, peer)))
+    }
+}
+
+/// The flows of a [`Listener`], as a [`Stream`]; made by [`Listener::incoming`].
+#[derive(Debug)]
+#[must_use = "streams do nothing unless polled"]
+pub struct Incoming<'a> {
+    /// `None` after the error that ends it.
+    listener: Option<&'a mut Listener>,
+}
+
+impl Stream for Incoming<'_> {
+    type Item = io::Result<Flow>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let Some(listener) = &mut self.listener else { return Poll::Ready(None) };
+        let accepted = ready!(coop::poll(cx, |cx| listener.poll_accept(cx)));
+        if accepted.is_err() {
+            self.listener = None;
+        }
+        Poll::Ready(Some(accepted.map(|(flow, _)| flow)))
+    }
+}
+
+impl FusedStream for Incoming<'_> {
+    fn is_terminated(&self) -> bool {
+        self.listener.is_none()
     }
 }
 
@@ -71,7 +107,7 @@ impl Future for Accept<'_> {
     type Output = io::Result<(Flow, SocketAddr)>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.listener.poll_accept(cx)
+        coop::poll(cx, |cx| self.listener.poll_accept(cx))
     }
 }
 

@@ -1,5 +1,7 @@
 //! The async layer against an engine played by hand: every wake, every result, nothing but the channel in between.
 
+mod api;
+
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::pin::Pin;
