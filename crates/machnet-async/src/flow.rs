@@ -226,8 +226,7 @@ impl SendHalf {
             }
             ready!(self.end.poll_room(cx));
             if self.end.has_room() {
-                // Again: of an accepted flow the limit is known no later than there is room, but perhaps no earlier.
-                return Poll::Ready(self.too_large(len).map_or(Ok(()), Err));
+                return Poll::Ready(Ok(()));
             }
         }
     }

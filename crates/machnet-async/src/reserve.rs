@@ -66,10 +66,6 @@ impl SendHalf {
         if !self.end.has_room() {
             return Err(TrySendError::Full(message));
         }
-        // Again: of an accepted flow the limit is known no later than there is room, but perhaps no earlier.
-        if let Some(reason) = self.too_large(message.len()) {
-            return Err(SendError::new(message, reason).into());
-        }
         Ok(self.post(message)?)
     }
 

@@ -315,8 +315,10 @@ fn incoming_yields_flows_and_ends_after_the_error() {
     let (mut listener, slot) = rig.listener(&endpoint);
     let mut incoming = listener.incoming();
     assert!(incoming.next().now_or_never().is_none());
-    rig.channel.accept(slot, addr(99), addr(5));
-    rig.channel.accept(slot, addr(99), addr(6));
+    for port in [5, 6] {
+        let flow = rig.channel.accept(slot, addr(99), addr(port));
+        rig.set_state(flow, FlowState::OPEN);
+    }
     assert_eq!(block_on(incoming.next()).unwrap().unwrap().peer_addr(), addr(5));
     // Dropping it loses no flow.
     let mut incoming = listener.incoming();
@@ -324,26 +326,6 @@ fn incoming_yields_flows_and_ends_after_the_error() {
     rig.channel.unlisten(slot);
     assert_eq!(block_on(incoming.next()).unwrap().unwrap_err().kind(), ErrorKind::NotConnected);
     assert!(block_on(incoming.next()).is_none());
-}
-
-#[test]
-fn an_accepted_flow_knows_the_limit_no_later_than_there_is_room() {
-    let (endpoint, mut rig) = Rig::new();
-    let (mut listener, listening) = rig.listener(&endpoint);
-    let slot = rig.channel.accept(listening, addr(99), addr(5));
-    let (mut flow, _) = block_on(listener.accept()).unwrap();
-    // Not published: the endpoint's limit, and no room.
-    assert_eq!(flow.max_message_size(), LIMIT);
-    assert_eq!(flow.try_send(vec![0; LIMIT]).unwrap_err().kind(), ErrorKind::WouldBlock);
-    let mut send = Task::new(flow.send(vec![0; LIMIT]));
-    assert!(send.poll().is_pending());
-    rig.channel.set_max_message(slot, 10);
-    rig.room(slot, 100);
-    assert_eq!(ready(send.poll()).unwrap_err().kind(), ErrorKind::InvalidInput);
-    drop(send);
-    assert_eq!(flow.try_send(vec![0; 11]).unwrap_err().kind(), ErrorKind::InvalidInput);
-    block_on(flow.reserve(11)).unwrap_err();
-    flow.try_send(vec![0; 10]).unwrap();
 }
 
 /// Counted rounds: while one task handles `MESSAGES` ready messages, another one on the same thread gets its turns.
@@ -421,7 +403,10 @@ mod cooperation {
 
         let (mut listener, slot) = rig.listener(&endpoint);
         const FLOWS: usize = 1000;
-        (0..FLOWS).for_each(|_| _ = rig.channel.accept(slot, addr(99), addr(5)));
+        for _ in 0..FLOWS {
+            let flow = rig.channel.accept(slot, addr(99), addr(5));
+            rig.set_state(flow, FlowState::OPEN);
+        }
         let turns = turns_of_another(|| async {
             for _ in 0..FLOWS {
                 drop(listener.accept().await.unwrap());

@@ -413,7 +413,9 @@ impl Flow {
     ) -> Result<(), DropReason> {
         let number = self.check(header, data)?;
         self.stats.packets_received += 1;
-        if let State::Tombstone { until, limit } = &mut self.state {
+        if let State::Tombstone { until, limit } = &mut self.state
+            && data.chunks().elicits()
+        {
             // The peer still asks, so our last answers were lost. It backs off, and silence when it asks again would look
             // to it like our death: stay for as long as it may go on asking.
             *until = (now + self.limits.dead_peer_timeout).min(*limit);
