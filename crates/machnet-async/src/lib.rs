@@ -107,11 +107,13 @@ mod datapath;
 mod endpoint;
 mod error;
 mod flow;
+mod hook;
 mod idle;
 mod inline;
 mod listener;
 mod parker;
 mod runner;
+mod spin;
 #[cfg(test)]
 mod tests;
 
@@ -125,6 +127,7 @@ pub mod future {
 pub use endpoint::{Endpoint, EndpointBuilder, NoDriver, Placement, WakeStats};
 pub use error::{FlowError, SendError, SendErrorReason};
 pub use flow::{Flow, RecvHalf, ReuniteError, SendHalf};
+pub use hook::{ParkHook, park_hook};
 pub use idle::IdlePolicy;
 pub use listener::Listener;
 pub use machnet_channel::{CloseReason, FlowStats, Message};

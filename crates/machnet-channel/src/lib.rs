@@ -23,6 +23,7 @@ mod hint_queue;
 mod intake;
 mod mailbox;
 mod message;
+mod spinner;
 mod spsc;
 mod state;
 mod sync;
@@ -41,6 +42,9 @@ pub use hint_queue::{Drain, HintQueue, Link, Linked};
 pub use intake::Intake;
 pub use mailbox::{EngineEnd, FlowStats, Mailbox, RecvEnd, SendEnd, Wakes};
 pub use message::Message;
+#[cfg(not(machnet_loom))]
+pub use spinner::current;
+pub use spinner::{Due, Spinner, Spinning};
 pub use state::{CloseReason, FlowState, Intent};
 
 /// Granularity of flow control and of reassembly, in bytes (`docs/spec/wire.md#credit`).
