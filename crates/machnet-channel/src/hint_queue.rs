@@ -58,7 +58,7 @@ pub unsafe trait Linked<Q = ()>: Sized {
 pub struct HintQueue<T: Linked<Q>, Q = ()> {
     /// Newest first; null when empty, [`closed`] once the consumer is gone.
     head: AtomicPtr<T>,
-    owns: PhantomData<(Arc<T>, fn() -> Q)>,
+    owns: PhantomData<(Arc<T>, Q)>,
 }
 
 /// The head of a queue whose consumer is gone. Never dereferenced.
@@ -163,7 +163,7 @@ impl<T: Linked<Q>, Q> std::fmt::Debug for HintQueue<T, Q> {
 pub struct Drain<T: Linked<Q>, Q = ()> {
     /// Oldest first, linked through `next`; null at the end.
     head: *mut T,
-    owns: PhantomData<(Arc<T>, fn() -> Q)>,
+    owns: PhantomData<(Arc<T>, Q)>,
 }
 
 // SAFETY: a `Drain` is a chain of `Arc<T>`s that nobody else can reach: it may go wherever an `Arc<T>` may.
