@@ -14,7 +14,8 @@ use crate::IdlePolicy;
 /// for it. If so, it wakes the tasks itself and the runtime does not park.
 ///
 /// While the hook waits, nothing else happens on the runtime: timers and other descriptors are late by up to both times
-/// together. Tasks woken by other threads end the wait. A runtime whose flows are silent spins once and then sleeps until something else wakes it.
+/// together. Tasks woken by other threads end the wait. A wait in vain is the last one until a flow gets something again:
+/// a runtime whose flows are silent sleeps, and whatever else it does is not delayed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "it is `build` that makes the hook"]
 pub struct ParkHook {
@@ -47,6 +48,7 @@ impl ParkHook {
         let spinning = Spinning::new();
         move || {
             if current::enter(spinning.spinner())
+                && spinning.pays()
                 && let Ok(runtime) = Handle::try_current()
                 && runtime.runtime_flavor() == RuntimeFlavor::CurrentThread
             {
@@ -63,6 +65,7 @@ impl ParkHook {
         while spinning.drain() == 0 && !spinning.was_called() && runtime.global_queue_depth() == 0 {
             let waited = began.elapsed();
             if waited >= limit {
+                spinning.was_in_vain();
                 break;
             }
             if waited < self.spin_for {

@@ -46,6 +46,8 @@ pub struct Spinner {
     spinning: AtomicBool,
     /// An engine called a waker itself since a task last registered: the runtime has something to do.
     called: AtomicBool,
+    /// Spinning was not in vain the last time, or an engine had to call a waker since.
+    pays: AtomicBool,
     queue: HintQueue<Mailbox, Due>,
     /// Wakers called by drains.
     woken: AtomicU64,
@@ -56,6 +58,7 @@ impl Spinner {
         Self {
             spinning: AtomicBool::new(false),
             called: AtomicBool::new(false),
+            pays: AtomicBool::new(true),
             queue: HintQueue::new(),
             woken: AtomicU64::new(0),
         }
@@ -79,6 +82,9 @@ impl Spinner {
     /// Engine: it called a waker that it could have handed over a moment later. After the call: said earlier, it could be
     /// forgotten before there is anything to do.
     pub(crate) fn tell_called(&self) {
+        if !self.pays.load(Ordering::Relaxed) {
+            self.pays.store(true, Ordering::Relaxed);
+        }
         if !self.called.load(Ordering::Relaxed) {
             self.called.store(true, Ordering::Release);
         }
@@ -207,6 +213,18 @@ impl Spinning {
     #[must_use]
     pub fn was_called(&self) -> bool {
         self.spinner.called.load(Ordering::Acquire)
+    }
+
+    /// False after [`Spinning::was_in_vain`], until an engine had to call a waker: the runtime is busy with other things
+    /// than flows, and spinning would only delay them.
+    #[must_use]
+    pub fn pays(&self) -> bool {
+        self.spinner.pays.load(Ordering::Relaxed)
+    }
+
+    /// The runtime spun, and no engine had anything for it.
+    pub fn was_in_vain(&self) {
+        self.spinner.pays.store(false, Ordering::Relaxed);
     }
 
     /// Calls the wakers of all that was handed over; returns how many.
