@@ -20,8 +20,8 @@
 #[doc(inline)]
 pub use machnet_async::{
     CloseReason, Config, ConfigError, Driver, DropReason, Drops, Endpoint, EndpointBuilder, EngineStats, Flow,
-    FlowError, FlowStats, IdlePolicy, Listener, Message, NoDriver, Placement, RecvHalf, ReuniteError, SendError,
-    SendErrorReason, SendHalf, Udp, UdpBuilder, WakeStats, future,
+    FlowError, FlowStats, IdlePolicy, Listener, Message, NoDriver, ParkHook, Placement, RecvHalf, ReuniteError,
+    SendError, SendErrorReason, SendHalf, Udp, UdpBuilder, WakeStats, future, park_hook,
 };
 
 // The README's example compiles.
