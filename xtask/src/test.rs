@@ -43,7 +43,7 @@ pub(crate) enum Step {
     Loom,
     /// Each listed bug in the lock-free parts is noticed by its loom test
     Mutants,
-    /// The main example runs
+    /// The examples that check themselves run
     Examples,
     /// Two processes in two network namespaces, over IPv4 and IPv6
     Netns,
@@ -104,7 +104,8 @@ impl Step {
             }
             Self::Mutants => mutants::check(),
             Self::Examples => {
-                run(cargo("run").args(["--release", "--locked", "--example", "echo", "--", "--quick"]), LIMIT)
+                run(cargo("run").args(["--release", "--locked", "--example", "echo", "--", "--quick"]), LIMIT)?;
+                run(cargo("run").args(["--release", "--locked", "--example", "chat", "--", "demo"]), LIMIT)
             }
             Self::Netns => {
                 let mut build = cargo("build");
