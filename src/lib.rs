@@ -20,8 +20,9 @@
 #[doc(inline)]
 pub use machnet_async::{
     CloseReason, Config, ConfigError, Driver, DropReason, Drops, Endpoint, EndpointBuilder, EngineStats, Flow,
-    FlowError, FlowStats, IdlePolicy, Incoming, Listener, Message, Messages, NoDriver, Placement, RecvHalf, Reserved,
-    ReuniteError, SendError, SendErrorReason, SendHalf, TrySendError, Udp, UdpBuilder, WakeStats, future,
+    FlowError, FlowStats, IdlePolicy, Incoming, Listener, Message, Messages, NoDriver, ParkHook, Placement, RecvHalf,
+    Reserved, ReuniteError, SendError, SendErrorReason, SendHalf, TrySendError, Udp, UdpBuilder, WakeStats, future,
+    park_hook,
 };
 
 // The README's example compiles.

@@ -1,12 +1,16 @@
 //! Round trips and message rates of a machnet flow over loopback UDP, beside tokio's `TcpStream` in the same run.
 //!
-//! Two nodes in one process: a client and a server, each a thread with a current-thread runtime. A node's machnet
+//! Two nodes in one process, by default: a client and a server, each a thread with a current-thread runtime. A node's machnet
 //! endpoint adds an engine thread to it; TCP's work is done by the kernel, in the same threads. By default each node,
 //! its engine thread included, is pinned to a core of its own: both transports get the same two cores. TCP is fastest
 //! with everything on one core, where no wake-up crosses cores (`--placement one-core`); no two hosts are like that.
+//!
+//! `--two-process` makes each node a process, in which the engine is a task of the current-thread runtime (inline) and the
+//! runtime has the park hook: nothing crosses threads.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program")]
 
 mod measure;
+mod process;
 mod wire;
 
 use std::error::Error;
@@ -20,7 +24,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use clap::{Parser, ValueEnum};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use machnet::{Endpoint, IdlePolicy, Udp};
+use machnet::{Endpoint, IdlePolicy, ParkHook, Udp, WakeStats};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -42,9 +46,41 @@ struct Args {
     #[arg(long, value_enum, default_value_t = Placement::TwoCores)]
     placement: Placement,
 
-    /// How long an engine without work yields before it parks, microseconds.
+    /// How long an engine without work (and a runtime with the park hook) spins before it yields, microseconds.
+    #[arg(long, default_value_t = 0)]
+    spin_us: u64,
+
+    /// How long it yields after that, before it parks, microseconds.
     #[arg(long, default_value_t = IdlePolicy::DEFAULT_YIELD.as_micros() as u64)]
     yield_us: u64,
+
+    /// Who polls the engines. Default: a thread each, inline with --two-process.
+    #[arg(long, value_enum)]
+    engine: Option<EnginePlace>,
+
+    /// Give the runtimes the park hook. Always with --two-process.
+    #[arg(long)]
+    park_hook: bool,
+
+    /// Two processes instead of two threads.
+    #[arg(long)]
+    two_process: bool,
+
+    /// Only messages of this size, as the table calls it: "1 KiB".
+    #[arg(long)]
+    only: Option<String>,
+
+    /// The server of --two-process: tells its addresses on its standard output.
+    #[arg(long, hide = true)]
+    serve: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum EnginePlace {
+    /// A thread of its own.
+    Thread,
+    /// A task of the node's runtime.
+    Inline,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -70,10 +106,41 @@ impl Args {
         })
     }
 
-    /// An endpoint whose engine thread runs where this thread may run.
+    fn engine(&self) -> EnginePlace {
+        self.engine.unwrap_or(if self.two_process { EnginePlace::Inline } else { EnginePlace::Thread })
+    }
+
+    fn has_hook(&self) -> bool {
+        self.park_hook || self.two_process
+    }
+
+    const fn spin_for(&self) -> Duration {
+        Duration::from_micros(self.spin_us)
+    }
+
+    const fn yield_for(&self) -> Duration {
+        Duration::from_micros(self.yield_us)
+    }
+
+    /// An endpoint whose engine runs in this runtime, or in a thread that runs where this thread may run.
     fn endpoint(&self, thread_name: &str) -> io::Result<Endpoint> {
-        let idle = IdlePolicy::YieldThenPark { yield_for: Duration::from_micros(self.yield_us) };
-        Endpoint::builder().driver(Udp::bind((self.bind, 0))?).idle(idle).thread_name(thread_name).start()
+        let idle = IdlePolicy::Ladder { spin_for: self.spin_for(), yield_for: self.yield_for() };
+        let placement = match self.engine() {
+            EnginePlace::Thread => machnet::Placement::Thread,
+            EnginePlace::Inline => machnet::Placement::Inline,
+        };
+        let endpoint = Endpoint::builder().driver(Udp::bind((self.bind, 0))?).idle(idle);
+        endpoint.thread_name(thread_name).placement(placement).start()
+    }
+
+    /// Runs `work` as a task of a current-thread runtime.
+    fn block_on<T: Send + 'static>(&self, work: impl Future<Output = io::Result<T>> + Send + 'static) -> io::Result<T> {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.enable_all();
+        if self.has_hook() {
+            builder.on_thread_park(ParkHook::new().spin_for(self.spin_for()).yield_for(self.yield_for()).build());
+        }
+        builder.build()?.block_on(async { tokio::spawn(work).await.map_err(io::Error::other)? })
     }
 }
 
@@ -104,28 +171,51 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     let cores = args.cores()?;
+    if args.serve {
+        pin(cores.map(|(_, core)| core))?;
+        let for_server = args.clone();
+        return Ok(args.block_on(async move { serve(&for_server, process::tell).await })?);
+    }
+    let measured = if args.two_process { two_processes(args, cores)? } else { two_threads(args, cores)? };
+    if let Some(measured) = measured {
+        print(args, &measured, cores);
+    }
+    Ok(())
+}
+
+type Cores = Option<(usize, usize)>;
+
+fn two_threads(args: &Args, cores: Cores) -> Result<Option<Rows>, Box<dyn Error>> {
     let (tell, told) = mpsc::channel();
     let for_server = args.clone();
     let server = thread::Builder::new().name("server".to_owned()).spawn(move || {
         pin(cores.map(|(_, core)| core))?;
-        runtime()?.block_on(serve(&for_server, &tell))
+        let tell = move |machnet, tcp| tell.send((machnet, tcp)).map_err(io::Error::other);
+        for_server.clone().block_on(async move { serve(&for_server, tell).await })
     })?;
     pin(cores.map(|(core, _)| core))?;
 
     // A server that fails before it has addresses to tell says why when joined.
     let measured = match told.recv() {
-        Ok((machnet, tcp)) => runtime()?.block_on(measure(args, machnet, tcp)).map(Some)?,
+        Ok((machnet, tcp)) => Some(run_client(args, machnet, tcp)?),
         Err(_) => None,
     };
     server.join().map_err(|_| "the server panicked")?.map_err(|error| format!("server: {error}"))?;
-    if let Some(rows) = measured {
-        print(args, &rows, cores);
-    }
-    Ok(())
+    Ok(measured)
 }
 
-fn runtime() -> io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()
+fn two_processes(args: &Args, cores: Cores) -> Result<Option<Rows>, Box<dyn Error>> {
+    let mut server = process::Server::start()?;
+    pin(cores.map(|(core, _)| core))?;
+    let (machnet, tcp) = server.addresses()?;
+    let measured = run_client(args, machnet, tcp)?;
+    server.wait()?;
+    Ok(Some(measured))
+}
+
+fn run_client(args: &Args, machnet: SocketAddr, tcp: SocketAddr) -> io::Result<Rows> {
+    let for_client = args.clone();
+    args.block_on(async move { measure(&for_client, machnet, tcp).await })
 }
 
 /// Pins this thread, and so the engine thread that it starts.
@@ -137,12 +227,11 @@ fn pin(core: Option<usize>) -> io::Result<()> {
 }
 
 /// Serves one flow and one TCP connection, until the client finishes them.
-async fn serve(args: &Args, tell: &mpsc::Sender<(SocketAddr, SocketAddr)>) -> io::Result<()> {
+async fn serve(args: &Args, tell: impl FnOnce(SocketAddr, SocketAddr) -> io::Result<()>) -> io::Result<()> {
     let endpoint = args.endpoint("server engine")?;
     let mut flows = endpoint.listen(0).await?;
     let streams = TcpListener::bind((args.bind, 0)).await?;
-    let addresses = (flows.local_addr(), streams.local_addr()?);
-    tell.send(addresses).map_err(io::Error::other)?;
+    tell(flows.local_addr(), streams.local_addr()?)?;
 
     let machnet = async {
         let (flow, _) = flows.accept().await?;
@@ -158,20 +247,27 @@ async fn serve(args: &Args, tell: &mpsc::Sender<(SocketAddr, SocketAddr)>) -> io
     endpoint.shutdown().await
 }
 
+/// Everything measured, and what waking cost the client's engine.
+struct Rows {
+    rows: Vec<Row>,
+    waking: WakeStats,
+}
+
 struct Row {
     plan: Plan,
     machnet: Measured,
     tcp: Measured,
 }
 
-async fn measure(args: &Args, machnet: SocketAddr, tcp: SocketAddr) -> io::Result<Vec<Row>> {
+async fn measure(args: &Args, machnet: SocketAddr, tcp: SocketAddr) -> io::Result<Rows> {
     let endpoint = args.endpoint("client engine")?;
     let (mut machnet_tx, mut machnet_rx) = connect_machnet(&endpoint, machnet).await?;
     let (mut tcp_tx, mut tcp_rx) = frame_tcp(TcpStream::connect(tcp).await?)?;
 
-    let progress = progress_bar(BLOCKS * PLANS.len() as u64 * 2);
+    let plans = PLANS.into_iter().filter(|plan| args.only.as_ref().is_none_or(|only| only == plan.label));
+    let progress = progress_bar(BLOCKS * plans.clone().count() as u64 * 2);
     let mut rows = Vec::new();
-    for mut plan in PLANS {
+    for mut plan in plans {
         if !args.quick {
             plan.round_trips *= THOROUGH;
             plan.messages *= THOROUGH;
@@ -191,8 +287,9 @@ async fn measure(args: &Args, machnet: SocketAddr, tcp: SocketAddr) -> io::Resul
     progress.finish_and_clear();
     machnet_tx.close().await?;
     drop((machnet_rx, tcp_tx, tcp_rx));
+    let waking = endpoint.wake_stats();
     endpoint.shutdown().await?;
-    Ok(rows)
+    Ok(Rows { rows, waking })
 }
 
 /// Shown only on a terminal.
@@ -203,9 +300,18 @@ fn progress_bar(blocks: u64) -> ProgressBar {
         .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
-fn print(args: &Args, rows: &[Row], cores: Option<(usize, usize)>) {
-    println!("Echo over loopback, two nodes in one process, each a thread with a tokio current-thread runtime.");
-    println!("machnet: over UDP; a node has an engine thread, which yields for {} us before it parks.", args.yield_us);
+fn print(args: &Args, Rows { rows, waking }: &Rows, cores: Cores) {
+    let nodes = if args.two_process { "two processes" } else { "two nodes in one process, each a thread" };
+    let hook = if args.has_hook() { ", with the park hook" } else { "" };
+    println!("Echo over loopback, {nodes} with one tokio current-thread runtime{hook}.");
+    let engine = match args.engine() {
+        EnginePlace::Thread => "a node has an engine thread",
+        EnginePlace::Inline => "the engine is polled inline, as a task of the node's runtime",
+    };
+    println!(
+        "machnet: over UDP; {engine}; without work it spins for {} us, then yields for {} us, then parks.",
+        args.spin_us, args.yield_us
+    );
     println!("TCP: tokio TcpStream, nodelay, length-prefixed, small writes gathered; the kernel works in the threads.");
     match cores {
         Some((client, server)) => {
@@ -238,5 +344,10 @@ fn print(args: &Args, rows: &[Row], cores: Option<(usize, usize)>) {
                 rate * plan.size as f64 / 1e6,
             );
         }
+        println!("{:<8} p50, machnet of TCP: {:.2}", "", machnet.quantile_us(0.5) / tcp.quantile_us(0.5));
     }
+    println!(
+        "\nThe client's engine called {} wakers, left {} wakes to a runtime that spun, was rung {} times, parked {} times.",
+        waking.wakers_called, waking.handed_over, waking.rings, waking.parks
+    );
 }

@@ -21,6 +21,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, mpsc};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use machnet_channel::Intake;
 use machnet_core::{Config, Driver, Engine, EngineStats, LocalChannel};
@@ -39,6 +40,7 @@ pub(crate) struct Datapath<D> {
     pub(crate) idle: IdlePolicy,
     pub(crate) thread_name: String,
     pub(crate) core: Option<usize>,
+    pub(crate) recv_spin: Duration,
 }
 
 impl<D: Driver + 'static> Datapath<D> {
@@ -49,7 +51,8 @@ impl<D: Driver + 'static> Datapath<D> {
         }
         let seed = seed()?;
         let local = self.driver.home();
-        let handle = EngineHandle::new(Intake::new(), local, self.config.max_message as usize);
+        let max_message = self.config.max_message as usize;
+        let handle = EngineHandle::new(Intake::new(), local, max_message, self.recv_spin);
         let (intake, status) = (Arc::clone(&handle.intake), Arc::clone(&handle.status));
         let (tell, told) = mpsc::sync_channel(1);
         let thread = std::thread::Builder::new().name(self.thread_name.clone());
@@ -146,11 +149,18 @@ pub(crate) struct EngineHandle {
     status: Arc<Status>,
     local: SocketAddr,
     max_message: usize,
+    /// How long `recv` looks before it waits.
+    recv_spin: Duration,
 }
 
 impl EngineHandle {
-    pub(crate) fn new(intake: Arc<Intake>, local: SocketAddr, max_message: usize) -> Arc<Self> {
-        Arc::new(Self { intake, status: Arc::new(Status::default()), local, max_message })
+    pub(crate) fn new(intake: Arc<Intake>, local: SocketAddr, max_message: usize, recv_spin: Duration) -> Arc<Self> {
+        Arc::new(Self { intake, status: Arc::new(Status::default()), local, max_message, recv_spin })
+    }
+
+    /// How long `recv` looks before it waits.
+    pub(crate) const fn recv_spin(&self) -> Duration {
+        self.recv_spin
     }
 
     pub(crate) const fn intake(&self) -> &Arc<Intake> {

@@ -316,6 +316,9 @@ impl RecvHalf {
     }
 
     pub(crate) fn poll_recv(&mut self, cx: &Context<'_>) -> Poll<io::Result<Option<Message>>> {
+        if let Some(message) = crate::spin::for_message(&mut self.end, self.engine.recv_spin()) {
+            return Poll::Ready(Ok(Some(message)));
+        }
         if let Some(message) = ready!(self.end.poll_take(cx)) {
             return Poll::Ready(Ok(Some(message)));
         }

@@ -44,8 +44,14 @@ impl<D: Driver + 'static> Datapath<D> {
             let text = "an inline engine has no thread to pin: pin the runtime's";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
+        if !self.recv_spin.is_zero() {
+            let text = "an inline engine cannot run while `recv` spins: leave `recv_spin` out";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
         let local = self.driver.home();
-        let handle = EngineHandle::new(Intake::new(), local, self.config.max_message as usize);
+        let max_message = self.config.max_message as usize;
+        let handle = EngineHandle::new(Intake::new(), local, max_message, Duration::ZERO);
+        handle.intake().set_inline();
         let channel = LocalChannel::new(Arc::clone(handle.intake()));
         let engine = Engine::new(self.driver, channel, self.config, seed()?)
             .map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;

@@ -32,7 +32,7 @@ struct Rig {
 
 impl Rig {
     fn new() -> (Endpoint, Self) {
-        let handle = EngineHandle::new(Intake::new(), addr(1), LIMIT);
+        let handle = EngineHandle::new(Intake::new(), addr(1), LIMIT, Duration::ZERO);
         let intake = Arc::clone(handle.intake());
         (Endpoint::on(handle), Self { channel: LocalChannel::new(Arc::clone(&intake)), intake })
     }
@@ -388,7 +388,7 @@ fn the_last_handle_of_any_kind_asks_the_engine_to_end() {
 
 #[test]
 fn an_engine_that_dies_leaves_nobody_waiting() {
-    let handle = EngineHandle::new(Intake::new(), addr(1), LIMIT);
+    let handle = EngineHandle::new(Intake::new(), addr(1), LIMIT, Duration::ZERO);
     let channel = LocalChannel::new(Arc::clone(handle.intake()));
     let endpoint = Endpoint::on(Arc::clone(&handle));
     let mut rig = Rig { channel, intake: Arc::clone(handle.intake()) };
@@ -489,6 +489,7 @@ fn the_thread_ends_by_itself_after_the_last_handle() {
         idle: IdlePolicy::Park,
         thread_name: String::new(),
         core: None,
+        recv_spin: Duration::ZERO,
     };
     let handle = datapath.start().unwrap();
     let ended = handle.ended();

@@ -2,75 +2,21 @@
 
 mod support;
 
-use std::collections::VecDeque;
 use std::io::ErrorKind;
-use std::net::SocketAddr;
-use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use futures::executor::block_on;
-use machnet_async::{Driver, Drops, Endpoint, Flow, IdlePolicy, Placement, Udp};
-use machnet_channel::{Doorbell, Frame};
-use machnet_core::{Capabilities, RxPacket, TxPacket, Unreachable};
+use machnet_async::{Endpoint, Flow, IdlePolicy, Placement, Udp};
+use support::counted::Counted;
 use support::{V4, content, echo, endpoint, open, run, within_a_minute};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-/// A driver that counts the rounds of its engine.
-struct Counted {
-    udp: Udp,
-    rounds: Arc<AtomicU64>,
-}
-
-impl Driver for Counted {
-    fn capabilities(&self) -> &Capabilities {
-        self.udp.capabilities()
-    }
-    fn home(&self) -> SocketAddr {
-        self.udp.home()
-    }
-    fn open(&mut self, port: u16) -> std::io::Result<SocketAddr> {
-        self.udp.open(port)
-    }
-    fn close(&mut self, port: u16) {
-        self.udp.close(port);
-    }
-    fn frame(&mut self) -> Option<Frame> {
-        self.udp.frame()
-    }
-    fn is_short_of_frames(&self) -> bool {
-        self.udp.is_short_of_frames()
-    }
-    fn rx_burst(&mut self, out: &mut Vec<RxPacket>, max: usize) -> usize {
-        self.rounds.fetch_add(1, Relaxed);
-        self.udp.rx_burst(out, max)
-    }
-    fn tx_burst(&mut self, batch: &mut VecDeque<TxPacket>) -> usize {
-        self.udp.tx_burst(batch)
-    }
-    fn unreachable(&mut self) -> Option<Unreachable> {
-        self.udp.unreachable()
-    }
-    fn wait(&self) -> Option<BorrowedFd<'_>> {
-        self.udp.wait()
-    }
-    fn set_bell(&mut self, bell: Arc<Doorbell>) {
-        self.udp.set_bell(bell);
-    }
-    fn starve(&mut self) -> bool {
-        self.udp.starve()
-    }
-    fn drops(&self) -> Drops {
-        self.udp.drops()
-    }
-}
-
 /// An inline endpoint and its count of rounds.
 fn counted(idle: IdlePolicy) -> (Endpoint, Arc<AtomicU64>) {
-    let rounds = Arc::new(AtomicU64::new(0));
-    let driver = Counted { udp: Udp::bind((V4, 0)).unwrap(), rounds: Arc::clone(&rounds) };
+    let (driver, rounds) = Counted::new();
     let endpoint = Endpoint::builder().driver(driver).idle(idle).placement(Placement::Inline).start().unwrap();
     (endpoint, rounds)
 }

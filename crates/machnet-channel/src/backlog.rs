@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::task::{Context, Poll};
 
 use crate::hint_queue::{Link, Linked};
+use crate::spinner::SpinnerSlot;
 use crate::spsc::Spsc;
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use crate::sync::{self, Arc, AtomicWaker};
@@ -31,6 +32,8 @@ pub struct Backlog {
     gone: AtomicBool,
     claimed: AtomicBool,
     waker: AtomicWaker,
+    /// Who must stop spinning when the waker is called.
+    spinner: SpinnerSlot,
     link: Link<Backlog>,
     slot: AtomicU32,
     intake: Arc<Intake>,
@@ -55,6 +58,7 @@ impl Backlog {
             gone: AtomicBool::new(false),
             claimed: AtomicBool::new(false),
             waker: AtomicWaker::new(),
+            spinner: SpinnerSlot::new(),
             link: Link::new(),
             slot: AtomicU32::new(crate::mailbox::NO_SLOT),
             intake: Arc::clone(intake),
@@ -85,6 +89,17 @@ impl Backlog {
     pub fn slot(&self) -> Option<u32> {
         let slot = self.slot.load(Ordering::Relaxed);
         (slot != crate::mailbox::NO_SLOT).then_some(slot)
+    }
+}
+
+impl Backlog {
+    /// Engine: wakes who waits.
+    fn call(&self) {
+        let called = sync::wake(&self.waker);
+        self.intake.count_woken(called);
+        if let Some(spinner) = self.spinner.get().filter(|_| called > 0) {
+            spinner.tell_called();
+        }
     }
 }
 
@@ -122,6 +137,7 @@ impl BacklogConsumer {
     /// # Errors
     /// What the driver said, for example that the port is in use.
     pub fn poll_opened(&mut self, cx: &Context<'_>) -> Poll<std::io::Result<SocketAddr>> {
+        self.backlog.spinner.note();
         self.backlog.waker.register(cx.waker());
         if self.backlog.status.load(Ordering::Acquire) == OPENING {
             return Poll::Pending;
@@ -138,6 +154,7 @@ impl BacklogConsumer {
         if let Some(accepted) = self.pop() {
             return Poll::Ready(Some(accepted));
         }
+        self.backlog.spinner.note();
         self.backlog.waker.register(cx.waker());
         // The status before the queue: the producer pushes first and closes after.
         let mut closed = self.backlog.status.load(Ordering::Acquire) == CLOSED;
@@ -193,7 +210,7 @@ impl BacklogProducer {
         let status = if opened.is_ok() { OPENED } else { CLOSED };
         let _ = self.backlog.opened.set(opened.map_err(|e| (e.kind(), e.to_string())));
         self.backlog.status.store(status, Ordering::Release);
-        self.backlog.intake.count_woken(sync::wake(&self.backlog.waker));
+        self.backlog.call();
     }
 
     /// True once the listener is gone.
@@ -217,13 +234,13 @@ impl BacklogProducer {
 
     /// Wakes who waits in `accept`.
     pub fn wake(&self) {
-        self.backlog.intake.count_woken(sync::wake(&self.backlog.waker));
+        self.backlog.call();
     }
 }
 
 impl Drop for BacklogProducer {
     fn drop(&mut self) {
         self.backlog.status.store(CLOSED, Ordering::Release);
-        self.backlog.intake.count_woken(sync::wake(&self.backlog.waker));
+        self.backlog.call();
     }
 }

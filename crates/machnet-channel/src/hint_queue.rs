@@ -1,4 +1,4 @@
-//! A multi-producer queue of hints: "look at this one". Each item is queued at most once.
+//! A multi-producer queue of hints: "look at this one". Each item is queued at most once in each kind of queue.
 //!
 //! ```text
 //!   producer                                   consumer
@@ -40,12 +40,12 @@ impl<T> Default for Link<T> {
     }
 }
 
-/// An item that carries its own link.
+/// An item that carries its own link. `Q` names the kind of queue, for items that wait in several at a time.
 ///
 /// # Safety
-/// `link` must return the same link whenever it is called on the same item, and that link must belong to no other item:
-/// the queue finds the items it owns by following links.
-pub unsafe trait Linked: Sized {
+/// `link` must return the same link whenever it is called on the same item, and that link must belong to no other item
+/// and no other kind of queue: the queue finds the items it owns by following links.
+pub unsafe trait Linked<Q = ()>: Sized {
     /// The link of this item.
     fn link(&self) -> &Link<Self>;
 
@@ -55,10 +55,10 @@ pub unsafe trait Linked: Sized {
 }
 
 /// A lock-free queue of `Arc<T>`, in which each item waits at most once.
-pub struct HintQueue<T: Linked> {
+pub struct HintQueue<T: Linked<Q>, Q = ()> {
     /// Newest first; null when empty, [`closed`] once the consumer is gone.
     head: AtomicPtr<T>,
-    owns: PhantomData<Arc<T>>,
+    owns: PhantomData<(Arc<T>, Q)>,
 }
 
 /// The head of a queue whose consumer is gone. Never dereferenced.
@@ -66,7 +66,7 @@ fn closed<T>() -> *mut T {
     ptr::without_provenance_mut(usize::MAX)
 }
 
-impl<T: Linked> HintQueue<T> {
+impl<T: Linked<Q>, Q> HintQueue<T, Q> {
     /// An empty queue.
     #[must_use]
     pub fn new() -> Self {
@@ -88,6 +88,8 @@ impl<T: Linked> HintQueue<T> {
             if head == closed() {
                 // SAFETY: `raw` came from `Arc::into_raw` just above and was given to nobody.
                 drop(unsafe { Arc::from_raw(raw.cast_const()) });
+                // The queue may be opened again. Before `unseen`, which then sees what whoever found `true` wrote.
+                item.link().queued.swap(false, Ordering::AcqRel);
                 T::unseen(item);
                 return;
             }
@@ -109,7 +111,7 @@ impl<T: Linked> HintQueue<T> {
 
     /// Takes everything that waits, oldest first.
     #[must_use]
-    pub fn take(&self) -> Drain<T> {
+    pub fn take(&self) -> Drain<T, Q> {
         let mut head = self.head.load(Ordering::Relaxed);
         loop {
             if head.is_null() || head == closed() {
@@ -123,6 +125,11 @@ impl<T: Linked> HintQueue<T> {
         }
     }
 
+    /// Takes items again after [`HintQueue::close`].
+    pub(crate) fn reopen(&self) {
+        let _ = self.head.compare_exchange(closed(), ptr::null_mut(), Ordering::Relaxed, Ordering::Relaxed);
+    }
+
     /// Drops what waits and refuses everything from now on. Called by the consumer when it goes away: items hold
     /// the queue's owner, so items left in the queue would keep each other alive for ever.
     pub fn close(&self) {
@@ -133,19 +140,19 @@ impl<T: Linked> HintQueue<T> {
     }
 }
 
-impl<T: Linked> Default for HintQueue<T> {
+impl<T: Linked<Q>, Q> Default for HintQueue<T, Q> {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl<T: Linked> Drop for HintQueue<T> {
+impl<T: Linked<Q>, Q> Drop for HintQueue<T, Q> {
     fn drop(&mut self) {
         self.close();
     }
 }
 
-impl<T: Linked> std::fmt::Debug for HintQueue<T> {
+impl<T: Linked<Q>, Q> std::fmt::Debug for HintQueue<T, Q> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("HintQueue").field("is_empty", &self.is_empty()).finish()
     }
@@ -153,16 +160,16 @@ impl<T: Linked> std::fmt::Debug for HintQueue<T> {
 
 /// Items taken from a [`HintQueue`]; yields the oldest first. Run it to its end: hints left in it when it is dropped
 /// are lost.
-pub struct Drain<T: Linked> {
+pub struct Drain<T: Linked<Q>, Q = ()> {
     /// Oldest first, linked through `next`; null at the end.
     head: *mut T,
-    owns: PhantomData<Arc<T>>,
+    owns: PhantomData<(Arc<T>, Q)>,
 }
 
 // SAFETY: a `Drain` is a chain of `Arc<T>`s that nobody else can reach: it may go wherever an `Arc<T>` may.
-unsafe impl<T: Linked + Send + Sync> Send for Drain<T> {}
+unsafe impl<T: Linked<Q> + Send + Sync, Q> Send for Drain<T, Q> {}
 
-impl<T: Linked> Drain<T> {
+impl<T: Linked<Q>, Q> Drain<T, Q> {
     fn reversed(newest: *mut T) -> Self {
         let mut oldest = ptr::null_mut();
         let mut at = newest;
@@ -184,13 +191,13 @@ impl<T: Linked> Drain<T> {
     }
 }
 
-impl<T: Linked> Default for Drain<T> {
+impl<T: Linked<Q>, Q> Default for Drain<T, Q> {
     fn default() -> Self {
         Self { head: ptr::null_mut(), owns: PhantomData }
     }
 }
 
-impl<T: Linked> Iterator for Drain<T> {
+impl<T: Linked<Q>, Q> Iterator for Drain<T, Q> {
     type Item = Arc<T>;
 
     fn next(&mut self) -> Option<Arc<T>> {
@@ -214,7 +221,7 @@ impl<T: Linked> Iterator for Drain<T> {
     }
 }
 
-impl<T: Linked> Drop for Drain<T> {
+impl<T: Linked<Q>, Q> Drop for Drain<T, Q> {
     fn drop(&mut self) {
         for item in self.by_ref() {
             T::unseen(&item);
@@ -222,7 +229,7 @@ impl<T: Linked> Drop for Drain<T> {
     }
 }
 
-impl<T: Linked> std::fmt::Debug for Drain<T> {
+impl<T: Linked<Q>, Q> std::fmt::Debug for Drain<T, Q> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Drain").field("is_empty", &self.is_empty()).finish()
     }

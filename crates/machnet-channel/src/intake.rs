@@ -12,7 +12,9 @@ pub struct Intake {
     listeners: HintQueue<Backlog>,
     bell: Arc<Doorbell>,
     closing: AtomicBool,
+    inline: AtomicBool,
     woken: AtomicU64,
+    handed_over: AtomicU64,
 }
 
 impl Intake {
@@ -24,7 +26,9 @@ impl Intake {
             listeners: HintQueue::new(),
             bell: Arc::new(Doorbell::new()),
             closing: AtomicBool::new(false),
+            inline: AtomicBool::new(false),
             woken: AtomicU64::new(0),
+            handed_over: AtomicU64::new(0),
         })
     }
 
@@ -82,6 +86,28 @@ impl Intake {
     #[must_use]
     pub fn woken(&self) -> u64 {
         self.woken.load(Ordering::Relaxed)
+    }
+
+    /// Engine: it left a flow's wakers to the runtime, which spins. The engine is the only writer.
+    pub(crate) fn count_handed_over(&self) {
+        self.handed_over.store(self.handed_over.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+
+    /// How often the engine left the wakers of a flow to the runtime that waits for it, because that runtime spins.
+    #[must_use]
+    pub fn handed_over(&self) -> u64 {
+        self.handed_over.load(Ordering::Relaxed)
+    }
+
+    /// Says that the engine is polled by the application's own runtime: nobody need spin for it.
+    pub fn set_inline(&self) {
+        self.inline.store(true, Ordering::Relaxed);
+    }
+
+    /// True after [`Intake::set_inline`].
+    #[must_use]
+    pub fn is_inline(&self) -> bool {
+        self.inline.load(Ordering::Relaxed)
     }
 
     /// True if a hint waits for the engine.

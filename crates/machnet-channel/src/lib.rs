@@ -24,6 +24,7 @@ mod intake;
 mod mailbox;
 mod message;
 mod reserved;
+mod spinner;
 mod spsc;
 mod state;
 mod sync;
@@ -43,6 +44,9 @@ pub use intake::Intake;
 pub use mailbox::{EngineEnd, FlowStats, Mailbox, RecvEnd, SendEnd, Wakes};
 pub use message::Message;
 pub use reserved::Reserved;
+#[cfg(not(machnet_loom))]
+pub use spinner::current;
+pub use spinner::{Due, Spinner, Spinning};
 pub use state::{CloseReason, FlowState, Intent};
 
 /// Granularity of flow control and of reassembly, in bytes (`docs/spec/wire.md#credit`).

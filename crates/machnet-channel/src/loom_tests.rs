@@ -9,6 +9,7 @@ mod doorbell;
 mod frame;
 mod hint_queue;
 mod mailbox;
+mod spinner;
 mod spsc;
 
 use std::future::poll_fn;

@@ -19,8 +19,9 @@ use std::sync::OnceLock;
 use std::task::{Context, Poll};
 
 use crate::hint_queue::{Link, Linked};
+use crate::spinner::{self, SpinnerSlot};
 use crate::spsc::Spsc;
-use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
+use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
 use crate::sync::{self, Arc, AtomicWaker};
 use crate::{FlowState, Intake, Intent, Message, cost_in_units};
 
@@ -57,6 +58,11 @@ pub struct Mailbox {
     changed: AtomicWaker,
     stats: [AtomicU64; FlowStats::WORDS],
     link: Link<Mailbox>,
+    /// Who spins for the tasks that wait, or null; see `spinner.rs`.
+    pub(crate) spinner: SpinnerSlot,
+    /// [`Wakes`] handed over to the spinner.
+    due: AtomicU8,
+    due_link: Link<Mailbox>,
     /// True once the engine's end was handed out.
     claimed: AtomicBool,
     peer: SocketAddr,
@@ -86,6 +92,9 @@ impl Mailbox {
             changed: AtomicWaker::new(),
             stats: std::array::from_fn(|_| AtomicU64::new(0)),
             link: Link::new(),
+            spinner: SpinnerSlot::new(),
+            due: AtomicU8::new(0),
+            due_link: Link::new(),
             claimed: AtomicBool::new(false),
             peer,
             local: OnceLock::new(),
@@ -181,8 +190,45 @@ impl Mailbox {
         this.intake.hint_flow(this);
     }
 
+    pub(crate) const fn due_link(&self) -> &Link<Self> {
+        &self.due_link
+    }
+
+    /// Spinner: calls the wakers that the engine handed over; returns how many.
+    pub(crate) fn wake_due(&self) -> u64 {
+        // Acquire: what the engine delivered before is visible to who is woken here, also if it set `due` again and found
+        // the flow queued.
+        self.call(Wakes(self.due.swap(0, Ordering::AcqRel)))
+    }
+
+    /// Takes the wakers of who is concerned and calls them. A waker that panics harms its own task only.
+    fn call(&self, wakes: Wakes) -> u64 {
+        [(Wakes::RX, &self.rx), (Wakes::TX, &self.tx), (Wakes::STATE, &self.changed)]
+            .into_iter()
+            .filter(|(bit, _)| wakes.0 & bit.0 != 0)
+            .map(|(_, waker)| sync::wake(waker))
+            .sum()
+    }
+
+    /// Application: notes who spins for the task that is about to wait. Before its waker is registered.
+    fn note_spinner(&self) {
+        // An inline engine runs on the runtime that would spin, and could not meanwhile.
+        if !self.intake.is_inline() {
+            self.spinner.note();
+        }
+    }
+
+    /// Application: the task waits.
+    fn note_waiting(&self) {
+        if !self.intake.is_inline() {
+            spinner::note_waiting();
+        }
+    }
+
     /// Registers `cx` for changes of the state and returns the state as it is after that.
     fn poll_state(&self, cx: &Context<'_>) -> FlowState {
+        self.note_spinner();
+        self.note_waiting(); // probably
         self.changed.register(cx.waker());
         self.state()
     }
@@ -253,9 +299,14 @@ impl SendEnd {
         if self.has_room() {
             return Poll::Ready(());
         }
+        self.mailbox.note_spinner();
         self.mailbox.tx.register(cx.waker());
         let room = !sync::mutant!("room_recheck") && self.has_room();
-        if room || self.mailbox.state().has(FlowState::WRITE_ENDED) { Poll::Ready(()) } else { Poll::Pending }
+        if room || self.mailbox.state().has(FlowState::WRITE_ENDED) {
+            return Poll::Ready(());
+        }
+        self.mailbox.note_waiting();
+        Poll::Pending
     }
 
     /// Waits until everything posted up to `units` was acknowledged. Resolves early when the flow's state says that this
@@ -358,6 +409,7 @@ impl RecvEnd {
         if let Some(message) = self.take() {
             return Poll::Ready(Some(message));
         }
+        self.mailbox.note_spinner();
         self.mailbox.rx.register(cx.waker());
         // The state before the inbox: the engine delivers first and publishes the end after.
         let mut state = self.mailbox.state();
@@ -368,7 +420,10 @@ impl RecvEnd {
         match message {
             Some(message) => Poll::Ready(Some(message)),
             None if state.has(FlowState::READ_ENDED) || state.has(FlowState::CLOSED) => Poll::Ready(None),
-            None => Poll::Pending,
+            None => {
+                self.mailbox.note_waiting();
+                Poll::Pending
+            }
         }
     }
 
@@ -580,17 +635,22 @@ impl EngineEnd {
         }
     }
 
-    /// Takes the wakers of who is concerned and calls them. A waker that panics harms its own task only.
+    /// Wakes who is concerned: hands them over to their runtime while it spins, else takes their wakers and calls them.
     pub fn wake(&self, wakes: Wakes) {
-        let mut called = 0;
-        for (bit, waker) in
-            [(Wakes::RX, &self.mailbox.rx), (Wakes::TX, &self.mailbox.tx), (Wakes::STATE, &self.mailbox.changed)]
-        {
-            if wakes.0 & bit.0 != 0 {
-                called += sync::wake(waker);
+        let spinner = self.mailbox.spinner.get();
+        if let Some(spinner) = spinner.filter(|spinner| spinner.is_spinning()) {
+            // Release: see `wake_due`.
+            self.mailbox.due.fetch_or(wakes.0, Ordering::AcqRel);
+            if spinner.hand_over(&self.mailbox) {
+                self.mailbox.intake.count_handed_over();
+                return;
             }
         }
+        let called = self.mailbox.call(wakes);
         self.mailbox.intake.count_woken(called);
+        if let Some(spinner) = spinner.filter(|_| called > 0) {
+            spinner.tell_called();
+        }
     }
 }
 

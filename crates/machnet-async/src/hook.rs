@@ -1,0 +1,105 @@
+//! The park hook: a runtime that is about to sleep while a flow waits stays awake for a moment, and is woken for free.
+
+use std::time::{Duration, Instant};
+
+use machnet_channel::{Spinning, current};
+use tokio::runtime::{Handle, RuntimeFlavor, RuntimeMetrics};
+
+use crate::IdlePolicy;
+
+/// How a current-thread tokio runtime waits for its flows before it parks. For [`park_hook`], with other times.
+///
+/// Once per park, and only if a task of the runtime began to wait for a flow since the last one, the thread spins for
+/// [`ParkHook::spin_for`], then yields for [`ParkHook::yield_for`], and looks meanwhile whether an engine has something
+/// for it. If so, it wakes the tasks itself and the runtime does not park.
+///
+/// While the hook waits, nothing else happens on the runtime: timers and other descriptors are late by up to both times
+/// together. Tasks woken by other threads end the wait. A wait in vain is the last one until a flow gets something again:
+/// a runtime whose flows are silent sleeps, and whatever else it does is not delayed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "it is `build` that makes the hook"]
+pub struct ParkHook {
+    spin_for: Duration,
+    yield_for: Duration,
+}
+
+impl ParkHook {
+    /// Yields for 100 µs, as engines do by default.
+    pub const fn new() -> Self {
+        Self { spin_for: Duration::ZERO, yield_for: IdlePolicy::DEFAULT_YIELD }
+    }
+
+    /// How long to look without giving the core away. Default: not at all. Up to 100 µs if the engine's thread has a core
+    /// of its own: a runtime that spins on the engine's core keeps it from running.
+    pub const fn spin_for(mut self, spin_for: Duration) -> Self {
+        self.spin_for = spin_for;
+        self
+    }
+
+    /// How long to look after that, giving the core away in between. Default: 100 µs.
+    pub const fn yield_for(mut self, yield_for: Duration) -> Self {
+        self.yield_for = yield_for;
+        self
+    }
+
+    /// The hook, for [`tokio::runtime::Builder::on_thread_park`]. One for each runtime. In a runtime with several workers it
+    /// does nothing: use [`EndpointBuilder::recv_spin`](crate::EndpointBuilder::recv_spin) there.
+    pub fn build(self) -> impl Fn() + Send + Sync + 'static {
+        let spinning = Spinning::new();
+        move || {
+            if current::enter(spinning.spinner())
+                && spinning.pays()
+                && let Ok(runtime) = Handle::try_current()
+                && runtime.runtime_flavor() == RuntimeFlavor::CurrentThread
+            {
+                self.wait(&spinning, &runtime.metrics());
+            }
+        }
+    }
+
+    fn wait(self, spinning: &Spinning, runtime: &RuntimeMetrics) {
+        let limit = self.spin_for + self.yield_for;
+        let began = Instant::now();
+        spinning.begin();
+        // Besides engines, other threads may wake tasks, and an engine may have done so an instant ago.
+        while spinning.drain() == 0 && !spinning.was_called() && runtime.global_queue_depth() == 0 {
+            let waited = began.elapsed();
+            if waited >= limit {
+                spinning.was_in_vain();
+                break;
+            }
+            if waited < self.spin_for {
+                std::hint::spin_loop();
+            } else {
+                std::thread::yield_now();
+            }
+        }
+        spinning.end();
+    }
+}
+
+impl Default for ParkHook {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A hook for [`tokio::runtime::Builder::on_thread_park`] that lets the runtime wait awake for its flows, up to 100 µs at a
+/// time: a message then costs neither the engine nor the runtime a system call. [`ParkHook`] has the details.
+///
+/// The builder has one slot for such hooks; whoever needs another calls both from one closure.
+///
+/// ```
+/// let hook = machnet_async::park_hook();
+/// let runtime = tokio::runtime::Builder::new_current_thread()
+///     .enable_all()
+///     .on_thread_park(move || {
+///         // … whatever else is to be done …
+///         hook();
+///     })
+///     .build()?;
+/// # Ok::<(), std::io::Error>(())
+/// ```
+pub fn park_hook() -> impl Fn() + Send + Sync + 'static {
+    ParkHook::new().build()
+}
