@@ -92,19 +92,91 @@
 //! stops its peer's sender, and only that flow. Both are counted in units of 64 bytes, of which each message costs one
 //! more than its payload needs, so that empty messages are not free.
 //!
+//! Who would rather not wait asks with [`Flow::try_send`], which gives the message back when there is no room. Who wants
+//! to build a message only when it can go, in place, takes a permit first:
+//!
+//! ```
+//! # use machnet_async::{Endpoint, TrySendError, Udp};
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> std::io::Result<()> {
+//! # let net = Endpoint::builder().driver(Udp::bind("127.0.0.1:0")?).start()?;
+//! # let mut listener = net.listen(0).await?;
+//! # let mut flow = net.connect(listener.local_addr()).await?;
+//! use bytes::BufMut;
+//!
+//! let mut message = flow.reserve(16).await?; // waits for room
+//! message.put_u64(7);
+//! message.send(); // sends 8 bytes, and cannot wait or fail
+//!
+//! if let Err(TrySendError::Full(message)) = flow.try_send("not urgent") {
+//!     drop(message);
+//! }
+//! flow.acked().await?; // the peer's transport has everything
+//! # let (mut other, _) = listener.accept().await?;
+//! # assert_eq!(other.recv().await?.unwrap().len(), 8);
+//! # assert_eq!(other.recv().await?.unwrap(), "not urgent");
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Streams and sinks
+//!
+//! [`Flow::into_messages`] makes a `Stream` and a `Sink` of a flow, and [`Listener::incoming`] a `Stream` of a listener.
+//! They are types of their own: a `Flow` that were a `Sink` would have its `send` and `close` hidden by `SinkExt`'s.
+//!
+//! ```
+//! # use machnet_async::{Endpoint, Udp};
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> std::io::Result<()> {
+//! # let net = Endpoint::builder().driver(Udp::bind("127.0.0.1:0")?).start()?;
+//! # let mut listener = net.listen(0).await?;
+//! # let address = listener.local_addr();
+//! use futures::{SinkExt, StreamExt};
+//!
+//! tokio::spawn(async move {
+//!     while let Some(Ok(flow)) = listener.incoming().next().await {
+//!         let (sink, stream) = flow.into_messages().split();
+//!         tokio::spawn(stream.forward(sink)); // an echo server
+//!     }
+//! });
+//! let mut messages = net.connect(address).await?.into_messages();
+//! messages.send("hello".into()).await?;
+//! assert_eq!(messages.next().await.unwrap()?, "hello");
+//! messages.close().await
+//! # }
+//! ```
+//!
+//! # The default endpoint
+//!
+//! [`Flow::connect`] and [`Listener::bind`] need no endpoint at hand: they use the process's own, which is started when
+//! it is first needed and which `MACHNET_ENDPOINT` chooses; see [`Endpoint::default_for`].
+//!
+//! # Fairness
+//!
+//! On tokio, flows and listeners take part in the budget that makes a task yield now and then though all it awaits is
+//! ready (`tokio::task::coop`). On other executors nothing is done about it.
+//!
 //! # Cancel safety
 //!
-//! Every future of this crate may be dropped at any await, in `select!` for example. `send` is all or nothing: its one
-//! wait is for room, and committing the whole message is a single step after it. `recv` and `accept` take what they
-//! return in the step that returns it. A dropped `connect` gives the flow up; a dropped `close` goes on in the
-//! background, as does a dropped flow.
+//! Every future of this crate may be dropped at any await, in `select!` for example.
+//!
+//! | dropped | has done |
+//! |---|---|
+//! | [`Flow::send`] | nothing: its one wait is for room, and committing the whole message is a single step after it |
+//! | [`Flow::reserve`], and the permit | nothing; the room is anybody's |
+//! | [`Flow::recv`], [`Listener::accept`], a stream's `next` | nothing: they take what they return in the step that returns it |
+//! | [`Flow::acked`], [`Flow::closed`] | nothing |
+//! | [`Endpoint::connect`] | given the flow up; a peer that accepted it meanwhile sees it end |
+//! | [`Flow::close`], [`Endpoint::shutdown`] | begun what goes on in the background, as does a dropped flow |
 //!
 //! # Endings
 //!
 //! | to | use |
 //! |---|---|
 //! | say that no more follows, and go on receiving | [`Flow::finish`] |
-//! | know that everything has arrived | [`Flow::close`] |
+//! | know that everything has arrived, and go on | [`Flow::acked`] |
+//! | know that everything has arrived, and end | [`Flow::close`] |
+//! | know when, and why, the flow is over | [`Flow::closed`] |
 //! | let go, everything sent being delivered meanwhile | drop the flow |
 //! | end at once | [`Flow::abort`] |
 //! | wait for all flows before the process exits | [`Endpoint::shutdown`] |
@@ -131,6 +203,11 @@
 //! | the address cannot be reached from the endpoint's | `Unreachable` | `HostUnreachable` |
 //! | `send` to a peer that reads no more, or after `finish` | | `BrokenPipe` |
 //! | `send` of more than [`Flow::max_message_size`] | | `InvalidInput` |
+//! | `try_send` without room, `try_recv` without a message | | `WouldBlock` |
+//! | `acked` of what the peer discarded, because it reads no more | | `BrokenPipe` |
+//! | `MACHNET_ENDPOINT` is malformed; names what this version does not have | | `InvalidInput`; `Unsupported` |
+//!
+//! Which call returns what in which state is a table in the specification, `docs/spec/flow.md`.
 //!
 //! # Limits
 //!
