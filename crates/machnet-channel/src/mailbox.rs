@@ -313,10 +313,18 @@ impl SendEnd {
     /// may never be, so the caller compares [`SendEnd::acknowledged`]. Registers one waker, the one of
     /// [`SendEnd::poll_room`].
     pub fn poll_acknowledged(&mut self, cx: &Context<'_>, units: u64) -> Poll<()> {
+        if self.acknowledged() >= units {
+            return Poll::Ready(());
+        }
+        self.mailbox.note_spinner();
         self.mailbox.tx.register(cx.waker());
         // The state first: the engine publishes what was acknowledged before the end.
         let ended = self.mailbox.state().has(FlowState::WRITE_ENDED);
-        if ended || self.acknowledged() >= units { Poll::Ready(()) } else { Poll::Pending }
+        if ended || self.acknowledged() >= units {
+            return Poll::Ready(());
+        }
+        self.mailbox.note_waiting();
+        Poll::Pending
     }
 
     /// Posts `message` if there is room for it, else gives it back. Whether the flow still sends is the caller's to
@@ -430,6 +438,8 @@ impl RecvEnd {
     /// Registers for the next change of state, or message, and returns the state as it is now. One waiter: the last
     /// caller of this or [`RecvEnd::poll_take`].
     pub fn poll_state(&mut self, cx: &Context<'_>) -> FlowState {
+        self.mailbox.note_spinner();
+        self.mailbox.note_waiting(); // probably
         self.mailbox.rx.register(cx.waker());
         self.mailbox.state()
     }
