@@ -15,6 +15,12 @@ pub(crate) trait Store {
 
     /// A frame of at least `len` bytes, to reassemble a message in. `None`: no memory.
     fn buffer(&mut self, len: u32, oldest: bool) -> Option<Frame>;
+
+    /// The empty set over a message of `len` bytes, of recycled memory.
+    fn units(&mut self, len: u32) -> Box<UnitSet>;
+
+    /// Takes back what [`Store::units`] gave. Only to recycle it: it may as well be dropped.
+    fn recycle(&mut self, units: Box<UnitSet>);
 }
 
 /// What became of a chunk.
@@ -35,7 +41,7 @@ pub(crate) enum Stored {
 enum Slot {
     Missing,
     Complete(Message),
-    Partial(Box<Partial>),
+    Partial(Partial),
 }
 
 #[derive(Debug)]
@@ -44,7 +50,7 @@ struct Partial {
     total: u32,
     /// One past the last byte that was seen.
     end: u32,
-    got: UnitSet,
+    got: Box<UnitSet>,
 }
 
 #[derive(Debug)]
@@ -108,7 +114,7 @@ impl ReceiveQueue {
             if partial.end > 0 || partial.total as usize != payload.len() {
                 return Stored::Violation("a message came in parts and whole");
             }
-            return self.fill_reserved(id, payload);
+            return self.fill_reserved(id, payload, store);
         }
         let oldest = id == self.next;
         let Some(message) = store.keep(packet, payload, oldest) else {
@@ -139,7 +145,7 @@ impl ReceiveQueue {
                 }
                 return Stored::NoMemory;
             };
-            self.begin(id, total, frame);
+            self.begin(id, total, frame, store);
         }
         let mut grown = 0;
         let slot = self.slot_mut(id);
@@ -165,27 +171,29 @@ impl ReceiveQueue {
         };
         if done && let Slot::Partial(partial) = std::mem::replace(slot, Slot::Missing) {
             *slot = Slot::Complete(partial.frame.share(0..total).into());
+            store.recycle(partial.got);
         }
         self.held += grown;
         Stored::Yes
     }
 
     /// Puts a whole message into the buffer that was reserved for it.
-    fn fill_reserved(&mut self, id: u32, payload: &[u8]) -> Stored {
+    fn fill_reserved(&mut self, id: u32, payload: &[u8], store: &mut impl Store) -> Stored {
         let slot = self.slot_mut(id);
         let Slot::Partial(mut partial) = std::mem::replace(slot, Slot::Missing) else { return Stored::NoMemory };
         if let Some(bytes) = partial.frame.bytes_mut().and_then(|bytes| bytes.get_mut(..payload.len())) {
             bytes.copy_from_slice(payload);
         }
         *slot = Slot::Complete(partial.frame.share(0..partial.total).into());
+        store.recycle(partial.got);
         self.held += cost_in_units(payload.len()) - 1;
         Stored::Yes
     }
 
-    fn begin(&mut self, id: u32, total: u32, frame: Frame) {
+    fn begin(&mut self, id: u32, total: u32, frame: Frame, store: &mut impl Store) {
         self.held += 1;
         self.present += 1;
-        *self.slot_mut(id) = Slot::Partial(Box::new(Partial { frame, total, end: 0, got: UnitSet::new(total) }));
+        *self.slot_mut(id) = Slot::Partial(Partial { frame, total, end: 0, got: store.units(total) });
     }
 
     /// The length of the oldest message, if that came and found no buffer.
@@ -196,9 +204,9 @@ impl ReceiveQueue {
     }
 
     /// Gives the oldest message the buffer it [`wanted`](ReceiveQueue::wanted).
-    pub(crate) fn reserve(&mut self, frame: Frame) {
+    pub(crate) fn reserve(&mut self, frame: Frame, store: &mut impl Store) {
         if let Some(total) = self.wanted() {
-            self.begin(self.next, total, frame);
+            self.begin(self.next, total, frame, store);
         }
         self.wanted = None;
     }
@@ -256,6 +264,13 @@ impl ReceiveQueue {
         self.messages_received += 1;
         self.bytes_received += message.len() as u64;
         Some(message)
+    }
+
+    /// Gives back memory that nothing is in.
+    pub(crate) fn shed(&mut self) {
+        if self.slots.is_empty() {
+            self.slots = VecDeque::new();
+        }
     }
 
     /// The application reads no more.
@@ -341,6 +356,10 @@ mod tests {
         fn buffer(&mut self, _: u32, _: bool) -> Option<Frame> {
             if self.refuse { None } else { self.pool.take() }
         }
+        fn units(&mut self, len: u32) -> Box<UnitSet> {
+            Box::new(UnitSet::new(len))
+        }
+        fn recycle(&mut self, _: Box<UnitSet>) {}
     }
 
     fn packet() -> FrameRef {
@@ -382,7 +401,8 @@ mod tests {
         assert_eq!(whole(&mut queue, 1, b"x", &mut heap), Stored::NoMemory);
         assert_eq!((queue.held, queue.present), (0, 0));
         assert_eq!(queue.wanted(), Some(128));
-        queue.reserve(heap.pool.take().unwrap());
+        let frame = heap.pool.take().unwrap();
+        queue.reserve(frame, &mut heap);
         assert_eq!((queue.wanted(), queue.reserved()), (None, 3));
         assert_eq!(queue.part(0, 0, 128, &[0; 64], &mut heap), Stored::Yes, "its buffer was reserved");
         assert_eq!(queue.part(0, 64, 128, &[0; 64], &mut heap), Stored::Yes);
@@ -390,7 +410,8 @@ mod tests {
         // The same for a message that comes whole.
         assert_eq!(whole(&mut queue, 1, b"x", &mut heap), Stored::NoMemory);
         assert_eq!(queue.wanted(), Some(1));
-        queue.reserve(heap.pool.take().unwrap());
+        let frame = heap.pool.take().unwrap();
+        queue.reserve(frame, &mut heap);
         assert_eq!(whole(&mut queue, 1, b"x", &mut heap), Stored::Yes);
         assert_eq!(queue.pop().unwrap(), b"x");
         assert_eq!((queue.held, queue.present), (0, 0));
