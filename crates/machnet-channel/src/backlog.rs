@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 
 use crate::hint_queue::{Link, Linked};
 use crate::spinner::SpinnerSlot;
-use crate::spsc::Spsc;
+use crate::spsc::{Keep, Spsc};
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use crate::sync::{self, Arc, AtomicWaker};
 use crate::{Intake, RecvEnd, SendEnd};
@@ -51,7 +51,7 @@ impl Backlog {
         let backlog = Arc::new(Self {
             port,
             limit,
-            ready: Spsc::new(),
+            ready: Spsc::new(Keep::One),
             waiting: AtomicU32::new(0),
             status: AtomicU8::new(OPENING),
             opened: OnceLock::new(),

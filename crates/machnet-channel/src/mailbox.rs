@@ -20,7 +20,7 @@ use std::task::{Context, Poll};
 
 use crate::hint_queue::{Link, Linked};
 use crate::spinner::{self, SpinnerSlot};
-use crate::spsc::Spsc;
+use crate::spsc::{Keep, Spsc};
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
 use crate::sync::{self, Arc, AtomicWaker};
 use crate::{FlowState, Intake, Intent, Message, cost_in_units};
@@ -85,8 +85,9 @@ impl Mailbox {
                 slot: AtomicU32::new(NO_SLOT),
                 max_message: AtomicU32::new(0),
             },
-            outbox: Spsc::new(),
-            inbox: Spsc::new(),
+            outbox: Spsc::new(Keep::One),
+            // Filled by engines, which allocate nothing in their rounds.
+            inbox: Spsc::new(Keep::All),
             rx: AtomicWaker::new(),
             tx: AtomicWaker::new(),
             changed: AtomicWaker::new(),
@@ -620,6 +621,13 @@ impl EngineEnd {
     pub fn deliver(&mut self, message: Message) {
         // SAFETY: there is one `EngineEnd` per mailbox and this is `&mut`.
         unsafe { self.mailbox.inbox.push(message) };
+    }
+
+    /// Gives back the memory of past traffic.
+    pub fn shed(&mut self) {
+        // SAFETY: there is one `EngineEnd` per mailbox and this is `&mut`; it is the inbox's producer.
+        unsafe { self.mailbox.inbox.shed() };
+        self.mailbox.outbox.shed_spare();
     }
 
     /// Cumulative units that may be posted.

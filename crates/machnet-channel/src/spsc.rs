@@ -1,7 +1,7 @@
 //! An unbounded queue for one producer and one consumer, made of recycled segments.
 //!
 //! It is bounded from outside: by permits (outbox) and by credit (inbox). An empty, never used queue owns no segment;
-//! in steady state the consumer hands its emptied segment back through `spare`, and nothing is allocated.
+//! in steady state the consumer hands its emptied segments back through `spare`, and nothing is allocated.
 //!
 //! The queue lives inside a [`Mailbox`](crate::Mailbox) or [`Backlog`](crate::Backlog), whose ends exist once each;
 //! that is what makes `push` and `pop` sound, and why they are `unsafe` here and nowhere else.
@@ -12,8 +12,8 @@ use std::ptr;
 use crate::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 use crate::sync::{self, UnsafeCell};
 
-/// Items per segment: 8 keeps an idle flow's two segments below 1 KiB, and is a long enough run under load.
-const SLOTS: usize = if cfg!(machnet_loom) { 2 } else { 8 };
+/// Items per segment: few, because an idle flow keeps two segments.
+const SLOTS: usize = if cfg!(machnet_loom) { 2 } else { 4 };
 
 struct Segment<T> {
     slots: [UnsafeCell<MaybeUninit<T>>; SLOTS],
@@ -43,8 +43,21 @@ pub(crate) struct Spsc<T> {
     consumer: UnsafeCell<Position<T>>,
     /// The producer's first segment; how the consumer finds its first.
     first: AtomicPtr<Segment<T>>,
-    /// One emptied segment on its way back to the producer.
+    /// Emptied segments on their way back to the producer, linked through `next`: pushed one by one by the consumer,
+    /// taken all at once, so that no push meets a segment that left and came back.
     spare: AtomicPtr<Segment<T>>,
+    /// The producer's own spare segments, linked likewise. Touched by the producer alone.
+    reserve: UnsafeCell<*mut Segment<T>>,
+    keep: Keep,
+}
+
+/// How many emptied segments wait for the producer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Keep {
+    /// One; the rest is freed.
+    One,
+    /// All: the producer never allocates what it allocated before. [`Spsc::shed`] frees them.
+    All,
 }
 
 // SAFETY: the two ends touch disjoint slots, handed over by the Release/Acquire pairs on `written` and `next`; a `T`
@@ -54,13 +67,15 @@ unsafe impl<T: Send> Send for Spsc<T> {}
 unsafe impl<T: Send> Sync for Spsc<T> {}
 
 impl<T> Spsc<T> {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(keep: Keep) -> Self {
         let nowhere = || UnsafeCell::new(Position { segment: ptr::null_mut(), index: 0 });
         Self {
             producer: nowhere(),
             consumer: nowhere(),
             first: AtomicPtr::new(ptr::null_mut()),
             spare: AtomicPtr::new(ptr::null_mut()),
+            reserve: UnsafeCell::new(ptr::null_mut()),
+            keep,
         }
     }
 
@@ -89,9 +104,23 @@ impl<T> Spsc<T> {
     }
 
     fn extend(&self, at: &mut Position<T>) {
-        // Acquire: the consumer reset the segment before it put it here.
-        let spare = self.spare.swap(ptr::null_mut(), Ordering::Acquire);
-        let segment = if spare.is_null() { Box::into_raw(Segment::new()) } else { spare };
+        let segment = self.reserve.with_mut(|reserve| {
+            // SAFETY: the caller is the only producer.
+            let reserve = unsafe { &mut *reserve };
+            if reserve.is_null() {
+                // Acquire: the consumer reset the segments before it put them here.
+                *reserve = self.spare.swap(ptr::null_mut(), Ordering::Acquire);
+            }
+            if reserve.is_null() {
+                return Box::into_raw(Segment::new());
+            }
+            let segment = *reserve;
+            // SAFETY: the segments of the reserve are the producer's alone.
+            let next = &unsafe { &*segment }.next;
+            *reserve = next.load(Ordering::Relaxed);
+            next.store(ptr::null_mut(), Ordering::Relaxed);
+            segment
+        });
         if at.segment.is_null() {
             self.first.store(segment, Ordering::Release);
         } else {
@@ -146,14 +175,51 @@ impl<T> Spsc<T> {
         // SAFETY: the producer left the segment when it set `next`; the consumer leaves it now: it is ours alone.
         let segment = unsafe { &*emptied };
         segment.written.store(0, Ordering::Relaxed);
-        segment.next.store(ptr::null_mut(), Ordering::Relaxed);
-        // Release: the two stores above, before the producer takes the segment. Acquire: a displaced one is freed here.
-        let order = if sync::mutant!("spare_relaxed") { Ordering::Relaxed } else { Ordering::AcqRel };
-        let displaced = self.spare.swap(emptied, order);
-        if !displaced.is_null() {
-            // SAFETY: who swaps a segment out of `spare` owns it; it was made by `Box::into_raw`.
-            drop(unsafe { Box::from_raw(displaced) });
+        // Release: the stores to the segment, before the producer takes it.
+        let order = if sync::mutant!("spare_relaxed") { Ordering::Relaxed } else { Ordering::Release };
+        let mut head = match self.keep {
+            Keep::All => sync::guess_ptr(&self.spare),
+            // Who swaps segments out of `spare` owns them. Acquire: they are freed here.
+            Keep::One => {
+                free(self.spare.swap(ptr::null_mut(), Ordering::Acquire));
+                ptr::null_mut()
+            }
+        };
+        loop {
+            segment.next.store(head, Ordering::Relaxed);
+            match self.spare.compare_exchange_weak(head, emptied, order, Ordering::Relaxed) {
+                Ok(_) => return,
+                Err(now) => head = now,
+            }
         }
+    }
+
+    /// Producer: frees the segments that are not in use.
+    ///
+    /// # Safety
+    /// As [`Spsc::push`].
+    pub(crate) unsafe fn shed(&self) {
+        self.reserve.with_mut(|reserve| {
+            // SAFETY: the caller is the only producer.
+            let reserve = unsafe { &mut *reserve };
+            free(std::mem::replace(reserve, ptr::null_mut()));
+        });
+        self.shed_spare();
+    }
+
+    /// Either end: frees the segments on their way back to the producer.
+    pub(crate) fn shed_spare(&self) {
+        // Who swaps segments out of `spare` owns them. Acquire: they are freed here.
+        free(self.spare.swap(ptr::null_mut(), Ordering::Acquire));
+    }
+}
+
+/// Frees a chain of segments that holds no items and is the caller's alone.
+fn free<T>(mut segment: *mut Segment<T>) {
+    while !segment.is_null() {
+        // SAFETY: made by `Box::into_raw`, and the caller's (this function is private, and that is its contract).
+        let owned = unsafe { Box::from_raw(segment) };
+        segment = owned.next.load(Ordering::Relaxed);
     }
 }
 
@@ -166,13 +232,11 @@ impl<T> Drop for Spsc<T> {
             let at = unsafe { &*at };
             at.segment
         });
-        // If the consumer never looked, its segment may still be the `first` one it did not pick up; `pop` above did.
-        for segment in [last, self.spare.load(Ordering::Acquire)] {
-            if !segment.is_null() {
-                // SAFETY: `last` is the only segment in the chain (pop retired the others), `spare` is in no chain.
-                drop(unsafe { Box::from_raw(segment) });
-            }
-        }
+        // If the consumer never looked, its segment may still be the `first` one it did not pick up; `pop` above did. It is
+        // the only segment in the chain: pop retired the others.
+        free(last);
+        // SAFETY: `&mut self`.
+        unsafe { self.shed() };
     }
 }
 
@@ -183,9 +247,44 @@ mod tests {
     use super::*;
 
     #[test]
+    fn keeps_as_many_segments_as_were_needed_or_one() {
+        for keep in [Keep::All, Keep::One] {
+            let queue = Spsc::new(keep);
+            let spares = |queue: &Spsc<u32>| {
+                let mut count = 0;
+                // SAFETY: one thread.
+                let reserve = queue.reserve.with(|reserve| unsafe { *reserve });
+                for mut at in [queue.spare.load(Ordering::Relaxed), reserve] {
+                    while !at.is_null() {
+                        count += 1;
+                        // SAFETY: one thread.
+                        at = unsafe { &*at }.next.load(Ordering::Relaxed);
+                    }
+                }
+                count
+            };
+            for _ in 0..3 {
+                // SAFETY: one thread.
+                (0..10 * SLOTS as u32).for_each(|i| unsafe { queue.push(i) });
+                // SAFETY: one thread.
+                (0..10 * SLOTS as u32).for_each(|i| assert_eq!(unsafe { queue.pop() }, Some(i)));
+            }
+            let expected = if keep == Keep::All { 9..=10 } else { 1..=1 };
+            assert!(expected.contains(&spares(&queue)), "{keep:?}: {}", spares(&queue));
+            // SAFETY: one thread.
+            unsafe { queue.shed() };
+            assert_eq!(spares(&queue), 0);
+            // SAFETY: one thread.
+            unsafe { queue.push(1) };
+            // SAFETY: one thread.
+            assert_eq!(unsafe { queue.pop() }, Some(1));
+        }
+    }
+
+    #[test]
     fn keeps_order_across_segments_and_frees_what_is_left() {
         let token = Arc::new(());
-        let queue = Spsc::new();
+        let queue = Spsc::new(Keep::All);
         for round in 0..5 {
             for i in 0..SLOTS * 3 + round {
                 // SAFETY: one thread.

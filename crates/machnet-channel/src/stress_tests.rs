@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 
 use crate::hint_queue::{HintQueue, Link, Linked};
-use crate::spsc::Spsc;
+use crate::spsc::{Keep, Spsc};
 use crate::{
     Accepted, Backlog, BacklogConsumer, BacklogProducer, CloseReason, Doorbell, Drain, EngineEnd, FlowState, Frame,
     FramePool, FrameRef, Intake, Intent, Mailbox, Message, Private, RecvEnd, Region, SendEnd, Wakes, cost_in_units,
@@ -75,7 +75,7 @@ fn addr() -> SocketAddr {
 
 #[test]
 fn spsc_keeps_order_and_leaks_nothing() {
-    let (queue, token) = (Arc::new(Spsc::new()), Arc::new(()));
+    let (queue, token) = (Arc::new(Spsc::new(Keep::All)), Arc::new(()));
     let producer = {
         let (queue, token) = (Arc::clone(&queue), Arc::clone(&token));
         thread::spawn(move || {

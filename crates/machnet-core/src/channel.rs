@@ -79,6 +79,9 @@ pub trait AppChannel: Send {
     /// Publishes the flow's counters.
     fn set_stats(&mut self, slot: Slot, stats: &FlowStats);
 
+    /// Gives back the memory of past traffic: the flow is idle.
+    fn shed(&mut self, slot: Slot);
+
     /// The engine has forgotten the flow. Whoever waits for it is woken.
     fn release(&mut self, slot: Slot);
 
@@ -268,6 +271,10 @@ impl AppChannel for LocalChannel {
 
     fn set_stats(&mut self, slot: Slot, stats: &FlowStats) {
         self.flow_mut(slot).set_stats(stats);
+    }
+
+    fn shed(&mut self, slot: Slot) {
+        self.flow_mut(slot).shed();
     }
 
     fn release(&mut self, slot: Slot) {

@@ -2,13 +2,22 @@ use loom::sync::Arc;
 use loom::thread;
 
 use super::model;
-use crate::spsc::Spsc;
+use crate::spsc::{Keep, Spsc};
 
-/// Under loom a segment has two slots.
 #[test]
 fn order_across_segments_with_recycling() {
-    model(6, || {
-        let queue = Arc::new(Spsc::new());
+    order_across_segments(Keep::All);
+}
+
+#[test]
+fn order_across_segments_with_one_spare() {
+    order_across_segments(Keep::One);
+}
+
+/// Under loom a segment has two slots.
+fn order_across_segments(keep: Keep) {
+    model(6, move || {
+        let queue = Arc::new(Spsc::new(keep));
         for i in 0..2 {
             // SAFETY: one thread so far.
             unsafe { queue.push(Arc::new(i)) };
@@ -46,7 +55,7 @@ fn order_across_segments_with_recycling() {
 #[test]
 fn dropped_by_either_side_with_items_inside() {
     model(6, || {
-        let queue = Arc::new(Spsc::new());
+        let queue = Arc::new(Spsc::new(Keep::All));
         let producer = {
             let queue = Arc::clone(&queue);
             thread::spawn(move || {

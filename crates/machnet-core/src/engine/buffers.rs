@@ -6,11 +6,15 @@
 
 use machnet_channel::{Frame, FramePool, FrameRef, Message, Region};
 
-use crate::flow::Store;
+use crate::flow::{Store, UnitSet};
 
 /// Whole messages up to this length are copied, so that a slow reader pins this much and not a packet's frame.
 const COPY_BELOW: usize = 256;
 const SMALLEST: u32 = 256;
+
+/// Memory of unit sets that is kept for reuse: 64-bit words in all, and sets.
+const SPARE_WORDS: usize = 1 << 16;
+const SPARE_UNITS: usize = 4096;
 
 #[derive(Debug)]
 pub(crate) struct Buffers {
@@ -20,6 +24,10 @@ pub(crate) struct Buffers {
     copy_all: bool,
     /// Somebody waits for a frame: nobody takes a larger one than needed.
     contended: bool,
+    /// Unit sets to use again, and the words they have.
+    #[expect(clippy::vec_box, reason = "the boxes are what is recycled")]
+    spare_units: Vec<Box<UnitSet>>,
+    spare_words: usize,
 }
 
 impl Buffers {
@@ -33,7 +41,7 @@ impl Buffers {
             Ok(Region::anonymous(size, count)?.1)
         };
         let classes = sizes.into_iter().map(pool).collect::<std::io::Result<_>>()?;
-        Ok(Self { classes, copy_all: false, contended: false })
+        Ok(Self { classes, copy_all: false, contended: false, spare_units: Vec::new(), spare_words: 0 })
     }
 
     /// Says whether somebody waits for a frame.
@@ -72,6 +80,21 @@ impl Store for Buffers {
         let choices = if self.contended { 1 } else { self.classes.len() };
         let fitting = self.classes.iter_mut().filter(|pool| pool.frame_size() >= len).take(choices);
         fitting.filter(|pool| oldest || pool.free() > pool.capacity() / 2).find_map(FramePool::take)
+    }
+
+    fn units(&mut self, len: u32) -> Box<UnitSet> {
+        let mut units = self.spare_units.pop().unwrap_or_default();
+        self.spare_words -= units.capacity();
+        units.reset(len);
+        units
+    }
+
+    fn recycle(&mut self, units: Box<UnitSet>) {
+        let words = self.spare_words + units.capacity();
+        if words <= SPARE_WORDS && self.spare_units.len() < SPARE_UNITS {
+            self.spare_words = words;
+            self.spare_units.push(units);
+        }
     }
 }
 

@@ -22,6 +22,7 @@ mod table;
 mod timers;
 
 use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rand_chacha::ChaCha12Rng;
@@ -88,7 +89,7 @@ pub struct Engine<D, C> {
     driver: D,
     channel: C,
     config: Config,
-    limits: Limits,
+    limits: Arc<Limits>,
     rng: ChaCha12Rng,
     instance: u64,
     now: Instant,
@@ -148,7 +149,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             max: isize::MAX as u64,
         })?;
         Ok(Self {
-            limits: Limits::new(&config, max_payload as usize),
+            limits: Arc::new(Limits::new(&config, max_payload as usize)),
             instance: rng.next_u64(),
             flows: FlowTable::new(&mut rng),
             peers: Peers::new(&mut rng, config.dead_peer_timeout),
@@ -217,7 +218,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
                         self.buffers.set_contended(true);
                         return;
                     };
-                    flow.reserve(frame);
+                    flow.reserve(frame, &mut self.buffers);
                 }
                 flow.is_waiting = false;
                 self.touch(key);

@@ -23,6 +23,8 @@ pub(crate) enum Arrival {
     OutOfWindow,
 }
 
+type Bits = [u64; (WINDOW / 64) as usize];
+
 #[derive(Debug)]
 pub(crate) struct Acks {
     /// One past the largest number received; 0 if none was.
@@ -32,8 +34,8 @@ pub(crate) struct Acks {
     /// First number of the run that ends in the largest.
     run_start: u64,
     floor: u64,
-    /// Bit `n % WINDOW` for each `n` of the window below `next`.
-    bits: [u64; (WINDOW / 64) as usize],
+    /// Bit `n % WINDOW` for each `n` of the window below `next`. None: the run is all that arrived.
+    bits: Option<Box<Bits>>,
     /// Eliciting packets that no acknowledgement was sent for.
     unacknowledged: u32,
     deadline: Option<Instant>,
@@ -47,7 +49,7 @@ impl Acks {
             largest_at: Instant::ZERO,
             run_start: 0,
             floor: 0,
-            bits: [0; (WINDOW / 64) as usize],
+            bits: None,
             unacknowledged: 0,
             deadline: None,
             at_once: false,
@@ -76,13 +78,18 @@ impl Acks {
         self.floor = self.floor.max(floor);
         let first = self.next == 0;
         let mut in_order = true;
+        // The first run begins anywhere.
+        if number != self.next && self.next > 0 && self.bits.is_none() {
+            let mut bits = Box::new([0; (WINDOW / 64) as usize]);
+            for received in self.run_start.max(self.next.saturating_sub(WINDOW))..self.next {
+                set(&mut bits, received);
+            }
+            self.bits = Some(bits);
+        }
         if number >= self.next {
             let gap = number - self.next;
             for skipped in self.next..self.next + gap.min(WINDOW) {
                 self.clear(skipped);
-            }
-            if gap >= WINDOW {
-                self.bits.fill(0);
             }
             if gap > 0 || first {
                 self.run_start = number;
@@ -166,17 +173,35 @@ impl Acks {
         self.floor.max(self.next.saturating_sub(WINDOW)).min(self.next)
     }
 
+    /// Gives back memory that says nothing: the run fills the window.
+    pub(crate) fn shed(&mut self) {
+        if self.run_start + WINDOW <= self.next {
+            self.bits = None;
+        }
+    }
+
     fn bit(&self, number: u64) -> bool {
-        self.bits[(number % WINDOW / 64) as usize] & 1 << (number % 64) != 0
+        match &self.bits {
+            Some(bits) => bits[(number % WINDOW / 64) as usize] & 1 << (number % 64) != 0,
+            None => number >= self.run_start,
+        }
     }
 
     fn set(&mut self, number: u64) {
-        self.bits[(number % WINDOW / 64) as usize] |= 1 << (number % 64);
+        if let Some(bits) = &mut self.bits {
+            set(bits, number);
+        }
     }
 
     fn clear(&mut self, number: u64) {
-        self.bits[(number % WINDOW / 64) as usize] &= !(1 << (number % 64));
+        if let Some(bits) = &mut self.bits {
+            bits[(number % WINDOW / 64) as usize] &= !(1 << (number % 64));
+        }
     }
+}
+
+const fn set(bits: &mut Bits, number: u64) {
+    bits[(number % WINDOW / 64) as usize] |= 1 << (number % 64);
 }
 
 #[cfg(test)]

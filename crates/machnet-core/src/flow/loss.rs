@@ -99,6 +99,17 @@ impl Outstanding {
         self.base + self.packets.len() as u64
     }
 
+    /// Forgets, and gives the memory back, if nothing is in flight: nobody asks about what was acknowledged or lost.
+    pub(crate) fn shed(&mut self) {
+        if self.in_flight == 0 {
+            self.base = self.next();
+            self.scan_from = 0;
+            self.loss_at = None;
+            self.packets = VecDeque::new();
+            self.contents = VecDeque::new();
+        }
+    }
+
     #[cfg(test)]
     pub(crate) fn remembered(&self) -> usize {
         self.packets.len()

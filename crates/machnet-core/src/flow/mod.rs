@@ -23,6 +23,7 @@ mod transmit;
 mod units;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use machnet_channel::{CloseReason, FlowState, FlowStats, Frame, FrameRef, Intent, UNIT, cost_in_units};
@@ -30,6 +31,7 @@ use machnet_channel::{CloseReason, FlowState, FlowStats, Frame, FrameRef, Intent
 pub(crate) use receive::Store;
 pub(crate) use send::Cut;
 pub(crate) use transmit::Tx;
+pub(crate) use units::UnitSet;
 
 use crate::cc::{Aimd, Controller};
 use crate::engine::Membership;
@@ -46,6 +48,8 @@ use send::{Part, SendQueue};
 const INIT_INTERVAL: Duration = Duration::from_millis(10);
 /// The least life of a tombstone: the peer's retransmissions must meet it.
 const TOMBSTONE: Duration = Duration::from_millis(100);
+/// A flow that was idle for so long gives back the memory of its queues.
+const IDLE: Duration = Duration::from_millis(100);
 /// Messages taken from the application in one round.
 const TAKE_PER_ROUND: usize = 256;
 
@@ -166,7 +170,7 @@ pub(crate) struct Flow {
     /// The peer's start, as it says.
     pub(crate) peer_instance: u64,
 
-    limits: Limits,
+    limits: Arc<Limits>,
     sent: Outstanding,
     acks: Acks,
     rtt: Rtt,
@@ -213,7 +217,14 @@ pub(crate) struct Flow {
     handshake_sent: Option<Instant>,
     closed: Option<CloseReason>,
     published: Published,
-    stats: FlowStats,
+    packets_sent: u64,
+    packets_received: u64,
+    /// When the last packet was received or sent.
+    active_at: Instant,
+    /// When to look whether the flow is idle: its memory of past traffic is then given back.
+    shed_at: Option<Instant>,
+    /// The channel's is to be given back, too.
+    shed_channel: bool,
     /// Lost packets that the engine has counted.
     lost_counted: u64,
     /// A token that a RETRY gave.
@@ -221,7 +232,7 @@ pub(crate) struct Flow {
 }
 
 impl Flow {
-    fn new(id: u64, local: SocketAddr, remote: SocketAddr, state: State, limits: &Limits) -> Self {
+    fn new(id: u64, local: SocketAddr, remote: SocketAddr, state: State, limits: &Arc<Limits>) -> Self {
         Self {
             id,
             remote_id: 0,
@@ -236,7 +247,7 @@ impl Flow {
             is_waiting: false,
             peer: None,
             peer_instance: 0,
-            limits: *limits,
+            limits: Arc::clone(limits),
             sent: Outstanding::new(),
             acks: Acks::new(),
             rtt: Rtt::new(),
@@ -268,14 +279,18 @@ impl Flow {
             handshake_sent: None,
             closed: None,
             published: Published::default(),
-            stats: FlowStats::default(),
+            packets_sent: 0,
+            packets_received: 0,
+            active_at: Instant::ZERO,
+            shed_at: None,
+            shed_channel: false,
             lost_counted: 0,
             token: Vec::new(),
         }
     }
 
     /// A flow that begins to connect.
-    pub(crate) fn connect(now: Instant, id: u64, local: SocketAddr, remote: SocketAddr, limits: &Limits) -> Self {
+    pub(crate) fn connect(now: Instant, id: u64, local: SocketAddr, remote: SocketAddr, limits: &Arc<Limits>) -> Self {
         let state =
             State::Connecting { give_up: now + limits.connect_timeout, next_init: now, interval: INIT_INTERVAL };
         Self::new(id, local, remote, state, limits)
@@ -288,7 +303,7 @@ impl Flow {
         local: SocketAddr,
         remote: SocketAddr,
         init: &Handshake<'_>,
-        limits: &Limits,
+        limits: &Arc<Limits>,
     ) -> Self {
         let mut flow = Self::new(id, local, remote, State::HalfOpen { give_up: now + limits.connect_timeout }, limits);
         flow.learn(init);
@@ -412,7 +427,8 @@ impl Flow {
         store: &mut impl Store,
     ) -> Result<(), DropReason> {
         let number = self.check(header, data)?;
-        self.stats.packets_received += 1;
+        self.packets_received += 1;
+        self.on_traffic(now);
         if let State::Tombstone { until, limit } = &mut self.state
             && data.chunks().elicits()
         {
@@ -421,7 +437,7 @@ impl Flow {
             *until = (now + self.limits.dead_peer_timeout).min(*limit);
         }
         for block in data.blocks() {
-            self.on_ack(now, block);
+            self.on_ack(now, block, store);
         }
         self.peer_credit = self.peer_credit.max(expand(data.credit, self.peer_credit));
         if matches!(self.state, State::Aborting { .. }) && !data.chunks().any(|chunk| matches!(chunk, Chunk::Abort(_)))
@@ -460,14 +476,14 @@ impl Flow {
         Ok(())
     }
 
-    fn on_ack(&mut self, now: Instant, block: &crate::wire::AckBlock) {
+    fn on_ack(&mut self, now: Instant, block: &crate::wire::AckBlock, store: &mut impl Store) {
         let Self { sent, send, cc, fin, stop, abort, ping, ping_round, blocked, blocked_round, rtt, .. } = self;
         let result = sent.on_ack(
             now,
             block,
             |content| match content {
                 Sent::Message(part) => {
-                    send.acked(part);
+                    send.acked(part, store);
                 }
                 Sent::Fin => *fin = Control::Acked,
                 Sent::Stop => *stop = Control::Acked,
@@ -676,7 +692,7 @@ impl Flow {
             State::HalfOpen { give_up } => return Some(give_up),
             State::Tombstone { until, .. } => Some(until),
             State::Aborting { until } => [Some(until), self.sent.deadline(self.pto())].into_iter().flatten().min(),
-            State::Open => [self.sent.deadline(self.pto()), self.linger].into_iter().flatten().min(),
+            State::Open => [self.sent.deadline(self.pto()), self.linger, self.shed_at].into_iter().flatten().min(),
             State::Closed => return None,
         };
         [own, self.acks.deadline()].into_iter().flatten().min()
@@ -707,6 +723,9 @@ impl Flow {
                 }
             }
             State::Open => {
+                if self.shed_at.is_some_and(|at| at <= now) {
+                    self.shed(now);
+                }
                 if self.linger.is_some_and(|at| at <= now) {
                     self.abort(now, Reason::Linger, CloseReason::Aborted);
                 } else {
@@ -725,6 +744,27 @@ impl Flow {
         }
         self.send.probe();
         self.probes = transmit::PROBES;
+    }
+
+    fn on_traffic(&mut self, now: Instant) {
+        self.active_at = now;
+        if self.shed_at.is_none() {
+            self.shed_at = Some(now + IDLE);
+        }
+    }
+
+    /// Gives back the memory of past traffic, unless there was some lately.
+    fn shed(&mut self, now: Instant) {
+        if self.sent.in_flight() > 0 || self.active_at + IDLE > now {
+            self.shed_at = Some(self.active_at.max(now) + IDLE);
+            return;
+        }
+        self.shed_at = None;
+        self.shed_channel = true;
+        self.sent.shed();
+        self.acks.shed();
+        self.send.shed();
+        self.recv.shed();
     }
 
     fn on_sent_timer(&mut self, now: Instant) {
@@ -762,8 +802,8 @@ impl Flow {
     }
 
     /// Gives the message that [waits](Flow::wanted_buffer) its buffer, and the peer the credit to fill it.
-    pub(crate) fn reserve(&mut self, frame: Frame) {
-        self.recv.reserve(frame);
+    pub(crate) fn reserve(&mut self, frame: Frame, store: &mut impl Store) {
+        self.recv.reserve(frame, store);
         self.check_credit();
         // Its sender may have backed off.
         self.want_ping();
@@ -890,6 +930,9 @@ impl Flow {
             channel.set_progress(slot, room, acknowledged);
         }
         channel.set_stats(slot, &self.stats());
+        if std::mem::take(&mut self.shed_channel) {
+            channel.shed(slot);
+        }
         if now.state != self.published.state {
             channel.set_state(slot, state);
         }
@@ -898,7 +941,9 @@ impl Flow {
     }
 
     fn stats(&self) -> FlowStats {
-        let mut stats = self.stats;
+        let mut stats = FlowStats::default();
+        stats.packets_sent = self.packets_sent;
+        stats.packets_received = self.packets_received;
         stats.messages_sent = self.send.messages_sent;
         stats.bytes_sent = self.send.bytes_sent;
         stats.messages_received = self.recv.messages_received;

@@ -15,6 +15,12 @@ pub(crate) trait Store {
 
     /// A frame of at least `len` bytes, to reassemble a message in. `None`: no memory.
     fn buffer(&mut self, len: u32, oldest: bool) -> Option<Frame>;
+
+    /// The empty set over a message of `len` bytes, of recycled memory.
+    fn units(&mut self, len: u32) -> Box<UnitSet>;
+
+    /// Takes back what [`Store::units`] gave. Only to recycle it: it may as well be dropped.
+    fn recycle(&mut self, units: Box<UnitSet>);
 }
 
 /// What became of a chunk.
@@ -35,7 +41,7 @@ pub(crate) enum Stored {
 #[derive(Debug)]
 enum Slot {
     Complete(Message),
-    Partial(Box<Partial>),
+    Partial(Partial),
 }
 
 #[derive(Debug)]
@@ -44,7 +50,7 @@ struct Partial {
     total: u32,
     /// One past the last byte that was seen.
     end: u32,
-    got: UnitSet,
+    got: Box<UnitSet>,
 }
 
 #[derive(Debug)]
@@ -100,7 +106,7 @@ impl ReceiveQueue {
         }
         let place = match self.find(id) {
             Err(place) => place,
-            Ok(place) => return self.whole_again(place, payload),
+            Ok(place) => return self.whole_again(place, payload, store),
         };
         let oldest = id == self.next;
         let Some(message) = store.keep(packet, payload, oldest) else {
@@ -115,7 +121,7 @@ impl ReceiveQueue {
     }
 
     /// A whole message whose slot is there: a duplicate, or one whose buffer was reserved when it came before.
-    fn whole_again(&mut self, place: usize, payload: &[u8]) -> Stored {
+    fn whole_again(&mut self, place: usize, payload: &[u8], store: &mut impl Store) -> Stored {
         let slot = &mut self.slots[place].1;
         match slot {
             Slot::Complete(_) => Stored::Yes,
@@ -127,7 +133,7 @@ impl ReceiveQueue {
                 let Some(bytes) = bytes else { return Stored::NoMemory };
                 bytes.copy_from_slice(payload);
                 self.held += cost_in_units(payload.len()) - 1;
-                slot.complete();
+                slot.complete(store);
                 Stored::Yes
             }
         }
@@ -151,7 +157,7 @@ impl ReceiveQueue {
                     }
                     return Stored::NoMemory;
                 };
-                self.begin(place, id, total, frame);
+                self.begin(place, id, total, frame, store);
                 place
             }
         };
@@ -168,15 +174,15 @@ impl ReceiveQueue {
             partial.end = end;
         }
         if partial.got.is_full() {
-            slot.complete();
+            slot.complete(store);
         }
         Stored::Yes
     }
 
-    fn begin(&mut self, place: usize, id: u32, total: u32, frame: Frame) {
+    fn begin(&mut self, place: usize, id: u32, total: u32, frame: Frame, store: &mut impl Store) {
         self.held += 1;
-        let partial = Partial { frame, total, end: 0, got: UnitSet::new(total) };
-        self.slots.insert(place, (id, Slot::Partial(Box::new(partial))));
+        let partial = Partial { frame, total, end: 0, got: store.units(total) };
+        self.slots.insert(place, (id, Slot::Partial(partial)));
     }
 
     /// The length of the oldest message, if that came and found no buffer.
@@ -186,9 +192,9 @@ impl ReceiveQueue {
     }
 
     /// Gives the oldest message the buffer it [`wanted`](ReceiveQueue::wanted).
-    pub(crate) fn reserve(&mut self, frame: Frame) {
+    pub(crate) fn reserve(&mut self, frame: Frame, store: &mut impl Store) {
         if let Some(total) = self.wanted() {
-            self.begin(0, self.next, total, frame);
+            self.begin(0, self.next, total, frame, store);
         }
         self.wanted = None;
     }
@@ -250,6 +256,13 @@ impl ReceiveQueue {
         Some(message)
     }
 
+    /// Gives back memory that nothing is in.
+    pub(crate) fn shed(&mut self) {
+        if self.slots.is_empty() {
+            self.slots = VecDeque::new();
+        }
+    }
+
     /// The application reads no more.
     pub(crate) fn stop(&mut self) {
         self.stopped = true;
@@ -300,9 +313,10 @@ impl ReceiveQueue {
 
 impl Slot {
     /// Every byte is there.
-    fn complete(&mut self) {
+    fn complete(&mut self, store: &mut impl Store) {
         if let Self::Partial(partial) = std::mem::replace(self, Self::Complete(Message::new())) {
             *self = Self::Complete(partial.frame.share(0..partial.total).into());
+            store.recycle(partial.got);
         }
     }
 }
@@ -339,6 +353,10 @@ mod tests {
         fn buffer(&mut self, _: u32, _: bool) -> Option<Frame> {
             if self.refuse { None } else { self.pool.take() }
         }
+        fn units(&mut self, len: u32) -> Box<UnitSet> {
+            Box::new(UnitSet::new(len))
+        }
+        fn recycle(&mut self, _: Box<UnitSet>) {}
     }
 
     fn packet() -> FrameRef {
@@ -380,7 +398,8 @@ mod tests {
         assert_eq!(whole(&mut queue, 1, b"x", &mut heap), Stored::NoMemory);
         assert_eq!((queue.held, queue.slots.len()), (0, 0));
         assert_eq!(queue.wanted(), Some(128));
-        queue.reserve(heap.pool.take().unwrap());
+        let frame = heap.pool.take().unwrap();
+        queue.reserve(frame, &mut heap);
         assert_eq!((queue.wanted(), queue.reserved()), (None, 3));
         assert_eq!(queue.part(0, 0, 128, &[0; 64], &mut heap), Stored::Yes, "its buffer was reserved");
         assert_eq!(queue.part(0, 64, 128, &[0; 64], &mut heap), Stored::Yes);
@@ -388,7 +407,8 @@ mod tests {
         // The same for a message that comes whole.
         assert_eq!(whole(&mut queue, 1, b"x", &mut heap), Stored::NoMemory);
         assert_eq!(queue.wanted(), Some(1));
-        queue.reserve(heap.pool.take().unwrap());
+        let frame = heap.pool.take().unwrap();
+        queue.reserve(frame, &mut heap);
         assert_eq!(whole(&mut queue, 1, b"x", &mut heap), Stored::Yes);
         assert_eq!(queue.pop().unwrap(), b"x");
         assert_eq!((queue.held, queue.slots.len()), (0, 0));

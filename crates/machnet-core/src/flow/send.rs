@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use machnet_channel::{Message, UNIT, cost_in_units};
 
+use super::Store;
 use super::units::UnitSet;
 use crate::wire::{AckBlock, CHUNK_HEADER_LEN, Chunk, Data, HEADER_LEN, MAX_BLOCKS, TAILROOM};
 
@@ -55,7 +56,7 @@ struct Outgoing {
 #[derive(Debug)]
 enum Acked {
     Nothing,
-    Some(UnitSet),
+    Some(Box<UnitSet>),
     All,
 }
 
@@ -122,6 +123,14 @@ impl SendQueue {
     /// True if every byte was acknowledged.
     pub(crate) fn all_acknowledged(&self) -> bool {
         self.messages.is_empty()
+    }
+
+    /// Gives back memory that nothing is in.
+    pub(crate) fn shed(&mut self) {
+        if self.messages.is_empty() {
+            self.messages = VecDeque::new();
+            self.again = VecDeque::new();
+        }
     }
 
     /// Drops everything: the peer reads no more, or the flow is over.
@@ -224,56 +233,53 @@ impl SendQueue {
     /// Puts to the front what the peer needs next: the oldest parts that were sent and not acknowledged, two packets' worth at
     /// most. A peer without memory refuses everything but these, so a probe that carries others may be refused for ever.
     pub(crate) fn probe(&mut self) {
-        let mut parts = Vec::new();
-        let mut room = 2 * (self.cut.part + Chunk::PART_OVERHEAD) as u32;
-        'messages: for (index, outgoing) in self.messages.iter_mut().enumerate().take(self.unsent.0 + 1) {
-            let total = outgoing.message.len() as u32;
+        let space = 2 * (self.cut.part + Chunk::PART_OVERHEAD) as u32;
+        let mut room = space;
+        for index in 0..self.messages.len().min(self.unsent.0 + 1) {
+            let total = self.messages[index].message.len() as u32;
             let sent = if index < self.unsent.0 { total } else { self.unsent.1 };
             let step = if total as usize <= self.cut.whole { total.max(1) } else { self.cut.part as u32 };
             let mut offset = 0;
             // An empty message is one part, if it was sent.
             while offset < sent || (offset == 0 && index < self.unsent.0) {
                 let len = (total - offset).min(step);
-                let acked = match &mut outgoing.acked {
-                    Acked::All => true,
-                    Acked::Nothing => false,
-                    Acked::Some(units) => units.contains(offset, len),
-                };
-                if !acked {
+                let part = Part { id: self.base.wrapping_add(index as u32), offset, len };
+                if !self.is_acknowledged(part) {
                     let cost = len + Chunk::PART_OVERHEAD as u32;
-                    if cost > room && !parts.is_empty() {
-                        break 'messages;
+                    if cost > room && room < space {
+                        return;
                     }
                     room = room.saturating_sub(cost);
-                    parts.push(Part { id: self.base.wrapping_add(index as u32), offset, len });
+                    // They are the oldest, so this is near the front.
+                    self.lost(part);
                 }
                 offset += step;
             }
         }
-        // They are the oldest, so this is the front.
-        for part in parts {
-            self.lost(part);
-        }
     }
 
     /// `part` was acknowledged. Returns true if messages were completed in order: `acknowledged` grew.
-    pub(crate) fn acked(&mut self, part: Part) -> bool {
+    pub(crate) fn acked(&mut self, part: Part, store: &mut impl Store) -> bool {
         let index = part.id.wrapping_sub(self.base) as usize;
         let Some(outgoing) = self.messages.get_mut(index) else { return false };
         let total = outgoing.message.len() as u32;
-        if part.len == total {
-            outgoing.acked = Acked::All;
-        } else {
-            if matches!(outgoing.acked, Acked::Nothing) {
-                outgoing.acked = Acked::Some(UnitSet::new(total));
-            }
-            if let Acked::Some(units) = &mut outgoing.acked {
+        outgoing.acked = match std::mem::replace(&mut outgoing.acked, Acked::All) {
+            Acked::Nothing | Acked::Some(_) if part.len == total => Acked::All,
+            Acked::All => Acked::All,
+            unfinished => {
+                let mut units = match unfinished {
+                    Acked::Some(units) => units,
+                    Acked::Nothing | Acked::All => store.units(total),
+                };
                 units.insert(part.offset, part.len);
                 if units.is_full() {
-                    outgoing.acked = Acked::All;
+                    store.recycle(units);
+                    Acked::All
+                } else {
+                    Acked::Some(units)
                 }
             }
-        }
+        };
         let before = self.acknowledged;
         while let Some(Outgoing { message, acked: Acked::All, .. }) = self.messages.front() {
             self.acknowledged += cost_in_units(message.len());
@@ -303,9 +309,25 @@ const _: () = assert!(CHUNK_HEADER_LEN < UNIT as usize);
 
 #[cfg(test)]
 mod tests {
+    use machnet_channel::{Frame, FrameRef};
     use proptest::prelude::*;
 
     use super::*;
+
+    struct Heap;
+
+    impl Store for Heap {
+        fn keep(&mut self, _: &FrameRef, _: &[u8], _: bool) -> Option<Message> {
+            None
+        }
+        fn buffer(&mut self, _: u32, _: bool) -> Option<Frame> {
+            None
+        }
+        fn units(&mut self, len: u32) -> Box<UnitSet> {
+            Box::new(UnitSet::new(len))
+        }
+        fn recycle(&mut self, _: Box<UnitSet>) {}
+    }
 
     const CUT: Cut = Cut::new(1232);
 
@@ -328,8 +350,8 @@ mod tests {
         assert!(queue.all_sent() && !queue.all_acknowledged());
         assert_eq!((queue.messages_sent, queue.bytes_sent), (3, 2010));
         // The last first: nothing is complete in order until the first is.
-        assert!(!queue.acked(Part { id: 2, offset: 0, len: 0 }));
-        assert!(!queue.acked(Part { id: 1, offset: 1088, len: 912 }));
+        assert!(!queue.acked(Part { id: 2, offset: 0, len: 0 }, &mut Heap));
+        assert!(!queue.acked(Part { id: 1, offset: 1088, len: 912 }, &mut Heap));
         queue.lost(Part { id: 1, offset: 1088, len: 912 });
         queue.lost(Part { id: 1, offset: 0, len: 1088 });
         queue.lost(Part { id: 0, offset: 0, len: 10 });
@@ -337,9 +359,9 @@ mod tests {
         assert_eq!(queue.next_again(1200), Some(Part { id: 0, offset: 0, len: 10 }), "acknowledged parts are skipped");
         assert_eq!(queue.next_again(1200), Some(Part { id: 1, offset: 0, len: 1088 }), "once, in order");
         assert_eq!(queue.next_again(1200), None);
-        assert!(queue.acked(Part { id: 0, offset: 0, len: 10 }));
+        assert!(queue.acked(Part { id: 0, offset: 0, len: 10 }, &mut Heap));
         assert_eq!(queue.acknowledged(), cost_in_units(10));
-        assert!(queue.acked(Part { id: 1, offset: 0, len: 1088 }));
+        assert!(queue.acked(Part { id: 1, offset: 0, len: 1088 }, &mut Heap));
         assert!(queue.all_acknowledged());
         assert_eq!(queue.acknowledged(), cost_in_units(10) + cost_in_units(2000) + cost_in_units(0));
     }
@@ -357,8 +379,8 @@ mod tests {
         assert_eq!(queue.next_again(1200), Some(Part { id: 0, offset: 0, len: 0 }));
         assert!(!queue.has_again(), "what was never sent is no probe");
         while queue.next_new(u64::MAX, 1200).is_some() {}
-        queue.acked(Part { id: 0, offset: 0, len: 0 });
-        queue.acked(Part { id: 1, offset: 0, len: 1088 });
+        queue.acked(Part { id: 0, offset: 0, len: 0 }, &mut Heap);
+        queue.acked(Part { id: 1, offset: 0, len: 1088 }, &mut Heap);
         queue.lost(Part { id: 2, offset: 0, len: 10 });
         queue.probe();
         assert_eq!(queue.next_again(1200), Some(Part { id: 1, offset: 1088, len: 1088 }));
@@ -394,8 +416,8 @@ mod tests {
                 random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
                 let at = (random >> 33) as usize % parts.len();
                 let part = parts[at];
-                queue.acked(part);
-                queue.acked(part);
+                queue.acked(part, &mut Heap);
+                queue.acked(part, &mut Heap);
                 parts.swap_remove(at);
             }
             prop_assert!(queue.all_acknowledged());

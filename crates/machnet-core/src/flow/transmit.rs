@@ -126,9 +126,9 @@ impl Flow {
         if sent {
             // The peer decides how often: nothing of it may gather.
             self.sent.floor_distance(now, self.rtt.pto(0));
-            self.handshake_sent = (self.stats.packets_sent == 0).then_some(now);
+            self.handshake_sent = (self.packets_sent == 0).then_some(now);
             self.sent.sent(now, Handshake::PACKET_LEN as u32, &[], false);
-            self.stats.packets_sent += 1;
+            self.packets_sent += 1;
         }
         sent
     }
@@ -225,7 +225,8 @@ impl Flow {
         }
         let limited = 2 * (self.sent.in_flight() + sent_len as u64) >= self.cc.window();
         self.sent.sent(now, sent_len as u32, tx.contents, limited);
-        self.stats.packets_sent += 1;
+        self.packets_sent += 1;
+        self.on_traffic(now);
         if tx.contents.contains(&Sent::Fin) {
             // The peer may have ended both directions already, and wait for nothing but this.
             self.settle(now);

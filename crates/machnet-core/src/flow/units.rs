@@ -12,9 +12,24 @@ pub(crate) struct UnitSet {
 
 impl UnitSet {
     /// The empty set over a message of `len` bytes.
+    #[cfg(test)]
     pub(crate) fn new(len: u32) -> Self {
-        let units = len.div_ceil(UNIT as u32);
-        Self { words: vec![0; units.div_ceil(64) as usize], units, set: 0 }
+        let mut set = Self::default();
+        set.reset(len);
+        set
+    }
+
+    /// Makes this the empty set over a message of `len` bytes, in the memory it has if that suffices.
+    pub(crate) fn reset(&mut self, len: u32) {
+        self.units = len.div_ceil(UNIT as u32);
+        self.set = 0;
+        self.words.clear();
+        self.words.resize(self.units.div_ceil(64) as usize, 0);
+    }
+
+    /// Words of memory it has.
+    pub(crate) fn capacity(&self) -> usize {
+        self.words.capacity()
     }
 
     /// Adds the units of bytes `offset..offset + len`; returns how many are new.

@@ -230,7 +230,7 @@ fn an_idle_world_sleeps() {
     let rounds = pair.world.rounds(pair.a) + pair.world.rounds(pair.b);
     pair.world.run_for(seconds(10)).unwrap();
     let more = pair.world.rounds(pair.a) + pair.world.rounds(pair.b) - rounds;
-    // A keepalive each 1.25 s, and the turns of the timing wheel.
-    assert!(more < 200, "{more} rounds in 10 s of silence");
+    // A keepalive each 1.25 s, 100 ms after it the queues given back, and the turns of the timing wheel for both.
+    assert!(more < 300, "{more} rounds in 10 s of silence");
     assert!(pair.world.now() > Instant::ZERO + seconds(11));
 }
