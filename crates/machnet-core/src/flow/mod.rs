@@ -411,7 +411,9 @@ impl Flow {
         }
         self.packets_received += 1;
         self.on_traffic(now);
-        if let State::Tombstone { until, limit } = &mut self.state {
+        if data.chunks().elicits()
+            && let State::Tombstone { until, limit } = &mut self.state
+        {
             // The peer still asks, so our last answers were lost. It backs off, and silence when it asks again would look
             // to it like our death: stay for as long as it may go on asking.
             *until = (now + self.limits.dead_peer_timeout).min(*limit);

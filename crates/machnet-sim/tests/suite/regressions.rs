@@ -326,3 +326,22 @@ fn starved_sides_do_not_keep_each_other_busy() {
     assert!(sent < 500, "{sent} packets in 4 s: {:?}", pair.world.stats(pair.a));
     drop((a, b));
 }
+
+/// Whoever acknowledges what a tombstone said does not ask for more: the tombstone goes when its own time is over, not
+/// `dead_peer_timeout` later. A server of short flows would otherwise be full of them.
+#[test]
+fn an_acknowledgement_does_not_keep_a_tombstone() {
+    let mut pair = Pair::new(1, &Link::with_delay(micros(20)));
+    let (mut a, mut b) = pair.open();
+    pair.world.spawn("a", async move {
+        a.send(vec![1; 100]).await.unwrap();
+        a.receive().await.unwrap();
+    });
+    pair.world.spawn("b", async move {
+        while let Some(message) = b.receive().await {
+            b.send(message).await.unwrap();
+        }
+    });
+    pair.world.run(seconds(1)).unwrap();
+    pair.world.settle(millis(300)).unwrap();
+}
