@@ -3,14 +3,16 @@
 //! Peers are children of this process: this binary once more, see [`process`]. Times bound failures only; what stops a
 //! process sleeps, because that is the fault.
 
+mod crowds;
 mod ends;
+mod large;
 mod liveness;
 #[path = "../process/mod.rs"]
 mod process;
 
 use std::time::Duration;
 
-use process::{LONG, Process, Request, content, endpoint, say, serve, size};
+use process::{LONG, Process, Request, content, endpoint, idle, say, serve, size};
 
 /// Not a test: where a child begins.
 #[test]
@@ -40,6 +42,55 @@ fn child() {
                     // Neither closed nor dropped in order: the process is gone with what its engine had not sent.
                     std::mem::forget((flow, endpoint));
                 }
+            }
+            ["keep"] => {
+                let endpoint = idle::crowd_endpoint();
+                let listener = endpoint.listen(0).await.unwrap();
+                say(listener.local_addr());
+                idle::keep(listener).await;
+            }
+            ["crowd", to, warm, count] => {
+                let endpoint = idle::crowd_endpoint();
+                let to = to.parse().unwrap();
+                idle::touch_frames(endpoint.connect(to).await.unwrap()).await;
+                let warm = idle::open(&endpoint, to, warm.parse().unwrap()).await;
+                say("warm");
+                let flows = idle::open(&endpoint, to, count.parse().unwrap()).await;
+                say("open");
+                std::future::pending::<()>().await;
+                drop((warm, flows));
+            }
+            ["churn", to, warm, count] => {
+                let endpoint = endpoint(0, Duration::from_secs(2));
+                let to = to.parse().unwrap();
+                idle::touch_frames(Request::Echo.connect(&endpoint, to).await.unwrap()).await;
+                for (count, done) in [(warm, "warm"), (count, "done")] {
+                    idle::come_and_go(&endpoint, to, count.parse().unwrap()).await;
+                    // Until the last tombstones are gone.
+                    tokio::time::sleep(Duration::from_secs(3)).await;
+                    say(done);
+                }
+                std::future::pending().await
+            }
+            ["flood", to] => {
+                let endpoint = endpoint(0, LONG);
+                let to = to.parse().unwrap();
+                let mut other = Request::Echo.connect(&endpoint, to).await.unwrap();
+                idle::touch_frames(Request::Echo.connect(&endpoint, to).await.unwrap()).await;
+                idle::echoes(&mut other, 10_000, 1_000).await;
+                say("warm");
+                let mut held = Request::Hold.connect(&endpoint, to).await.unwrap();
+                let mut sent = 0;
+                while let Ok(result) =
+                    tokio::time::timeout(Duration::from_secs(1), held.send(content(1, sent, 1_000))).await
+                {
+                    result.unwrap();
+                    sent += 1;
+                }
+                say(format_args!("blocked {sent}"));
+                idle::echoes(&mut other, 10_000, 1_000).await;
+                say("echoed");
+                std::future::pending().await
             }
             _ => panic!("no such role: {role:?}"),
         }

@@ -8,6 +8,7 @@
 #![allow(clippy::print_stdout, reason = "how a child talks to its parent")]
 
 mod content;
+pub mod idle;
 mod serve;
 
 use std::fmt::Display;
@@ -121,6 +122,11 @@ impl Process {
     /// Ends the child as nothing in it can prevent.
     pub fn kill(mut self) {
         self.signal(Signal::KILL);
+        self.child.wait().unwrap();
+    }
+
+    /// Waits for a child that was killed: its ports are free then.
+    pub fn reap(&mut self) {
         self.child.wait().unwrap();
     }
 

@@ -1,0 +1,75 @@
+//! Many flows: open and idle, or coming and going.
+
+use std::time::{Duration, Instant};
+
+use crate::process::{LONG, descriptors, rss};
+use crate::start;
+
+/// What an idle flow may cost each host as resident memory, everything of it: engine, mailbox, the application's handle
+/// and task, and what malloc loses. What is allocated of it stays below 2 KiB: see `machnet-sim`'s budgets.
+const BYTES_PER_FLOW: u64 = 3072;
+
+#[test]
+fn idle_flows_cost_little() {
+    const WARM: u64 = 2_000;
+    const FLOWS: u64 = 100_000;
+    let server = start("keep");
+    let to = server.hear_address();
+    let client = start(format_args!("crowd {to} {WARM} {FLOWS}"));
+    assert_eq!(client.hear(), "warm");
+    let before = [&client, &server].map(|process| rss(process.id()));
+    assert_eq!(client.hear(), "open");
+    // The queues of a flow go when it has been idle for a second.
+    let deadline = Instant::now() + LONG;
+    let per_flow = loop {
+        let mut after = [&client, &server].map(|process| rss(process.id())).into_iter().zip(before);
+        let per_flow: [u64; 2] =
+            std::array::from_fn(|_| after.next().map_or(0, |(now, before)| (now - before) / FLOWS));
+        if per_flow.iter().all(|&bytes| bytes <= BYTES_PER_FLOW) || Instant::now() > deadline {
+            break per_flow;
+        }
+        std::thread::sleep(Duration::from_millis(500));
+    };
+    println!("bytes per idle flow: {per_flow:?}");
+    assert!(per_flow.iter().all(|&bytes| bytes <= BYTES_PER_FLOW), "bytes per idle flow: {per_flow:?}");
+}
+
+/// Ten thousand flows, opened and closed: neither side grows.
+#[test]
+fn flows_that_come_and_go_leave_nothing() {
+    // What malloc does with its free memory is its own affair, within this.
+    const SLACK: u64 = 4 << 20;
+    let server = start("serve 0 0 2000");
+    let to = server.hear_address();
+    let client = start(format_args!("churn {to} 3000 10000"));
+    assert_eq!(client.hear(), "warm");
+    let measure = || [&client, &server].map(|process| (rss(process.id()), descriptors(process.id())));
+    let before = measure();
+    assert_eq!(client.hear(), "done");
+    for (before, after) in before.into_iter().zip(measure()) {
+        println!("resident bytes {} -> {}, descriptors {} -> {}", before.0, after.0, before.1, after.1);
+        assert!(after.0 <= before.0 + SLACK, "resident bytes {} -> {}", before.0, after.0);
+        assert_eq!(after.1, before.1, "descriptors");
+    }
+}
+
+/// A reader that stands still: its sender waits, both stay small, and the other flows of both endpoints go on.
+#[test]
+fn a_reader_that_stands_still_costs_its_windows() {
+    // Send buffer, receive window, and the frames they lie in: 2 MiB each by default, once per flow.
+    const GROWTH: u64 = 16 << 20;
+    let server = start(format_args!("serve 0 0 {}", LONG.as_millis()));
+    let to = server.hear_address();
+    let client = start(format_args!("flood {to}"));
+    assert_eq!(client.hear(), "warm");
+    let measure = || [&client, &server].map(|process| rss(process.id()));
+    let before = measure();
+    // Which it says when nothing was taken for a while.
+    assert!(client.hear().starts_with("blocked"));
+    // Others are served, again and again.
+    assert_eq!(client.hear(), "echoed");
+    for (before, after) in before.into_iter().zip(measure()) {
+        println!("resident bytes {before} -> {after}");
+        assert!(after <= before + GROWTH, "resident bytes {before} -> {after}");
+    }
+}
