@@ -6,6 +6,7 @@
 //! run.rs       running commands: bounded, interruptible, with nothing left behind
 //! mutants.rs   the loom tests must notice every listed bug
 //! netns.rs     two hosts on one machine, and the end-to-end run between them
+//! soak.rs      random faults against a model, for as long as wanted
 //! ```
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks to its user")]
@@ -13,6 +14,7 @@
 mod mutants;
 mod netns;
 mod run;
+mod soak;
 mod test;
 mod tools;
 
@@ -32,12 +34,15 @@ struct Cli {
 enum Task {
     /// Run every check, in order, until the first failure
     Test(test::Options),
+    /// Random faults against a model: kills, stops, slow readers, storms of flows, large messages
+    Soak(soak::Options),
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = run::catch_signals().and_then(|()| match cli.task {
         Task::Test(options) => test::test(&options),
+        Task::Soak(options) => soak::soak(&options),
     });
     match result {
         Ok(()) => ExitCode::SUCCESS,

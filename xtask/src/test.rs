@@ -8,7 +8,7 @@ use clap::ValueEnum;
 
 use crate::run::{capture, describe, run};
 use crate::tools::{self, Tool};
-use crate::{mutants, netns, root, target};
+use crate::{mutants, netns, root, soak, target};
 
 /// Options of `cargo xtask test`.
 #[derive(clap::Args)]
@@ -45,12 +45,17 @@ pub(crate) enum Step {
     Mutants,
     /// The main example runs
     Examples,
+    /// Random faults against a model, for a moment
+    Soak,
     /// Two processes in two network namespaces, over IPv4 and IPv6
     Netns,
 }
 
 /// Longer than any step takes; a step that hangs fails the run.
 const LIMIT: Duration = Duration::from_secs(20 * 60);
+
+/// How long the soak of a test run lasts.
+const SMOKE: Duration = Duration::from_secs(20);
 
 /// The loom build of the channel crate.
 pub(crate) const LOOM_FLAGS: &str = "--cfg machnet_loom";
@@ -70,7 +75,7 @@ impl Step {
             Self::Deny => &[tools::CARGO_DENY],
             Self::Clippy => &[tools::CLIPPY],
             Self::Test | Self::Netns => &[tools::IP, tools::NAMESPACES],
-            Self::Doc | Self::Sim | Self::Loom | Self::Mutants | Self::Examples => &[],
+            Self::Doc | Self::Sim | Self::Loom | Self::Mutants | Self::Examples | Self::Soak => &[],
         }
     }
 
@@ -106,6 +111,7 @@ impl Step {
             Self::Examples => {
                 run(cargo("run").args(["--release", "--locked", "--example", "echo", "--", "--quick"]), LIMIT)
             }
+            Self::Soak => soak::soak_for(SMOKE, Some(1)),
             Self::Netns => {
                 let mut build = cargo("build");
                 build.args(["--release", "--locked", "--example", "echo_server", "--example", "echo_client"]);
