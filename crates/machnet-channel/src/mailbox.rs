@@ -31,6 +31,8 @@ use crate::{FlowState, Intake, Intent, Message, cost_in_units};
 struct AppLine {
     consumed: AtomicU64,
     intent: AtomicU32,
+    /// Where the flow goes: never written again, and here because the line has room.
+    peer: SocketAddr,
 }
 
 /// Written by the engine, read by the application.
@@ -65,7 +67,6 @@ pub struct Mailbox {
     due_link: Link<Mailbox>,
     /// True once the engine's end was handed out.
     claimed: AtomicBool,
-    peer: SocketAddr,
     local: OnceLock<SocketAddr>,
     intake: Arc<Intake>,
 }
@@ -76,7 +77,7 @@ pub(crate) const NO_SLOT: u32 = u32::MAX;
 impl Mailbox {
     fn new(intake: Arc<Intake>, peer: SocketAddr) -> Arc<Self> {
         Arc::new(Self {
-            app: AppLine { consumed: AtomicU64::new(0), intent: AtomicU32::new(0) },
+            app: AppLine { consumed: AtomicU64::new(0), intent: AtomicU32::new(0), peer },
             engine: EngineLine {
                 room: AtomicU64::new(0),
                 acknowledged: AtomicU64::new(0),
@@ -97,7 +98,6 @@ impl Mailbox {
             due: AtomicU8::new(0),
             due_link: Link::new(),
             claimed: AtomicBool::new(false),
-            peer,
             local: OnceLock::new(),
             intake,
         })
@@ -152,7 +152,7 @@ impl Mailbox {
     /// Where the flow goes.
     #[must_use]
     pub const fn peer(&self) -> SocketAddr {
-        self.peer
+        self.app.peer
     }
 
     /// The address the flow uses on this side; known once it is open.
@@ -250,7 +250,7 @@ unsafe impl Linked for Mailbox {
 impl std::fmt::Debug for Mailbox {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Mailbox")
-            .field("peer", &self.peer)
+            .field("peer", &self.peer())
             .field("local", &self.local())
             .field("state", &self.state())
             .finish_non_exhaustive()
