@@ -22,6 +22,7 @@ pub enum IdlePolicy {
     /// everybody by whole scheduler time slices.
     Spin,
     /// Give the core away but stay runnable for `yield_for` after the last work, then sleep. The default, with 100 µs.
+    /// While somebody else keeps the core busy, so that a yield costs a time slice, it sleeps at once.
     YieldThenPark {
         /// How long to stay runnable.
         yield_for: Duration,
