@@ -20,6 +20,7 @@ mod receive;
 mod resets;
 mod table;
 mod timers;
+mod tokens;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -38,6 +39,7 @@ use peers::{Peers, Verdict};
 use resets::ResetLimit;
 use table::{FlowTable, Keyed};
 use timers::Timers;
+use tokens::Tokens;
 
 /// Packets received in one round: the LCD's ring.
 const RX_BURST: usize = 256;
@@ -68,6 +70,8 @@ pub struct EngineStats {
     pub packets_sent: u64,
     /// Packets that flows declared lost, of flows that are gone too.
     pub packets_lost: u64,
+    /// INITs that were answered by RETRY, and left no trace.
+    pub retries_sent: u64,
     /// Flows that exist, half-open and closing ones included.
     pub flows: u64,
     /// Reassembly buffers in use.
@@ -98,8 +102,10 @@ pub struct Engine<D, C> {
     /// Application's slot → flow. Dense: the channel gives out the smallest free slot.
     by_slot: Vec<Option<u32>>,
     listening: Vec<Listening>,
-    /// Flows whose handshake began here and is not finished.
-    half_open: u32,
+    /// Flows whose handshake began here and is not finished: of initiators without a token, and with one.
+    half_open: [u32; 2],
+    tokens: Tokens,
+    retries_sent: u64,
     timers: Timers,
     peers: Peers,
     /// When the last round asked to be called again at the latest.
@@ -142,6 +148,8 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         config.check(max_payload)?;
         driver.set_bell(channel.bell());
         let mut rng = ChaCha12Rng::from_seed(seed);
+        let mut secret = [0; 16];
+        rng.fill_bytes(&mut secret);
         let buffers = Buffers::new(config.reassembly_bytes, config.max_message).map_err(|_| ConfigError {
             field: "reassembly_bytes",
             value: config.reassembly_bytes,
@@ -161,7 +169,9 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             now: Instant::ZERO,
             by_slot: Vec::new(),
             listening: Vec::new(),
-            half_open: 0,
+            half_open: [0; 2],
+            tokens: Tokens::new(&secret),
+            retries_sent: 0,
             timers: Timers::new(),
             promised: None,
             waiting: VecDeque::new(),
@@ -364,8 +374,8 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
     fn forget(&mut self, key: u32) {
         self.timers.set(key, None);
         let Some(flow) = self.flows.remove(key) else { return };
-        if flow.was_half_open {
-            self.half_open -= 1;
+        if let Some(opening) = flow.half_open {
+            self.half_open[opening as usize] -= 1;
         }
         if let Some(membership) = flow.peer
             && let Some((moved, place)) = self.peers.leave(membership)
@@ -434,6 +444,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             packets_received: self.packets_received,
             packets_sent: self.packets_sent,
             packets_lost: self.packets_lost,
+            retries_sent: self.retries_sent,
             flows: self.flows.len() as u64,
             buffers_in_use: self.buffers.in_use(),
             drops,

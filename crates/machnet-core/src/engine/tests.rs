@@ -13,6 +13,8 @@ use super::*;
 use crate::wire::{Chunk, Data, HEADER_LEN, Handshake, Header, PacketType, Reason, Reset, Retry, VERSIONS};
 use crate::{Capabilities, DropReason, LocalChannel, Meta};
 
+mod handshake;
+
 const PORT: u16 = 7000;
 const PEER_ID: u64 = 0x1234_5678;
 

@@ -90,6 +90,14 @@ pub(crate) enum State {
     Closed,
 }
 
+/// Whether the initiator of a half-open flow showed that it receives at its address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Opening {
+    Unproven,
+    /// By a token.
+    Proven,
+}
+
 /// Where one reliable control chunk stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Control {
@@ -162,7 +170,7 @@ pub(crate) struct Flow {
     pub(crate) is_ready: bool,
     pub(crate) is_touched: bool,
     /// It counts as half-open.
-    pub(crate) was_half_open: bool,
+    pub(crate) half_open: Option<Opening>,
     /// It waits for a reassembly buffer.
     pub(crate) is_waiting: bool,
     /// Its place among the flows of its peer, once that is validated.
@@ -243,7 +251,7 @@ impl Flow {
             is_unfinished: false,
             is_ready: false,
             is_touched: false,
-            was_half_open: false,
+            half_open: None,
             is_waiting: false,
             peer: None,
             peer_instance: 0,
