@@ -21,7 +21,8 @@ pub struct Config {
     pub send_buffer: u32,
     /// Flows of the engine, half-open and closing ones included. Default 65 536.
     pub max_flows: u32,
-    /// Flows whose handshake has begun here and is not finished. Default 1 024.
+    /// Flows whose handshake has begun here and is not finished. Beyond, INIT is answered by RETRY and nothing is kept;
+    /// so many again may be opened by who comes back with its token. Default 1 024.
     pub max_half_open: u32,
     /// How long `connect` tries. Default 3 s.
     pub connect_timeout: Duration,

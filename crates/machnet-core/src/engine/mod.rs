@@ -21,6 +21,7 @@ mod resets;
 mod table;
 mod timers;
 mod tokens;
+mod tx;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -29,8 +30,8 @@ use std::time::Duration;
 use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-use crate::driver::{RxPacket, TxPacket};
-use crate::flow::{Cut, Limits, Sent, State, Store as _, Tx};
+use crate::driver::RxPacket;
+use crate::flow::{Cut, Limits, State, Store as _};
 use crate::wire::BASE_PAYLOAD;
 use crate::{AppChannel, Config, ConfigError, Driver, Drops, Instant, ListenSlot, Slot};
 use buffers::Buffers;
@@ -40,11 +41,10 @@ use resets::ResetLimit;
 use table::{FlowTable, Keyed};
 use timers::Timers;
 use tokens::Tokens;
+pub(crate) use tx::Tx;
 
 /// Packets received in one round: the LCD's ring.
 const RX_BURST: usize = 256;
-/// Packets built in one round, likewise.
-const TX_BURST: usize = 256;
 /// Hints looked at in one round.
 const HINTS: usize = 256;
 /// How soon the timer of a flow that cannot send is looked at again.
@@ -90,15 +90,14 @@ struct Listening {
 /// The datapath. See the module.
 #[derive(Debug)]
 pub struct Engine<D, C> {
-    driver: D,
     channel: C,
     config: Config,
     limits: Arc<Limits>,
     rng: ChaCha12Rng,
-    instance: u64,
     now: Instant,
 
     flows: FlowTable,
+    tx: Tx<D>,
     /// Application's slot → flow. Dense: the channel gives out the smallest free slot.
     by_slot: Vec<Option<u32>>,
     listening: Vec<Listening>,
@@ -124,13 +123,8 @@ pub struct Engine<D, C> {
     touched: Vec<u32>,
     due: Vec<u32>,
     rx: Vec<RxPacket>,
-    tx: VecDeque<TxPacket>,
-    contents: Vec<Sent>,
-    /// The driver had no frame for us.
-    starved: bool,
 
     packets_received: u64,
-    packets_sent: u64,
     packets_lost: u64,
     drops: Drops,
     /// Flows that wait for ACCEPT.
@@ -158,11 +152,10 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         })?;
         Ok(Self {
             limits: Arc::new(Limits::new(&config, max_payload as usize)),
-            instance: rng.next_u64(),
+            tx: Tx::new(driver, rng.next_u64()),
             flows: FlowTable::new(&mut rng),
             peers: Peers::new(&mut rng, config.dead_peer_timeout),
             resets: ResetLimit::new(Keyed::new(&mut rng)),
-            driver,
             channel,
             config,
             rng,
@@ -182,11 +175,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             touched: Vec::new(),
             due: Vec::new(),
             rx: Vec::with_capacity(RX_BURST),
-            tx: VecDeque::with_capacity(TX_BURST),
-            contents: Vec::new(),
-            starved: false,
             packets_received: 0,
-            packets_sent: 0,
             packets_lost: 0,
             drops: Drops::default(),
             connecting: BTreeSet::new(),
@@ -196,9 +185,8 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
     /// One bounded round: receive, look at applications, timers, send, wake. `now` never goes back.
     pub fn poll(&mut self, now: Instant) -> Progress {
         self.now = self.now.max(now);
-        self.starved = false;
         self.notice_freeze();
-        self.driver.reap();
+        self.tx.begin();
         self.serve_waiting();
         let received = self.receive_burst();
         let hints = self.look_at_applications();
@@ -300,24 +288,14 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
 
     /// Gives each ready flow a turn, and the driver what they built.
     fn send(&mut self) -> bool {
-        let before = self.tx.len();
         for _ in 0..self.ready.len() {
-            if self.tx.len() >= TX_BURST {
+            if self.tx.is_full() {
                 break;
             }
             let Some(key) = self.ready.pop_front() else { break };
-            let (now, budget) = (self.now, TX_BURST - self.tx.len());
             let Some(flow) = self.flows.get(key) else { continue };
             flow.is_ready = false;
-            let mut tx = Tx {
-                driver: &mut self.driver,
-                batch: &mut self.tx,
-                budget,
-                instance: self.instance,
-                contents: &mut self.contents,
-                starved: &mut self.starved,
-            };
-            let more = flow.transmit(now, &mut tx);
+            let more = flow.transmit(self.now, &mut self.tx);
             if more {
                 flow.is_ready = true;
                 self.ready.push_back(key);
@@ -326,21 +304,17 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
                 flow.is_touched = true;
                 self.touched.push(key);
             }
-            if self.starved {
+            if self.tx.is_starved() {
                 break;
             }
         }
-        self.packets_sent += (self.tx.len() - before) as u64;
-        if self.tx.is_empty() {
-            return false;
-        }
-        self.driver.tx_burst(&mut self.tx) > 0
+        self.tx.flush()
     }
 
     /// Publishes what changed, forgets what is over, sets timers, and wakes who waits.
     fn end_round(&mut self) {
         let mut touched = std::mem::take(&mut self.touched);
-        let blocked = self.starved || !self.tx.is_empty();
+        let blocked = self.tx.is_starved() || !self.tx.is_empty();
         for key in touched.drain(..) {
             let Some(flow) = self.flows.get(key) else { continue };
             flow.is_touched = false;
@@ -384,7 +358,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             moved.peer = Some(place);
         }
         self.connecting.remove(&key);
-        self.driver.close(flow.local.port());
+        self.tx.driver.close(flow.local.port());
         tracing::debug!(flow = flow.id, peer = %flow.remote, "forgotten");
     }
 
@@ -416,9 +390,9 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         let idle = self.unfinished.is_empty()
             && !self.channel.has_work()
             && self.channel.is_closing() == self.shutting_down
-            && (self.ready.is_empty() || self.starved || !self.tx.is_empty());
+            && (self.ready.is_empty() || self.tx.is_starved() || !self.tx.is_empty());
         // Without frames nothing can be sent, and on some drivers nothing received: the next one to come home rings.
-        idle && !self.driver.starve()
+        idle && !self.tx.driver.starve()
     }
 
     /// True once the application asked to close and every flow has ended: the engine may be dropped.
@@ -428,21 +402,21 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
 
     /// The driver.
     pub const fn driver(&self) -> &D {
-        &self.driver
+        &self.tx.driver
     }
 
     /// The driver, for simulations that steer it.
     pub const fn driver_mut(&mut self) -> &mut D {
-        &mut self.driver
+        &mut self.tx.driver
     }
 
     /// The engine's counters.
     pub fn stats(&self) -> EngineStats {
         let mut drops = self.drops;
-        drops.add(&self.driver.drops());
+        drops.add(&self.tx.driver.drops());
         EngineStats {
             packets_received: self.packets_received,
-            packets_sent: self.packets_sent,
+            packets_sent: self.tx.built(),
             packets_lost: self.packets_lost,
             retries_sent: self.retries_sent,
             flows: self.flows.len() as u64,

@@ -3,9 +3,9 @@
 use machnet_channel::FrameRef;
 
 use super::tokens::Claim;
-use super::{Engine, RX_BURST, TX_BURST};
+use super::{Engine, RX_BURST};
 use crate::driver::{Meta, RxPacket};
-use crate::flow::{Flow, Opening, State, Tx};
+use crate::flow::{Flow, Opening, State};
 use crate::wire::{
     Data, HEADER_LEN, Handshake, Header, MIN_ELICITING_LEN, PacketType, RESET_LEN, Reason, Reset, Retry, WireError,
 };
@@ -18,12 +18,12 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
     /// Receives one burst. Returns true if anything arrived.
     pub(super) fn receive_burst(&mut self) -> bool {
         let mut packets = std::mem::take(&mut self.rx);
-        let n = self.driver.rx_burst(&mut packets, RX_BURST);
+        let n = self.tx.driver.rx_burst(&mut packets, RX_BURST);
         self.packets_received += n as u64;
         for packet in packets.drain(..) {
             // Per packet, not per burst: what is lent, perhaps behind a hole that only another packet can fill, must never
             // be the whole pool.
-            self.buffers.set_copy_all(self.driver.is_short_of_frames());
+            self.buffers.set_copy_all(self.tx.driver.is_short_of_frames());
             if let Err(reason) = self.receive(packet) {
                 self.drops.count(reason);
             }
@@ -31,7 +31,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         self.rx = packets;
         let mut any = n > 0;
         for _ in 0..UNREACHABLE_PER_ROUND {
-            let Some(unreachable) = self.driver.unreachable() else { break };
+            let Some(unreachable) = self.tx.driver.unreachable() else { break };
             any = true;
             self.on_unreachable(unreachable.remote, &unreachable.quoted);
         }
@@ -45,7 +45,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         }
         let payload = frame.share(range);
         let result = self.dispatch(meta, &payload);
-        self.driver.recycle(payload);
+        self.tx.driver.recycle(payload);
         result
     }
 
@@ -171,7 +171,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             return Err(DropReason::TooManyFlows);
         }
         // The port stays open until its last flow ends, listener or not.
-        if self.driver.open(meta.local.port()).is_err() {
+        if self.tx.driver.open(meta.local.port()).is_err() {
             return Err(DropReason::NotListening);
         }
         let (now, limits) = (self.now, &self.limits);
@@ -190,21 +190,11 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
     fn answer_init(&mut self, key: u32) {
         let now = self.now;
         let Some(flow) = self.flows.get(key) else { return };
-        if self.tx.len() >= 2 * TX_BURST {
+        if self.tx.is_overfull() {
             self.drops.count(DropReason::Congested);
             return;
         }
-        let mut tx = Tx {
-            driver: &mut self.driver,
-            batch: &mut self.tx,
-            budget: 1,
-            instance: self.instance,
-            contents: &mut self.contents,
-            starved: &mut self.starved,
-        };
-        if flow.transmit_handshake(now, PacketType::Accept, &mut tx) {
-            self.packets_sent += 1;
-        } else {
+        if !flow.transmit_handshake(now, PacketType::Accept, &mut self.tx) {
             self.drops.count(DropReason::NoFrames);
         }
     }
@@ -315,25 +305,15 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
 
     /// Sends a stateless packet of `len` bytes, which `fill` writes. Returns false, and counts, if there was no room.
     fn answer(&mut self, meta: Meta, len: usize, fill: impl FnOnce(&mut [u8])) -> bool {
-        if self.tx.len() >= 2 * TX_BURST {
+        if self.tx.is_overfull() {
             self.drops.count(DropReason::Congested);
             return false;
         }
-        let mut tx = Tx {
-            driver: &mut self.driver,
-            batch: &mut self.tx,
-            budget: 1,
-            instance: self.instance,
-            contents: &mut self.contents,
-            starved: &mut self.starved,
-        };
-        let sent = tx.packet(meta, len, |bytes, _| {
+        let sent = self.tx.packet(meta, len, |bytes, _| {
             fill(bytes);
             len
         });
-        if sent {
-            self.packets_sent += 1;
-        } else {
+        if !sent {
             self.drops.count(DropReason::NoFrames);
         }
         sent

@@ -30,7 +30,7 @@ fn reset_is_believed_of_an_outstanding_packet_only() {
     flow.send.post(b"message".to_vec().into()).unwrap();
     bench.poll();
     bench.poll();
-    let sent = bench.engine.driver.sent.last().unwrap().clone();
+    let sent = bench.engine.tx.driver.sent.last().unwrap().clone();
     let (header, _) = Header::parse(&sent).unwrap();
     assert_eq!((header.packet_type, header.flow), (PacketType::Data, PEER_ID));
     let with_number = |number: u32| {
@@ -62,18 +62,18 @@ fn reset_is_sent_in_answer_and_within_its_limit() {
     data[4..12].copy_from_slice(&77_u64.to_be_bytes());
     for n in 1..=20_u64 {
         bench.receive(PORT, &data);
-        let sent = bench.engine.driver.sent.len() as u64;
+        let sent = bench.engine.tx.driver.sent.len() as u64;
         assert_eq!(sent, n.min(16), "16 at once");
         assert_eq!(bench.engine.stats().drops.get(DropReason::ResetLimited), n - sent);
     }
-    let sent = bench.engine.driver.sent.len();
-    let answered = bench.engine.driver.sent[0].clone();
+    let sent = bench.engine.tx.driver.sent.len();
+    let answered = bench.engine.tx.driver.sent[0].clone();
     bench.now.0 += 1_000_000_000;
     bench.receive(PORT, &answered);
     bench.receive(PORT, &reset(77, &data));
     // Shorter than a RESET may be the answer to.
     bench.receive(PORT, &data[..crate::wire::MIN_ELICITING_LEN - 1]);
-    assert_eq!(bench.engine.driver.sent.len(), sent);
+    assert_eq!(bench.engine.tx.driver.sent.len(), sent);
 }
 
 /// The answer to an INIT above the limit: its source id, no state, and a token that fits.
@@ -86,7 +86,7 @@ fn retry_echoes_the_source_id() {
     let mut second = bench.packet(PacketType::Init);
     second[16..24].copy_from_slice(&99_u64.to_be_bytes());
     bench.receive(PORT, &second);
-    let sent = bench.engine.driver.sent.last().unwrap().clone();
+    let sent = bench.engine.tx.driver.sent.last().unwrap().clone();
     let (header, rest) = Header::parse(&sent).unwrap();
     assert_eq!((header.packet_type, header.flow, header.number), (PacketType::Retry, 99, 0));
     let token = Retry::parse(rest).unwrap().token.to_vec();
