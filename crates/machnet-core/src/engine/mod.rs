@@ -15,12 +15,14 @@
 
 mod apps;
 mod buffers;
+mod memory;
 mod peers;
 mod receive;
 mod resets;
 mod table;
 mod timers;
 mod tokens;
+mod tombstones;
 mod tx;
 
 use std::collections::{BTreeSet, VecDeque};
@@ -31,7 +33,7 @@ use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use crate::driver::RxPacket;
-use crate::flow::{Cut, Limits, State, Store as _};
+use crate::flow::{Cut, Limits, State};
 use crate::wire::BASE_PAYLOAD;
 use crate::{AppChannel, Config, ConfigError, Driver, Drops, Instant, ListenSlot, Slot};
 use buffers::Buffers;
@@ -41,6 +43,7 @@ use resets::ResetLimit;
 use table::{FlowTable, Keyed};
 use timers::Timers;
 use tokens::Tokens;
+use tombstones::Tombstones;
 pub(crate) use tx::Tx;
 
 /// Packets received in one round: the LCD's ring.
@@ -111,6 +114,7 @@ pub struct Engine<D, C> {
     promised: Option<Instant>,
     /// Flows that wait for a reassembly buffer, first come, first served: key and id.
     waiting: VecDeque<(u32, u64)>,
+    tombstones: Tombstones,
     buffers: Buffers,
     resets: ResetLimit,
     shutting_down: bool,
@@ -154,7 +158,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             limits: Arc::new(Limits::new(&config, max_payload as usize)),
             tx: Tx::new(driver, rng.next_u64()),
             flows: FlowTable::new(&mut rng),
-            peers: Peers::new(&mut rng, config.dead_peer_timeout),
+            peers: Peers::new(&mut rng, config.dead_peer_timeout, config.peer_reassembly_bytes),
             resets: ResetLimit::new(Keyed::new(&mut rng)),
             channel,
             config,
@@ -168,6 +172,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             timers: Timers::new(),
             promised: None,
             waiting: VecDeque::new(),
+            tombstones: Tombstones::new(config.max_tombstones),
             buffers,
             shutting_down: false,
             ready: VecDeque::new(),
@@ -203,25 +208,6 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         if self.promised.is_some_and(|promised| promised + self.peers.interval() <= self.now) {
             tracing::debug!("not polled for a while: no peer is declared dead for that");
             self.peers.forgive(self.now);
-        }
-    }
-
-    /// Gives buffers that came home to the messages that wait for them.
-    fn serve_waiting(&mut self) {
-        self.buffers.set_contended(false);
-        while let Some(&(key, id)) = self.waiting.front() {
-            if let Some(flow) = self.flows.get(key).filter(|flow| flow.id == id) {
-                if let Some(len) = flow.wanted_buffer() {
-                    let Some(frame) = self.buffers.buffer(len, true) else {
-                        self.buffers.set_contended(true);
-                        return;
-                    };
-                    flow.reserve(frame, &mut self.buffers);
-                }
-                flow.is_waiting = false;
-                self.touch(key);
-            }
-            self.waiting.pop_front();
         }
     }
 
@@ -316,15 +302,22 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         let mut touched = std::mem::take(&mut self.touched);
         let blocked = self.tx.is_starved() || !self.tx.is_empty();
         for key in touched.drain(..) {
+            self.publish(key);
             let Some(flow) = self.flows.get(key) else { continue };
             flow.is_touched = false;
-            self.packets_lost += flow.newly_lost();
-            if flow.publish(&mut self.channel)
-                && let Some(slot) = flow.slot.take()
-            {
-                self.by_slot[slot.0 as usize] = None;
-                self.channel.release(slot);
+            let entombed =
+                matches!(flow.state, State::Tombstone { .. }) && !std::mem::replace(&mut flow.is_entombed, true);
+            if entombed {
+                let id = flow.id;
+                let lives = |key, id| self.flows.get(key).is_some_and(|flow| flow.id == id);
+                if let Some((oldest, _)) = self.tombstones.push(key, id, lives) {
+                    // It may have ended in this very round, and its application knows nothing yet.
+                    self.publish(oldest);
+                    self.forget(oldest);
+                }
             }
+            self.charge(key);
+            let Some(flow) = self.flows.get(key) else { continue };
             if flow.state == State::Closed {
                 self.forget(key);
             } else {
@@ -344,6 +337,18 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         self.channel.end_round();
     }
 
+    /// Tells the application of a flow where that stands, and lets go of it if it is over.
+    fn publish(&mut self, key: u32) {
+        let Some(flow) = self.flows.get(key) else { return };
+        self.packets_lost += flow.newly_lost();
+        if flow.publish(&mut self.channel)
+            && let Some(slot) = flow.slot.take()
+        {
+            self.by_slot[slot.0 as usize] = None;
+            self.channel.release(slot);
+        }
+    }
+
     /// Removes a flow and what hangs on it.
     fn forget(&mut self, key: u32) {
         self.timers.set(key, None);
@@ -351,11 +356,13 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         if let Some(opening) = flow.half_open {
             self.half_open[opening as usize] -= 1;
         }
-        if let Some(membership) = flow.peer
-            && let Some((moved, place)) = self.peers.leave(membership)
-            && let Some(moved) = self.flows.get(moved)
-        {
-            moved.peer = Some(place);
+        if let Some(membership) = flow.peer {
+            self.peers.charge(membership, flow.charged, [0; 2]);
+            if let Some((moved, place)) = self.peers.leave(membership)
+                && let Some(moved) = self.flows.get(moved)
+            {
+                moved.peer = Some(place);
+            }
         }
         self.connecting.remove(&key);
         self.tx.driver.close(flow.local.port());
@@ -439,6 +446,7 @@ impl Config {
         within("send_buffer", self.send_buffer.into(), 2048, 1 << 30)?;
         within("max_flows", self.max_flows.into(), 1, 1 << 24)?;
         within("max_half_open", self.max_half_open.into(), 1, 1 << 24)?;
+        within("max_tombstones", self.max_tombstones.into(), 1, 1 << 24)?;
         within("max_payload", max_payload.into(), BASE_PAYLOAD as u64, 65_507)?;
         within("dead_peer_timeout (ms)", self.dead_peer_timeout.as_millis() as u64, 10, 86_400_000)?;
         within("max_ack_delay (µs)", self.max_ack_delay.as_micros() as u64, 0, 1_000_000)?;

@@ -100,17 +100,16 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             State::Connecting { .. } | State::Closed => return Err(DropReason::WrongState),
         }
         let Some(flow) = self.flows.get(key) else { return Err(DropReason::UnknownFlow) };
+        self.buffers.set_peer_room(flow.peer.map_or([u64::MAX; 2], |membership| self.peers.room(membership)));
         let result = flow.on_data(now, header, &data, packet, &mut self.buffers);
         flow.deliver(now, &mut self.channel);
-        if flow.wanted_buffer().is_some() && !flow.is_waiting {
-            flow.is_waiting = true;
-            self.waiting.push_back((key, flow.id));
-        }
         if let Some(membership) = flow.peer
             && result.is_ok()
         {
             self.peers.heard(membership, now);
         }
+        self.note_waiting(key);
+        self.charge(key);
         self.touch(key);
         result
     }

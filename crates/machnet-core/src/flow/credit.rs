@@ -51,6 +51,11 @@ impl Flow {
         }
     }
 
+    /// Bytes of memory that its unfinished messages hold: the next one, and others.
+    pub(crate) fn reassembling(&self) -> [u64; 2] {
+        self.recv.reassembling()
+    }
+
     /// The length of the message that waits for a reassembly buffer.
     pub(crate) fn wanted_buffer(&self) -> Option<u32> {
         if matches!(self.state, State::Open) { self.recv.wanted() } else { None }

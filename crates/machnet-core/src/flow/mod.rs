@@ -191,6 +191,10 @@ pub(crate) struct Flow {
     pub(crate) half_open: Option<Opening>,
     /// It waits for a reassembly buffer.
     pub(crate) is_waiting: bool,
+    /// It is among the engine's tombstones.
+    pub(crate) is_entombed: bool,
+    /// What of its reassembly its peer was charged for.
+    pub(crate) charged: [u64; 2],
     /// Its place among the flows of its peer, once that is validated.
     pub(crate) peer: Option<Membership>,
     /// The peer's start, as it says.
@@ -271,6 +275,8 @@ impl Flow {
             is_touched: false,
             half_open: None,
             is_waiting: false,
+            is_entombed: false,
+            charged: [0; 2],
             peer: None,
             peer_instance: 0,
             limits: Arc::clone(limits),
