@@ -13,7 +13,7 @@ use machnet_channel::{Doorbell, Frame, FramePool, FrameRef, Region};
 use machnet_core::{Capabilities, Driver, DropReason, Drops, Instant, Meta, RxPacket, TxPacket, Unreachable};
 
 use crate::fabric::HostId;
-use crate::{Fabric, NicStats};
+use crate::{Fabric, Link, NicStats};
 
 /// What happens to a datagram in the ring when no frame is free for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +43,8 @@ pub struct NicConfig {
     pub tx_descriptors: u16,
     /// From `tx_burst` to the link.
     pub tx_delay: Duration,
+    /// Bits per second that leave the NIC; `None`: infinitely many. What waits for the line stays in its descriptor.
+    pub line_rate: Option<u64>,
     /// How long the device holds a transmitted frame.
     pub hold: Duration,
     /// And until how many more were transmitted. Less than `tx_descriptors`.
@@ -62,6 +64,7 @@ impl Default for NicConfig {
             rx_descriptors: 256,
             tx_descriptors: 256,
             tx_delay: Duration::ZERO,
+            line_rate: None,
             hold: Duration::ZERO,
             hold_packets: 0,
             no_frame: NoFrame::Wait,
@@ -90,6 +93,8 @@ pub struct SimDriver {
     pool: FramePool,
     held: VecDeque<Held>,
     transmitted: u64,
+    /// When the line will be free.
+    line_free: Instant,
     /// A frame was wanted and none was free.
     wants_frame: bool,
     /// `tx_burst` found the ring full.
@@ -125,6 +130,7 @@ impl SimDriver {
             pool,
             held: VecDeque::new(),
             transmitted: 0,
+            line_free: Instant::ZERO,
             wants_frame: false,
             wants_descriptor: false,
             drops: Drops::default(),
@@ -275,12 +281,18 @@ impl Driver for SimDriver {
             if payload.len() > self.config.max_payload as usize {
                 self.drops.count(DropReason::Oversized);
             }
+            let line = Link { rate: self.config.line_rate, ..Link::default() };
+            self.line_free = self.line_free.max(inner.now) + line.serialisation(payload.len());
+            let wait = self.line_free.since(inner.now);
+            let delay = inner.nic(self.nic).tx_delay;
+            inner.nic_mut(self.nic).tx_delay = delay + wait;
             inner.transmit(self.nic, from, packet.meta.remote, payload);
+            inner.nic_mut(self.nic).tx_delay = delay;
             self.transmitted += 1;
             taken += 1;
             let Some(packet) = batch.pop_front() else { break };
             self.held.push_back(Held {
-                until: inner.now + self.config.hold,
+                until: inner.now + wait + self.config.hold,
                 after: self.transmitted + u64::from(self.config.hold_packets),
                 _payload: packet.payload,
             });
@@ -293,6 +305,11 @@ impl Driver for SimDriver {
         while self.held.front().is_some_and(|held| self.is_done(held, now)) {
             self.held.pop_front();
         }
+    }
+
+    fn backlog(&self) -> Option<u64> {
+        let waits = self.line_free.since(self.fabric.now()).as_nanos();
+        self.config.line_rate.map(|rate| (waits * u128::from(rate) / 8_000_000_000) as u64)
     }
 
     fn unreachable(&mut self) -> Option<Unreachable> {

@@ -260,7 +260,7 @@ pub(crate) struct Nic {
     host: HostId,
     descriptors: usize,
     max_payload: u32,
-    tx_delay: Duration,
+    pub(crate) tx_delay: Duration,
     pub(crate) ring: VecDeque<Datagram>,
     pub(crate) unreachable: VecDeque<Unreachable>,
     pub(crate) stats: NicStats,
