@@ -16,6 +16,7 @@
 mod apps;
 mod buffers;
 mod memory;
+mod paths;
 mod peers;
 mod receive;
 mod resets;
@@ -38,6 +39,7 @@ use crate::flow::{Cut, Limits, State};
 use crate::wire::BASE_PAYLOAD;
 use crate::{AppChannel, Config, ConfigError, Driver, Drops, Instant, ListenSlot, Slot};
 use buffers::Buffers;
+use paths::Paths;
 pub(crate) use peers::Membership;
 use peers::{Peers, Verdict};
 use resets::ResetLimit;
@@ -158,7 +160,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         })?;
         Ok(Self {
             limits: Arc::new(Limits::new(&config, max_payload as usize)),
-            tx: Tx::new(driver, rng.next_u64(), config.device_queue.into()),
+            tx: Tx::new(driver, rng.next_u64(), Paths::new(Keyed::new(&mut rng)), config.device_queue.into()),
             flows: FlowTable::new(&mut rng),
             peers: Peers::new(&mut rng, config.dead_peer_timeout, config.peer_reassembly_bytes),
             resets: ResetLimit::new(Keyed::new(&mut rng)),
@@ -447,9 +449,9 @@ impl Config {
         };
         let message = u64::from(self.max_message);
         within("max_message", message, 0, crate::MAX_MESSAGE.into())?;
-        // The first part of a message must fit, or its room is never reserved.
-        let part = (u64::from(max_payload) + 2 * machnet_channel::UNIT).max(2048);
-        within("receive_window", self.receive_window.into(), part, 1 << 30)?;
+        // The first part of a message must fit, or its room is never reserved: peers keep to half of the window, but may
+        // always send 1 232 bytes.
+        within("receive_window", self.receive_window.into(), 2048, 1 << 30)?;
         within("send_buffer", self.send_buffer.into(), 2048, 1 << 30)?;
         within("max_flows", self.max_flows.into(), 1, 1 << 24)?;
         within("max_half_open", self.max_half_open.into(), 1, 1 << 24)?;

@@ -6,7 +6,7 @@ use machnet_channel::{CloseReason, FrameRef};
 
 use super::acks::Arrival;
 use super::receive::Stored;
-use super::{Control, Flow, Sent, State, Store};
+use super::{Control, Flow, Mtu, Sent, State, Store};
 use crate::seq::expand;
 use crate::wire::{AckBlock, Chunk, Data, Header, Reason};
 use crate::{DropReason, Instant};
@@ -91,13 +91,21 @@ impl Flow {
     }
 
     fn on_ack(&mut self, now: Instant, block: &AckBlock, store: &mut impl Store) {
-        let Self { sent, send, cc, fin, stop, abort, ping, ping_round, blocked, blocked_round, rtt, .. } = self;
+        let Self { sent, send, mtu, cc, fin, stop, abort, ping, ping_round, blocked, blocked_round, rtt, .. } = self;
         let result = sent.on_ack(
             now,
             block,
             |content| match content {
                 Sent::Message(part) => {
+                    if let Some(mtu) = mtu.as_mut().filter(|_| Mtu::is_long(part.len)) {
+                        mtu.on_long_acked();
+                    }
                     send.acked(part, store);
+                }
+                Sent::Probe(size) => {
+                    if let Some(mtu) = mtu {
+                        mtu.on_acked(now, size);
+                    }
                 }
                 Sent::Fin => *fin = Control::Acked,
                 Sent::Stop => *stop = Control::Acked,
@@ -113,17 +121,31 @@ impl Flow {
         }
         if result.new {
             self.probes = 0;
+            if let Some(mtu) = self.mtu.as_mut().filter(|_| self.sent.backoff() > 0) {
+                mtu.on_short_acked();
+            }
+            self.adopt_mtu();
         }
         self.detect_losses(now);
     }
 
     pub(super) fn detect_losses(&mut self, now: Instant) {
-        let Self { sent, send, cc, fin, stop, abort, ping, ping_round, blocked, blocked_round, rtt, .. } = self;
+        let Self { sent, send, mtu, cc, fin, stop, abort, ping, ping_round, blocked, blocked_round, rtt, .. } = self;
         sent.detect(
             now,
             rtt.loss_delay(),
             |content| match content {
-                Sent::Message(part) => send.lost(part),
+                Sent::Message(part) => {
+                    if let Some(mtu) = mtu.as_mut().filter(|_| Mtu::is_long(part.len)) {
+                        mtu.on_long_lost(now, rtt.smoothed());
+                    }
+                    send.lost(part);
+                }
+                Sent::Probe(size) => {
+                    if let Some(mtu) = mtu {
+                        mtu.on_lost(now, size);
+                    }
+                }
                 Sent::Fin => fin.lost(),
                 Sent::Stop => stop.lost(),
                 Sent::Abort => abort.lost(),
@@ -133,6 +155,7 @@ impl Flow {
             },
             |at| cc.on_loss(now, at),
         );
+        self.adopt_mtu();
     }
 
     fn on_chunk(&mut self, now: Instant, chunk: Chunk<'_>, packet: &FrameRef, store: &mut impl Store) -> Stored {

@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use machnet_channel::CloseReason;
 
-use super::{Control, Flow, State, transmit};
+use super::{Control, Cut, Flow, State, transmit};
 use crate::Instant;
 use crate::wire::Reason;
 
 /// A flow that was idle for so long gives back the memory of its queues.
 const IDLE: Duration = Duration::from_millis(100);
+/// PTOs in a row after which, if short packets pass, the long ones are believed to vanish (as persistent congestion, RFC 9002 §7.6.1).
+const STUCK: u32 = 3;
 
 impl Flow {
     /// When [`Flow::on_timer`] has something to do.
@@ -20,7 +22,10 @@ impl Flow {
             State::HalfOpen { give_up, .. } => return Some(give_up),
             State::Tombstone { until, .. } => Some(until),
             State::Aborting { until } => [Some(until), self.sent.deadline(self.pto())].into_iter().flatten().min(),
-            State::Open => [self.sent.deadline(self.pto()), self.linger, self.shed_at].into_iter().flatten().min(),
+            State::Open => {
+                let mtu = self.mtu.as_ref().and_then(|mtu| mtu.deadline());
+                [self.sent.deadline(self.pto()), self.linger, self.shed_at, mtu].into_iter().flatten().min()
+            }
             State::Closed => return None,
         };
         [own, self.acks.deadline()].into_iter().flatten().min()
@@ -51,6 +56,9 @@ impl Flow {
                 }
             }
             State::Open => {
+                if let Some(mtu) = &mut self.mtu {
+                    mtu.on_timer(now);
+                }
                 if self.shed_at.is_some_and(|at| at <= now) {
                     self.shed(now);
                 }
@@ -66,6 +74,12 @@ impl Flow {
 
     pub(super) fn on_sent_timer(&mut self, now: Instant) {
         if self.sent.on_timeout(now, self.pto()) {
+            if self.sent.backoff() >= STUCK
+                && let Some(mtu) = &mut self.mtu
+                && mtu.on_stuck(now)
+            {
+                self.adopt_mtu();
+            }
             self.probe_now();
         } else {
             self.detect_losses(now);
@@ -80,6 +94,13 @@ impl Flow {
         }
         self.send.probe();
         self.probes = transmit::PROBES;
+    }
+
+    /// Packets are as long as the path carries from now on.
+    pub(super) fn adopt_mtu(&mut self) {
+        if let Some(mtu) = &self.mtu {
+            self.send.set_cut(Cut::new(mtu.current() as usize));
+        }
     }
 
     /// Asks for a PING that is repeated until acknowledged. The acknowledgement of an earlier one says nothing of this.

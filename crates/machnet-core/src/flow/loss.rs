@@ -156,7 +156,8 @@ impl Outstanding {
         u16::try_from(self.packets.len()).unwrap_or(u16::MAX)
     }
 
-    /// Records a packet with its contents; a packet without any elicits nothing.
+    /// Records a packet with its contents; a packet without any elicits nothing. A probe of the MTU counts 0 bytes: neither window nor
+    /// PTO know of it.
     pub(crate) fn sent(&mut self, now: Instant, bytes: u32, contents: &[Sent], limited: bool) {
         let fate = if contents.is_empty() { Fate::Quiet } else { Fate::InFlight };
         if fate == Fate::InFlight {
@@ -223,7 +224,7 @@ impl Outstanding {
             }
             cc(packet.sent, packet.bytes.into(), packet.limited);
             for &sent in self.contents.range(packet.contents_after(self.contents_gone)) {
-                content_acked |= !matches!(sent, Sent::Ping(_));
+                content_acked |= !matches!(sent, Sent::Ping(_) | Sent::Probe(_));
                 acked(sent);
             }
         }
@@ -259,8 +260,11 @@ impl Outstanding {
             if end - i >= REORDERING as usize || due <= now {
                 packet.fate = Fate::Lost(now);
                 self.in_flight -= u64::from(packet.bytes);
-                self.packets_lost += 1;
-                cc(packet.sent);
+                // That a probe of the MTU is lost is no sign of congestion (RFC 8899 §3).
+                if packet.bytes > 0 {
+                    self.packets_lost += 1;
+                    cc(packet.sent);
+                }
                 self.contents.range(packet.contents_after(self.contents_gone)).copied().for_each(&mut lost);
             } else {
                 still.get_or_insert(i);

@@ -34,6 +34,7 @@ mod handshake;
 mod input;
 mod liveness;
 mod loss;
+pub(crate) mod mtu;
 mod receive;
 mod rtt;
 mod send;
@@ -52,10 +53,11 @@ pub(crate) use units::UnitSet;
 
 use crate::cc::{Aimd, Controller};
 use crate::engine::Membership;
-use crate::wire::Reason;
+use crate::wire::{BASE_PAYLOAD, Reason};
 use crate::{Config, Instant, Slot};
 use acks::Acks;
 use loss::Outstanding;
+use mtu::Mtu;
 use receive::ReceiveQueue;
 use rtt::Rtt;
 use send::{Part, SendQueue};
@@ -71,6 +73,8 @@ pub(crate) enum Sent {
     Blocked(u32),
     /// Likewise: it may stand for the credit that the packet named.
     Ping(u32),
+    /// A probe of the path's MTU: the UDP payload whose passing it shows.
+    Probe(u32),
 }
 
 /// Where a flow stands (`docs/spec/flow.md#states`).
@@ -149,7 +153,10 @@ pub(crate) struct Limits {
     pub(crate) dead_peer_timeout: Duration,
     pub(crate) linger: Duration,
     pub(crate) max_ack_delay: Duration,
+    /// How packets are cut that every path carries.
     pub(crate) cut: Cut,
+    /// The longest UDP payload that may be tried.
+    pub(crate) max_payload: u32,
 }
 
 impl Limits {
@@ -162,7 +169,8 @@ impl Limits {
             dead_peer_timeout: config.dead_peer_timeout,
             linger: config.linger,
             max_ack_delay: config.max_ack_delay,
-            cut: Cut::new(max_payload),
+            cut: Cut::new(BASE_PAYLOAD),
+            max_payload: max_payload as u32,
         }
     }
 }
@@ -205,12 +213,16 @@ pub(crate) struct Flow {
     rtt: Rtt,
     cc: Box<dyn Controller>,
     send: SendQueue,
+    /// The path's MTU, once that was looked for.
+    mtu: Option<Box<Mtu>>,
     recv: ReceiveQueue,
 
     /// Cumulative units the peer lets us send.
     peer_credit: u64,
     /// The smaller of both sides' limits.
     max_message: u32,
+    /// The longest UDP payload that may be tried: ours, and half of the peer's window.
+    max_payload: u32,
     /// Cumulative units the application consumed, as last seen.
     consumed: u64,
     /// The end of the furthest message that has or had a buffer, cumulative units.
@@ -282,9 +294,11 @@ impl Flow {
             rtt: Rtt::new(),
             cc: Box::new(Aimd::new(limits.cut.packet as u64)),
             send: SendQueue::new(limits.cut),
+            mtu: None,
             recv: ReceiveQueue::new(limits.receive_window, limits.max_message),
             peer_credit: 0,
             max_message: limits.max_message,
+            max_payload: limits.max_payload,
             consumed: 0,
             reserved: 0,
             credit_sent: limits.receive_window,

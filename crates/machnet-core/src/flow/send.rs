@@ -28,7 +28,7 @@ pub(crate) struct Cut {
 }
 
 impl Cut {
-    /// For UDP payloads of at most `max_payload` bytes, tailroom included.
+    /// For UDP payloads of at most `max_payload` bytes, tailroom included: the longest packets of a path.
     pub(crate) const fn new(max_payload: usize) -> Self {
         let packet = max_payload - TAILROOM;
         let room = packet - HEADER_LEN - Data::FIXED_LEN - MAX_BLOCKS * AckBlock::len_with(0);
@@ -98,6 +98,16 @@ impl SendQueue {
         self.cut
     }
 
+    /// Packets have another length from now on. What was cut longer and is to be sent again is cut anew.
+    pub(crate) const fn set_cut(&mut self, cut: Cut) {
+        self.cut = cut;
+    }
+
+    /// True if what is to be sent next does not fit one packet.
+    pub(crate) fn is_large(&self) -> bool {
+        self.messages.get(self.unsent.0).is_some_and(|outgoing| outgoing.message.len() > self.cut.whole)
+    }
+
     /// Takes a message from the application.
     pub(crate) fn push(&mut self, message: Message) {
         let cost = cost_in_units(message.len());
@@ -149,12 +159,27 @@ impl SendQueue {
                 continue;
             }
             if self.chunk_len(part)? > space {
-                return None;
+                return self.cut_again(part, space);
             }
             self.again.pop_front();
             return Some(part);
         }
         None
+    }
+
+    /// The beginning of `part`, the next to send again, if it is longer than parts are now and a beginning of the length of parts
+    /// fits.
+    fn cut_again(&mut self, part: Part, space: usize) -> Option<Part> {
+        let total = self.get(part.id)?.message.len();
+        let is_long =
+            if part.len as usize == total { total > self.cut.whole } else { part.len as usize > self.cut.part };
+        if !is_long || self.cut.part + Chunk::PART_OVERHEAD > space {
+            return None;
+        }
+        let len = self.cut.part as u32;
+        let rest = self.again.front_mut()?;
+        (rest.offset, rest.len) = (part.offset + len, part.len - len);
+        Some(Part { len, ..part })
     }
 
     /// True if something waits to be sent again.
@@ -194,7 +219,8 @@ impl SendQueue {
         let (index, offset) = self.unsent;
         let outgoing = self.messages.get(index)?;
         let total = outgoing.message.len();
-        let len = if total <= self.cut.whole { total } else { (total - offset as usize).min(self.cut.part) };
+        let whole = total <= self.cut.whole && offset == 0;
+        let len = if whole { total } else { (total - offset as usize).min(self.cut.part) };
         let part = Part { id: self.base.wrapping_add(index as u32), offset, len: len as u32 };
         Some((part, outgoing.before + cost_in_units(offset as usize + len)))
     }
@@ -225,8 +251,10 @@ impl SendQueue {
             Some(last) if place(last) < place(&part) => Err(self.again.len()),
             _ => self.again.binary_search_by_key(&place(&part), place),
         };
-        if let Err(at) = at {
-            self.again.insert(at, part);
+        match at {
+            // The same place, cut for another length of packets.
+            Ok(at) => self.again[at].len = self.again[at].len.max(part.len),
+            Err(at) => self.again.insert(at, part),
         }
     }
 

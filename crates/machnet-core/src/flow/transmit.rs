@@ -1,9 +1,11 @@
 //! Building a flow's packets (`docs/spec/flow.md#sending`, `#acknowledging`).
 
-use super::{Control, Flow, Hurry, Sent, State, handshake};
+use super::{Control, Flow, Hurry, Mtu, Sent, State, handshake};
 use crate::driver::Meta;
 use crate::engine::Tx;
-use crate::wire::{Chunk, Data, HEADER_LEN, Handshake, Header, MIN_ELICITING_LEN, PacketType, VERSIONS};
+use crate::wire::{
+    BASE_PAYLOAD, Chunk, Data, HEADER_LEN, Handshake, Header, MIN_ELICITING_LEN, PacketType, TAILROOM, VERSIONS,
+};
 use crate::{Driver, Instant};
 
 /// Packets sent on a PTO (RFC 9002 §6.2.4). The last is a PING alone: a receiver without memory for data can take it,
@@ -22,6 +24,7 @@ impl Flow {
             State::HalfOpen { .. } | State::Closed => return false,
             State::Open | State::Aborting { .. } | State::Tombstone { .. } => {}
         }
+        self.probe_path(now, tx);
         while self.has_something(now) {
             if tx.is_full() || tx.is_turn_over(self.send.cut().packet) || !self.transmit_data(now, tx) {
                 return true;
@@ -33,6 +36,46 @@ impl Flow {
     /// True if there are messages, or parts of them, that were never sent.
     pub(crate) fn keeps_data_back(&self) -> bool {
         !self.send.all_sent()
+    }
+
+    /// Looks for the longest packets that the path carries, once there is a message that needs several.
+    fn probe_path<D: Driver>(&mut self, now: Instant, tx: &mut Tx<D>) {
+        if self.state != State::Open {
+            return;
+        }
+        let Some(mtu) = &mut self.mtu else {
+            if self.max_payload > BASE_PAYLOAD as u32 && self.send.is_large() {
+                let known = tx.paths.get(now, self.remote.ip());
+                self.mtu = Some(Box::new(Mtu::new(self.max_payload, self.remote.is_ipv4(), known)));
+                self.adopt_mtu();
+                self.probe_path(now, tx);
+            }
+            return;
+        };
+        if let Some(payload) = mtu.take_news() {
+            tx.paths.learn(now, self.remote.ip(), payload);
+        }
+        let Some(size) = mtu.due().filter(|_| !tx.is_full() && self.sent.has_span()) else { return };
+        let distance = self.sent.floor_distance(now, self.rtt.pto(0));
+        let (number, credit) = (self.sent.next() as u32, self.credit());
+        let (flow, len) = (self.remote_id, size as usize - TAILROOM);
+        let sent = tx.packet(self.meta(), len, |bytes, contents| {
+            Header { packet_type: PacketType::Data, blocks: 0, ack_now: true, flow, number }.emit(bytes);
+            Data::emit_fixed(distance, credit as u32, &mut bytes[HEADER_LEN..]);
+            let mut at = HEADER_LEN + Data::FIXED_LEN;
+            at += Chunk::Ping.emit(&mut bytes[at..]);
+            Chunk::emit_pad(&mut bytes[at..]);
+            contents.push(Sent::Probe(size));
+            len
+        });
+        if sent {
+            self.credit_sent = credit;
+            self.sent.sent(now, 0, &tx.contents, false);
+            self.packets_sent += 1;
+            if let Some(mtu) = &mut self.mtu {
+                mtu.sent(now, self.rtt.pto(0));
+            }
+        }
     }
 
     fn transmit_init<D: Driver>(&mut self, now: Instant, tx: &mut Tx<D>) -> bool {

@@ -12,6 +12,7 @@ mod fairness;
 mod handshake;
 mod hostile;
 mod limits;
+mod mtu;
 mod regressions;
 mod seeds;
 mod transfer;
