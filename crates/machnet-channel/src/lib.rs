@@ -23,6 +23,7 @@ mod hint_queue;
 mod intake;
 mod mailbox;
 mod message;
+mod options;
 mod reserved;
 mod spinner;
 mod spsc;
@@ -43,6 +44,7 @@ pub use hint_queue::{Drain, HintQueue, Link, Linked};
 pub use intake::Intake;
 pub use mailbox::{EngineEnd, FlowStats, Mailbox, RecvEnd, SendEnd, Wakes};
 pub use message::Message;
+pub use options::{Congestion, FlowOptions};
 pub use reserved::Reserved;
 #[cfg(not(machnet_loom))]
 pub use spinner::current;

@@ -23,7 +23,7 @@ use crate::spinner::{self, SpinnerSlot};
 use crate::spsc::{Keep, Spsc};
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
 use crate::sync::{self, Arc, AtomicWaker};
-use crate::{FlowState, Intake, Intent, Message, cost_in_units};
+use crate::{FlowOptions, FlowState, Intake, Intent, Message, cost_in_units};
 
 /// Written by the application, read by the engine. A line of its own: the engine polls nothing here that it writes.
 #[repr(align(64))]
@@ -31,8 +31,9 @@ use crate::{FlowState, Intake, Intent, Message, cost_in_units};
 struct AppLine {
     consumed: AtomicU64,
     intent: AtomicU32,
-    /// Where the flow goes: never written again, and here because the line has room.
+    /// Where the flow goes, and what the application chose: never written again, and here because the line has room.
     peer: SocketAddr,
+    options: FlowOptions,
 }
 
 /// Written by the engine, read by the application.
@@ -75,9 +76,9 @@ pub struct Mailbox {
 pub(crate) const NO_SLOT: u32 = u32::MAX;
 
 impl Mailbox {
-    fn new(intake: Arc<Intake>, peer: SocketAddr) -> Arc<Self> {
+    fn new(intake: Arc<Intake>, peer: SocketAddr, options: FlowOptions) -> Arc<Self> {
         Arc::new(Self {
-            app: AppLine { consumed: AtomicU64::new(0), intent: AtomicU32::new(0), peer },
+            app: AppLine { consumed: AtomicU64::new(0), intent: AtomicU32::new(0), peer, options },
             engine: EngineLine {
                 room: AtomicU64::new(0),
                 acknowledged: AtomicU64::new(0),
@@ -107,7 +108,13 @@ impl Mailbox {
     /// is gone, the flow is closed ([`CloseReason::Shutdown`](crate::CloseReason::Shutdown)) at once.
     #[must_use]
     pub fn connect(intake: &Arc<Intake>, peer: SocketAddr) -> (SendEnd, RecvEnd) {
-        let mailbox = Self::new(Arc::clone(intake), peer);
+        Self::connect_with(intake, peer, FlowOptions::new())
+    }
+
+    /// [`Mailbox::connect`] with options.
+    #[must_use]
+    pub fn connect_with(intake: &Arc<Intake>, peer: SocketAddr, options: FlowOptions) -> (SendEnd, RecvEnd) {
+        let mailbox = Self::new(Arc::clone(intake), peer, options);
         let ends = Self::app_ends(&mailbox);
         intake.hint_flow(&mailbox);
         ends
@@ -116,7 +123,7 @@ impl Mailbox {
     /// Engine: a flow that a peer opened, for a listener's backlog.
     #[must_use]
     pub fn accepted(intake: &Arc<Intake>, local: SocketAddr, peer: SocketAddr) -> (EngineEnd, SendEnd, RecvEnd) {
-        let mailbox = Self::new(Arc::clone(intake), peer);
+        let mailbox = Self::new(Arc::clone(intake), peer, FlowOptions::new());
         let _ = mailbox.local.set(local);
         let (send, recv) = Self::app_ends(&mailbox);
         mailbox.claimed.store(true, Ordering::Relaxed);
@@ -153,6 +160,12 @@ impl Mailbox {
     #[must_use]
     pub const fn peer(&self) -> SocketAddr {
         self.app.peer
+    }
+
+    /// What the application chose when it connected the flow.
+    #[must_use]
+    pub const fn options(&self) -> FlowOptions {
+        self.app.options
     }
 
     /// The address the flow uses on this side; known once it is open.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use machnet_channel::Congestion;
+
 /// The largest `max_message` that can be configured: what [`Config::default`] has.
 pub const MAX_MESSAGE: u32 = 64 << 20;
 
@@ -32,6 +34,9 @@ pub struct Config {
     pub linger: Duration,
     /// How long an acknowledgement may wait for company. Default 250 µs.
     pub max_ack_delay: Duration,
+    /// Congestion control of flows that choose none. Default `None`: CUBIC on drivers that can sleep (sockets, whose paths are
+    /// the world's), Swift on polled ones.
+    pub congestion: Option<Congestion>,
     /// The longest UDP payload sent, bytes; never more than the driver's. Default 1 232: IPv6's minimum MTU, which
     /// every path carries.
     pub max_payload: u32,
@@ -52,6 +57,7 @@ impl Default for Config {
             dead_peer_timeout: Duration::from_secs(5),
             linger: Duration::from_secs(10),
             max_ack_delay: Duration::from_micros(250),
+            congestion: None,
             max_payload: 1232,
             reassembly_bytes: 128 << 20,
         }

@@ -76,7 +76,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             }
             return Err(DropReason::UnknownFlow);
         };
-        let now = self.now;
+        let (now, round) = (self.now, self.round());
         let Some(flow) = self.flows.get(key) else { return Err(DropReason::UnknownFlow) };
         if flow.remote.ip() != meta.remote.ip() {
             return Err(DropReason::WrongPeer);
@@ -99,7 +99,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             State::Connecting { .. } | State::Closed => return Err(DropReason::WrongState),
         }
         let Some(flow) = self.flows.get(key) else { return Err(DropReason::UnknownFlow) };
-        let result = flow.on_data(now, header, &data, packet, &mut self.buffers);
+        let result = flow.on_data(round, header, &data, packet, &mut self.buffers);
         flow.deliver(now, &mut self.channel);
         if flow.wanted_buffer().is_some() && !flow.is_waiting {
             flow.is_waiting = true;
@@ -162,8 +162,10 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         if self.tx.driver.open(meta.local.port()).is_err() {
             return Err(DropReason::NotListening);
         }
-        let (now, limits) = (self.now, &self.limits);
-        let key = self.flows.insert(&mut self.rng, |id| Flow::accept(now, id, meta.local, meta.remote, &init, limits));
+        let (now, limits, options) = (self.now, &self.limits, self.channel.listen_options(listening.slot));
+        let key = self
+            .flows
+            .insert(&mut self.rng, |id| Flow::accept(now, id, (meta.local, meta.remote), &init, options, limits));
         self.flows.learn_remote(key);
         if let Some(flow) = self.flows.get(key) {
             flow.was_half_open = true;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::alarm::Alarm;
 use crate::Instant;
 use crate::seq::expand;
 use crate::wire::{AckBlock, MAX_BITMAP_WORDS};
@@ -29,7 +30,7 @@ type Bits = [u64; (WINDOW / 64) as usize];
 pub(crate) struct Acks {
     /// One past the largest number received; 0 if none was.
     next: u64,
-    /// When the largest arrived.
+    /// When the largest arrived, at the earliest.
     largest_at: Instant,
     /// First number of the run that ends in the largest.
     run_start: u64,
@@ -38,7 +39,7 @@ pub(crate) struct Acks {
     bits: Option<Box<Bits>>,
     /// Eliciting packets that no acknowledgement was sent for.
     unacknowledged: u32,
-    deadline: Option<Instant>,
+    deadline: Alarm,
     at_once: bool,
 }
 
@@ -51,7 +52,7 @@ impl Acks {
             floor: 0,
             bits: None,
             unacknowledged: 0,
-            deadline: None,
+            deadline: Alarm::NONE,
             at_once: false,
         }
     }
@@ -73,8 +74,8 @@ impl Acks {
         if self.bit(number) { Arrival::Duplicate } else { Arrival::New }
     }
 
-    /// Records `number`, which was [`Arrival::New`]. `floor` is the oldest number the sender still asks about.
-    pub(crate) fn record(&mut self, now: Instant, number: u64, floor: u64) -> bool {
+    /// Records `number`, which was [`Arrival::New`] and arrived at `since` at the earliest. `floor` is the oldest number the sender still asks about.
+    pub(crate) fn record(&mut self, since: Instant, number: u64, floor: u64) -> bool {
         self.floor = self.floor.max(floor);
         let first = self.next == 0;
         let mut in_order = true;
@@ -96,7 +97,7 @@ impl Acks {
                 in_order = first;
             }
             self.next = number + 1;
-            self.largest_at = now;
+            self.largest_at = since;
             self.set(number);
         } else {
             in_order = false;
@@ -112,14 +113,12 @@ impl Acks {
     pub(crate) fn elicited(&mut self, now: Instant, at_once: bool, max_ack_delay: Duration) {
         self.unacknowledged += 1;
         self.at_once |= at_once || self.unacknowledged >= PACKETS_PER_ACK;
-        if self.deadline.is_none() {
-            self.deadline = Some(now + max_ack_delay);
-        }
+        self.deadline.advance(now + max_ack_delay);
     }
 
     /// True if an acknowledgement must go out in this round, with data or without.
     pub(crate) fn is_due(&self, now: Instant) -> bool {
-        self.unacknowledged > 0 && (self.at_once || self.deadline.is_some_and(|at| at <= now))
+        self.unacknowledged > 0 && (self.at_once || self.deadline.is_due(now))
     }
 
     /// True if a packet that goes out anyway should carry one.
@@ -128,8 +127,8 @@ impl Acks {
     }
 
     /// When an acknowledgement becomes due.
-    pub(crate) const fn deadline(&self) -> Option<Instant> {
-        if self.unacknowledged > 0 { self.deadline } else { None }
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.deadline.get().filter(|_| self.unacknowledged > 0)
     }
 
     /// True if a bitmap has something to say: numbers are missing below the run and others are not.
@@ -165,7 +164,7 @@ impl Acks {
     pub(crate) const fn sent(&mut self) {
         self.unacknowledged = 0;
         self.at_once = false;
-        self.deadline = None;
+        self.deadline = Alarm::NONE;
     }
 
     /// The oldest number that is remembered and asked about.

@@ -1,6 +1,7 @@
 //! Building a flow's packets (`docs/spec/flow.md#sending`, `#acknowledging`).
 
-use super::{Control, Flow, Sent, State};
+use super::{Alarm, Control, Flow, Limits, Sent, State};
+use crate::cc::Controller as _;
 use crate::driver::Meta;
 use crate::engine::Tx;
 use crate::wire::{Chunk, Data, HEADER_LEN, Handshake, Header, MIN_ELICITING_LEN, PacketType, VERSIONS};
@@ -83,7 +84,7 @@ impl Flow {
         if sent {
             // The peer decides how often: nothing of it may gather.
             self.sent.floor_distance(now, self.rtt.pto(0));
-            self.handshake_sent = (self.packets_sent == 0).then_some(now);
+            self.handshake_sent = if self.packets_sent == 0 { Alarm::at(now) } else { Alarm::NONE };
             self.sent.sent(now, Handshake::PACKET_LEN as u32, &[], false);
             self.packets_sent += 1;
         }
@@ -99,14 +100,20 @@ impl Flow {
             return false;
         }
         self.check_blocked();
+        let open = self.window_open(now);
         self.probes > 0
             || [self.abort, self.stop, self.ping, self.blocked].contains(&Control::Wanted)
             || (self.fin == Control::Wanted && self.send.all_sent())
-            || (self.window_open() && (self.send.has_again() || self.has_credit()))
+            || (open && (self.send.has_again() || self.has_credit()))
     }
 
-    fn window_open(&mut self) -> bool {
-        self.sent.has_span() && self.sent.in_flight() < self.cc.window()
+    /// True if a packet with content may go out now.
+    fn window_open(&mut self, now: Instant) -> bool {
+        let Limits { cut, burst, .. } = *self.limits;
+        self.pacer.is_ready(now, &self.cc, self.rtt.smoothed_or_initial(), cut.packet as u32, burst)
+            && self.sent.has_span()
+            && self.sent.in_flight() < self.cc.window()
+            && !self.sent.is_stretched()
     }
 
     /// Builds one DATA packet. Returns false if there was no frame.
@@ -128,7 +135,7 @@ impl Flow {
                 }
             }
             let probing = self.probes > 0;
-            at += if self.probes == 1 { 0 } else { self.fill(&mut bytes[at..], contents, probing) };
+            at += if self.probes == 1 { 0 } else { self.fill(now, &mut bytes[at..], contents, probing) };
             if contents.is_empty() {
                 if probing {
                     at += Chunk::Ping.emit(&mut bytes[at..]);
@@ -164,6 +171,14 @@ impl Flow {
         if !built || sent_len == 0 {
             return built;
         }
+        if !tx.contents.is_empty() {
+            let (pto, idle) = (self.rtt.pto(0), now.since(self.sent.probe_from()));
+            if self.sent.in_flight() == 0 && idle > pto && self.sent.has_sent() {
+                self.cc.on_restart(idle, pto);
+            }
+            let rtt = self.rtt.smoothed_or_initial();
+            self.pacer.sent(now, &self.cc, rtt, room as u32, sent_len as u64);
+        }
         let limited = 2 * (self.sent.in_flight() + sent_len as u64) >= self.cc.window();
         self.sent.sent(now, sent_len as u32, &tx.contents, limited);
         self.packets_sent += 1;
@@ -176,12 +191,12 @@ impl Flow {
     }
 
     /// Writes the chunks that are due into `out`, notes them in `contents`, and returns their length.
-    fn fill(&mut self, out: &mut [u8], contents: &mut Vec<Sent>, probing: bool) -> usize {
+    fn fill(&mut self, now: Instant, out: &mut [u8], contents: &mut Vec<Sent>, probing: bool) -> usize {
         if matches!(self.state, State::Tombstone { .. }) {
             return 0;
         }
-        let mut at = self.fill_controls(out, contents);
-        if !(probing || self.window_open()) {
+        let mut at = self.fill_controls(now, out, contents);
+        if !(probing || self.window_open(now)) {
             return at;
         }
         // Lost parts first, then new ones; a part that does not fit waits for the next packet.
@@ -208,7 +223,7 @@ impl Flow {
         at
     }
 
-    fn fill_controls(&mut self, out: &mut [u8], contents: &mut Vec<Sent>) -> usize {
+    fn fill_controls(&mut self, now: Instant, out: &mut [u8], contents: &mut Vec<Sent>) -> usize {
         let mut at = 0;
         let wanted = self.send.wanted_credit().unwrap_or(self.peer_credit) as u32;
         for (control, chunk, sent) in [
@@ -224,7 +239,7 @@ impl Flow {
             }
         }
         // Without a window FIN still goes out: it costs no credit, and there is nothing after it.
-        if self.fin == Control::Wanted && self.send.all_sent() && !self.window_open() {
+        if self.fin == Control::Wanted && self.send.all_sent() && !self.window_open(now) {
             let chunk = Chunk::Fin { next: self.send.next_id() };
             at += chunk.emit(&mut out[at..]);
             self.fin = Control::Sent;

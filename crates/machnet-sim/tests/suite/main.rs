@@ -10,6 +10,7 @@ mod fabric;
 mod handshake;
 mod hostile;
 mod limits;
+mod loss;
 mod regressions;
 mod seeds;
 mod transfer;
