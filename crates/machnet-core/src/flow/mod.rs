@@ -15,6 +15,8 @@
 //! clock, and holds no reference to the engine.
 
 mod acks;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod loss;
 mod receive;
 mod rtt;
