@@ -27,12 +27,17 @@
 //! clock, and holds no reference to the engine.
 
 mod acks;
+<<<<<<< HEAD
 mod app;
 mod credit;
 mod ending;
 mod handshake;
 mod input;
 mod liveness;
+=======
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
+>>>>>>> fuzz
 mod loss;
 mod receive;
 mod rtt;
