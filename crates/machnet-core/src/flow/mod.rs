@@ -27,17 +27,14 @@
 //! clock, and holds no reference to the engine.
 
 mod acks;
-<<<<<<< HEAD
 mod app;
 mod credit;
 mod ending;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod handshake;
 mod input;
 mod liveness;
-=======
-#[cfg(any(test, fuzzing))]
-pub(crate) mod fuzz;
->>>>>>> fuzz
 mod loss;
 mod receive;
 mod rtt;
