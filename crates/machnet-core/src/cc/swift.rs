@@ -46,8 +46,9 @@ pub struct Swift {
     window: f64,
     /// When it was last decreased.
     decreased: Instant,
-    /// The window before a loss decreased it.
+    /// The window before a loss decreased it, and whether that ended the start.
     before: f64,
+    was_starting: bool,
     /// Packets acknowledged since the last sample of the round trip.
     gathered: f64,
     /// A round trip is over when something sent from here on is acknowledged; how many were since the last draining.
@@ -68,6 +69,7 @@ impl Swift {
             window: INITIAL_PACKETS as f64,
             decreased: Instant::ZERO,
             before: 0.0,
+            was_starting: false,
             gathered: 0.0,
             round: Instant::ZERO,
             rounds: 0,
@@ -156,7 +158,7 @@ impl Controller for Swift {
         }
         let new = self.decreased == Instant::ZERO || lost.newest > self.decreased;
         if new && self.lost > TOLERATED * self.sent && self.may_decrease(lost.now, lost.smoothed) {
-            self.before = self.window;
+            (self.before, self.was_starting) = (self.window, self.starting);
             self.decrease(lost.now, 1.0 - MAX_MDF);
             // What was measured was answered.
             (self.sent, self.lost) = (LOSS_PRIOR, 0.0);
@@ -165,6 +167,7 @@ impl Controller for Swift {
 
     fn on_undo(&mut self) {
         self.window = self.window.max(std::mem::take(&mut self.before));
+        self.starting |= std::mem::take(&mut self.was_starting);
         self.lost = 0.0;
         self.clamp();
     }
@@ -293,11 +296,13 @@ mod tests {
 
     #[test]
     fn an_undone_loss_costs_nothing() {
-        let mut cc = settled(50.0);
-        cc.on_loss(&lost(1000, 10));
-        assert!((cc.window - 25.0).abs() < 1e-9);
-        cc.on_undo();
-        assert!((cc.window - 50.0).abs() < 1e-9);
+        for starting in [false, true] {
+            let mut cc = Swift { starting, ..settled(50.0) };
+            cc.on_loss(&lost(1000, 10));
+            assert!((cc.window - 25.0).abs() < 1e-9 && !cc.starting);
+            cc.on_undo();
+            assert!((cc.window - 50.0).abs() < 1e-9 && cc.starting == starting);
+        }
     }
 
     #[test]

@@ -51,6 +51,11 @@ impl Flow {
         }
     }
 
+    /// Memory that its unfinished messages hold: the next one, and others; KiB, rounded up.
+    pub(crate) fn reassembling(&self) -> [u32; 2] {
+        self.recv.reassembling().map(|bytes| bytes.div_ceil(1024) as u32)
+    }
+
     /// The length of the message that waits for a reassembly buffer.
     pub(crate) fn wanted_buffer(&self) -> Option<u32> {
         if matches!(self.state, State::Open) { self.recv.wanted() } else { None }

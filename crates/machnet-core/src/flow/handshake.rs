@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use machnet_channel::FlowOptions;
 
-use super::{Flow, Limits, State};
+use super::{Flow, Hurry, Limits, State};
 use crate::wire::Handshake;
 use crate::{Instant, Slot};
 
 /// First interval of repeated INITs, doubled each time.
-const INIT_INTERVAL: Duration = Duration::from_millis(10);
+pub(super) const INIT_INTERVAL: Duration = Duration::from_millis(10);
 
 impl Flow {
     /// A flow that begins to connect.
@@ -23,8 +23,12 @@ impl Flow {
         options: FlowOptions,
         limits: &Arc<Limits>,
     ) -> Self {
-        let state =
-            State::Connecting { give_up: now + limits.connect_timeout, next_init: now, interval: INIT_INTERVAL };
+        let state = State::Connecting {
+            give_up: now + limits.connect_timeout,
+            next_init: now,
+            tries: 0,
+            hurry: Hurry::Allowed,
+        };
         Self::new(id, (local, remote), state, options, limits)
     }
 
@@ -56,7 +60,7 @@ impl Flow {
         self.learn(accept);
         self.sample_handshake(now);
         self.local = local;
-        self.token = Box::default();
+        self.token = None;
         self.state = State::Open;
         // Tells the acceptor that its answer arrived, and validates our address.
         self.want_ping();
@@ -76,12 +80,13 @@ impl Flow {
 
     /// RETRY arrived for a connecting flow.
     pub(crate) fn on_retry(&mut self, now: Instant, token: &[u8]) {
-        if let State::Connecting { next_init, .. } = &mut self.state {
-            // Once: a peer that repeats RETRY does not make us repeat INIT faster than the timer.
-            if self.token.is_empty() {
+        if let State::Connecting { next_init, hurry, .. } = &mut self.state {
+            // Once per INIT of the timer: a peer that repeats RETRY must not make us repeat INIT for ever.
+            if *hurry == Hurry::Allowed {
+                *hurry = Hurry::Due;
                 *next_init = now;
             }
-            self.token = token.into();
+            self.token = Some(token.into());
         }
     }
 

@@ -20,22 +20,15 @@ impl Flow {
             State::Connecting { give_up, next_init, .. } => return Some(next_init.min(give_up)),
             State::HalfOpen { give_up } => return Some(give_up),
             State::Tombstone { until, .. } => Some(until),
-            State::Aborting { until } => [Some(until), self.sent.deadline(self.pto())].into_iter().flatten().min(),
+            State::Aborting { until } => [Some(until), self.sent.deadline(&self.rtt)].into_iter().flatten().min(),
             State::Open => {
                 // Only the pace is waited for: nothing else would bring the flow its turn.
                 let pace = self.pacer.deadline().filter(|_| self.sent.in_flight() < self.cc.window());
-                [self.sent.deadline(self.pto()), self.linger.get(), self.shed_at.get(), pace]
-                    .into_iter()
-                    .flatten()
-                    .min()
+                [self.sent.deadline(&self.rtt), self.linger.get(), self.shed_at.get(), pace].into_iter().flatten().min()
             }
             State::Closed => return None,
         };
         [own, self.acks.deadline()].into_iter().flatten().min()
-    }
-
-    pub(super) fn pto(&self) -> Duration {
-        self.rtt.pto(self.sent.backoff())
     }
 
     /// A deadline passed. Sending, if due, is left to [`Flow::transmit`].
@@ -73,7 +66,7 @@ impl Flow {
     }
 
     pub(super) fn on_sent_timer(&mut self, now: Instant) {
-        if self.sent.on_timeout(now, self.pto()) {
+        if self.sent.on_timeout(now, &self.rtt) {
             self.probe_now();
         } else {
             self.detect_losses(now);

@@ -322,16 +322,22 @@ impl Outstanding {
     }
 
     /// When to look again: at a loss by time, else at a PTO.
-    pub(crate) fn deadline(&self, pto: Duration) -> Option<Instant> {
+    pub(crate) fn deadline(&self, rtt: &Rtt) -> Option<Instant> {
         if self.loss_at.is_set() {
             return self.loss_at.get();
         }
-        (self.in_flight > 0).then(|| self.probe_from() + pto)
+        (self.in_flight > 0).then(|| self.probe_at(rtt))
     }
 
-    /// What a PTO counts from: the last packet sent, or the last news of the peer. While acknowledgements of a long
-    /// queue trickle in, and no window or credit lets us send, nothing needs a probe (as RFC 6298 §5.3 restarts).
-    pub(crate) fn probe_from(&self) -> Instant {
+    /// A PTO after the last packet sent (RFC 9002 §6.2.1), but a round trip after the last news of the peer at the
+    /// earliest: while acknowledgements of a long queue trickle in, and no window or credit lets us send, nothing needs a
+    /// probe (as RFC 6298 §5.3 restarts).
+    fn probe_at(&self, rtt: &Rtt) -> Instant {
+        (self.last_sent + rtt.pto(self.backoff)).max(self.progress + rtt.hold())
+    }
+
+    /// Since when nothing was sent or acknowledged.
+    pub(crate) fn idle_since(&self) -> Instant {
         self.last_sent.max(self.progress)
     }
 
@@ -351,8 +357,8 @@ impl Outstanding {
     }
 
     /// True if the deadline that passed was a PTO's: then the caller sends probes.
-    pub(crate) fn on_timeout(&mut self, now: Instant, pto: Duration) -> bool {
-        let expired = !self.loss_at.is_set() && self.in_flight > 0 && self.probe_from() + pto <= now;
+    pub(crate) fn on_timeout(&mut self, now: Instant, rtt: &Rtt) -> bool {
+        let expired = !self.loss_at.is_set() && self.in_flight > 0 && self.probe_at(rtt) <= now;
         self.backoff += u32::from(expired);
         expired
     }
@@ -414,7 +420,7 @@ mod tests {
         let _ = sent.on_ack(Instant(101), &block(1, 1), |_| {});
         let _ = sent.detect(Instant(101), &rtt, |_| panic!("too early"));
         // Its round trip and a quarter.
-        assert_eq!(sent.deadline(Duration::from_secs(1)), Some(Instant(125)));
+        assert_eq!(sent.deadline(&rtt), Some(Instant(125)));
         assert_eq!(sent.detect(Instant(125), &rtt, |_| {}).packets, 1);
         assert_eq!(sent.in_flight(), 0);
         // The floor stays until it has been lost for a PTO.
@@ -489,13 +495,14 @@ mod tests {
 
     #[test]
     fn a_timeout_backs_off_until_something_is_acknowledged() {
-        let mut sent = filled(4);
-        let pto = Duration::from_nanos(1000);
-        assert_eq!(sent.deadline(pto), Some(Instant(1003)));
-        assert!(!sent.on_timeout(Instant(1002), pto));
-        assert!(sent.on_timeout(Instant(1003), pto));
-        assert_eq!(sent.backoff(), 1);
-        let _ = sent.on_ack(Instant(1100), &block(0, 1), |_| {});
-        assert_eq!((sent.backoff(), sent.deadline(pto)), (0, Some(Instant(2100))));
+        let (mut sent, mut rtt) = (filled(4), Rtt::new());
+        rtt.sample(Instant::ZERO, Duration::from_micros(500), Duration::ZERO);
+        let micros = |n: u64| Instant(n * 1000 + 3);
+        assert_eq!(sent.deadline(&rtt), Some(micros(1000)));
+        assert!(!sent.on_timeout(Instant(1_000_002), &rtt));
+        assert!(sent.on_timeout(micros(1000), &rtt));
+        assert_eq!((sent.backoff(), sent.deadline(&rtt)), (1, Some(micros(2000))));
+        let _ = sent.on_ack(micros(1100), &block(0, 1), |_| {});
+        assert_eq!((sent.backoff(), sent.deadline(&rtt)), (0, Some(micros(1600))));
     }
 }

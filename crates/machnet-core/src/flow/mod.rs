@@ -33,6 +33,8 @@ mod alarm;
 mod app;
 mod credit;
 mod ending;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod handshake;
 mod input;
 mod liveness;
@@ -86,7 +88,9 @@ pub(crate) enum State {
     Connecting {
         give_up: Instant,
         next_init: Instant,
-        interval: Duration,
+        /// INITs that the timer brought.
+        tries: u8,
+        hurry: Hurry,
     },
     HalfOpen {
         give_up: Instant,
@@ -102,6 +106,24 @@ pub(crate) enum State {
     },
     /// To be forgotten.
     Closed,
+}
+
+/// Whether a RETRY brings the next INIT at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hurry {
+    Allowed,
+    /// It does: that INIT goes out next.
+    Due,
+    /// It did, since the timer last brought one.
+    Used,
+}
+
+/// Whether the initiator of a half-open flow showed that it receives at its address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Opening {
+    Unproven,
+    /// By a token.
+    Proven,
 }
 
 /// Where one reliable control chunk stands.
@@ -190,9 +212,13 @@ pub(crate) struct Flow {
     pub(crate) is_ready: bool,
     pub(crate) is_touched: bool,
     /// It counts as half-open.
-    pub(crate) was_half_open: bool,
+    pub(crate) half_open: Option<Opening>,
     /// It waits for a reassembly buffer.
     pub(crate) is_waiting: bool,
+    /// It is among the engine's tombstones.
+    pub(crate) is_entombed: bool,
+    /// What of its reassembly its peer was charged for.
+    pub(crate) charged: [u32; 2],
     /// Its place among the flows of its peer, once that is validated.
     pub(crate) peer: Option<Membership>,
     /// The peer's start, as it says.
@@ -257,7 +283,7 @@ pub(crate) struct Flow {
     /// Lost packets that the engine has counted.
     lost_counted: u64,
     /// A token that a RETRY gave.
-    token: Box<[u8]>,
+    token: Option<Box<[u8]>>,
 }
 
 impl Flow {
@@ -279,8 +305,10 @@ impl Flow {
             is_unfinished: false,
             is_ready: false,
             is_touched: false,
-            was_half_open: false,
+            half_open: None,
             is_waiting: false,
+            is_entombed: false,
+            charged: [0; 2],
             peer: None,
             peer_instance: 0,
             limits: Arc::clone(limits),
@@ -322,7 +350,7 @@ impl Flow {
             shed_at: Alarm::NONE,
             shed_channel: false,
             lost_counted: 0,
-            token: Box::default(),
+            token: None,
         }
     }
 

@@ -59,8 +59,9 @@ impl Rtt {
         }
         self.min[0] = self.min[0].min(latest);
         let delay = nanos(delay).min(self.peer_max_ack_delay);
-        let adjusted =
-            if latest >= self.min[0].min(self.min[1]).saturating_add(delay) { latest - delay } else { latest };
+        // Never below the minimum. RFC 9002 §5.3 would not subtract at all then; our peers say rather too much, since they
+        // count from their previous poll.
+        let adjusted = latest.saturating_sub(delay).max(self.min[0].min(self.min[1]));
         if self.smoothed == 0 {
             self.smoothed = latest;
             self.variation = latest / 2;
@@ -94,6 +95,11 @@ impl Rtt {
         Duration::from_nanos(once.saturating_mul(1 << backoff.min(16))).min(MAX_PTO)
     }
 
+    /// How long news of the peer keep a probe away.
+    pub(crate) fn hold(&self) -> Duration {
+        self.smoothed_or_initial().max(GRANULARITY)
+    }
+
     /// Everything sent within such a time was lost: the path carries nothing (RFC 9002 §7.6). None before a sample.
     pub(crate) fn persistent(&self) -> Option<Duration> {
         let once = self.smoothed + (4 * self.variation).max(nanos(GRANULARITY)) + self.peer_max_ack_delay;
@@ -123,8 +129,8 @@ mod tests {
         // Adjusted to 100 µs: not below the minimum.
         assert_eq!((rtt.smoothed(), rtt.variation), (us(100), 37_500));
         rtt.sample(Instant(2), us(110), us(60));
-        // 50 µs would be below the minimum, so the delay is not believed.
-        assert_eq!(rtt.smoothed(), (7 * us(100) + us(110)) / 8);
+        // 50 µs would be below the minimum.
+        assert_eq!(rtt.smoothed(), us(100));
         assert_eq!(rtt.pto(1), 2 * rtt.pto(0));
         assert_eq!(rtt.pto(40), MAX_PTO);
     }

@@ -1,6 +1,6 @@
 //! Building a flow's packets (`docs/spec/flow.md#sending`, `#acknowledging`).
 
-use super::{Alarm, Control, Flow, Limits, Sent, State};
+use super::{Alarm, Control, Flow, Hurry, Limits, Sent, State, handshake};
 use crate::cc::Controller as _;
 use crate::driver::Meta;
 use crate::engine::Tx;
@@ -37,16 +37,21 @@ impl Flow {
     }
 
     fn transmit_init<D: Driver>(&mut self, now: Instant, tx: &mut Tx<D>) -> bool {
-        let State::Connecting { next_init, interval, .. } = self.state else { return false };
+        let State::Connecting { next_init, tries, .. } = self.state else { return false };
         if next_init > now {
             return false;
         }
         if tx.is_full() || !self.transmit_handshake(now, PacketType::Init, tx) {
             return true;
         }
-        if let State::Connecting { next_init, interval: next, .. } = &mut self.state {
-            *next_init = now + interval;
-            *next = 2 * interval;
+        if let State::Connecting { next_init, tries: next, hurry, .. } = &mut self.state {
+            *next_init = now + handshake::INIT_INTERVAL * (1 << tries.min(20));
+            if *hurry == Hurry::Due {
+                *hurry = Hurry::Used;
+            } else {
+                *hurry = Hurry::Allowed;
+                *next = tries.saturating_add(1);
+            }
         }
         false
     }
@@ -74,7 +79,7 @@ impl Flow {
             versions: VERSIONS,
             engines: 1,
             ports: (self.local.port(), self.local.port()),
-            token: &self.token,
+            token: self.token.as_deref().unwrap_or_default(),
         };
         let sent = tx.packet(self.meta(), Handshake::PACKET_LEN, |bytes, _| {
             header.emit(bytes);
@@ -172,7 +177,7 @@ impl Flow {
             return built;
         }
         if !tx.contents.is_empty() {
-            let (pto, idle) = (self.rtt.pto(0), now.since(self.sent.probe_from()));
+            let (pto, idle) = (self.rtt.pto(0), now.since(self.sent.idle_since()));
             if self.sent.in_flight() == 0 && idle > pto && self.sent.has_sent() {
                 self.cc.on_restart(idle, pto);
             }
