@@ -9,6 +9,8 @@ use crate::{Driver, Instant};
 
 /// Packets a flow sends before the next one has its turn: one GSO batch.
 const PACKETS_PER_TURN: usize = 64;
+/// Packets of a window whose quarter is less than what peers acknowledge at once.
+const SMALL_WINDOW: u64 = 64;
 /// Packets sent on a PTO (RFC 9002 §6.2.4). The last is a PING alone: a receiver without memory for data can take it,
 /// and its answer shows that the peer lives.
 pub(super) const PROBES: u8 = 2;
@@ -121,6 +123,15 @@ impl Flow {
             && !self.sent.is_stretched()
     }
 
+    /// True if a packet of `bytes` fills the window, or a quarter of a small one: peers acknowledge every 16 packets, and do
+    /// not know how many the window holds.
+    fn wants_ack(&self, bytes: u64) -> bool {
+        let (window, before) = (self.cc.window(), self.sent.in_flight());
+        let quarter = (window / 4).max(1);
+        let small = window < SMALL_WINDOW * self.send.cut().packet as u64;
+        before + bytes >= window || (small && 2 * before >= window && before / quarter < (before + bytes) / quarter)
+    }
+
     /// Builds one DATA packet. Returns false if there was no frame.
     fn transmit_data<D: Driver>(&mut self, now: Instant, tx: &mut Tx<D>) -> bool {
         let distance = self.sent.floor_distance(now, self.rtt.pto(0));
@@ -133,7 +144,7 @@ impl Flow {
             let mut blocks = 0;
             let due = self.acks.is_due(now);
             if self.acks.wants() {
-                // The bitmap costs up to 128 bytes: only where an acknowledgement is due for its own sake.
+                // All of the bitmap costs up to 128 bytes: only where an acknowledgement is due for its own sake.
                 if let Some(block) = self.acks.block(now, due) {
                     at += block.emit(&mut bytes[at..]);
                     blocks = 1;
@@ -161,8 +172,7 @@ impl Flow {
                 }
             }
             // The peer's answer is what we wait for now.
-            let full = self.sent.in_flight() + at as u64 >= self.cc.window()
-                || self.send.wanted_credit().is_some_and(|c| c > self.peer_credit);
+            let full = self.wants_ack(at as u64) || self.send.wanted_credit().is_some_and(|c| c > self.peer_credit);
             let ack_now = !contents.is_empty()
                 && (probing
                     || (full && !self.send.all_sent())
@@ -177,6 +187,7 @@ impl Flow {
             return built;
         }
         if !tx.contents.is_empty() {
+            self.acks.replied(now);
             let (pto, idle) = (self.rtt.pto(0), now.since(self.sent.idle_since()));
             if self.sent.in_flight() == 0 && idle > pto && self.sent.has_sent() {
                 self.cc.on_restart(idle, pto);

@@ -6,6 +6,7 @@
 
 mod common;
 mod cookies;
+mod economy;
 mod ending;
 mod fabric;
 mod handshake;
