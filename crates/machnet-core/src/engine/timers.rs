@@ -238,4 +238,18 @@ mod tests {
             prop_assert!(model.is_empty());
         }
     }
+
+    /// One timer per key, however often it is moved: as many as flows (or peers) there can be.
+    #[test]
+    fn moving_a_timer_takes_no_memory() {
+        let mut timers = Timers::new();
+        for at in 0..100_000 {
+            timers.set(at as u32 % 6, Some(Instant(at * 1_000_003 % 50_000_000_000)));
+        }
+        assert_eq!(timers.nodes.len(), 6);
+        let mut due = Vec::new();
+        timers.expire(Instant(100_000_000_000), &mut due);
+        due.sort_unstable();
+        assert_eq!(due, [0, 1, 2, 3, 4, 5]);
+    }
 }
