@@ -214,8 +214,8 @@ fn two_flows() -> (Bench, [u64; 2], [machnet_channel::Accepted; 2]) {
 
 /// The newest packet of the flow that the peer calls 1.
 fn last_number(bench: &Bench) -> u32 {
-    let headers = bench.engine.tx.driver.sent.iter().filter_map(|packet| Some(Header::parse(packet).ok()?.0));
-    headers.filter(|header| header.flow == 1).last().expect("a packet").number
+    let mut headers = bench.engine.tx.driver.sent.iter().rev().filter_map(|packet| Some(Header::parse(packet).ok()?.0));
+    headers.find(|header| header.flow == 1).expect("a packet").number
 }
 
 /// Nothing of such a packet counts: not its message, not its FIN, not its credit, not even its number.
