@@ -81,9 +81,11 @@ impl Options {
         let mut ticks = tokio::time::interval(self.interval.max(Duration::from_micros(1)));
         for number in 1..=self.count.unwrap_or(u64::MAX) {
             ticks.tick().await;
-            summary.sent += 1;
             let began = Instant::now();
-            let text = match tokio::time::timeout(self.timeout, endpoint.connect(to)).await {
+            let answer = tokio::time::timeout(self.timeout, endpoint.connect(to)).await;
+            // Here: the one that is underway when the user has seen enough is not counted.
+            summary.tried += 1;
+            let text = match answer {
                 Ok(Ok(flow)) => {
                     let time = began.elapsed();
                     summary.times.push(time);
@@ -110,17 +112,17 @@ fn ms(time: Duration) -> String {
 
 #[derive(Default)]
 struct Summary {
-    sent: u64,
+    tried: u64,
     times: Vec<Duration>,
 }
 
 impl Summary {
     fn text(&self, to: &Place, total: Duration) -> String {
-        let Self { sent, times } = self;
+        let Self { tried, times } = self;
         let (answered, total) = (times.len(), ms(total));
-        let lost = 100.0 * (*sent as f64 - answered as f64) / (*sent).max(1) as f64;
+        let lost = 100.0 * (*tried as f64 - answered as f64) / (*tried).max(1) as f64;
         let mut text = format!("\n--- {to} machnet ping statistics ---\n");
-        let _ = writeln!(text, "{sent} handshakes begun, {answered} answered, {lost:.0}% failed, in {total}");
+        let _ = writeln!(text, "{tried} handshakes, {answered} answered, {lost:.0}% failed, in {total}");
         let seconds = || times.iter().map(Duration::as_secs_f64);
         if let (Some(min), Some(max)) = (times.iter().min(), times.iter().max()) {
             let mean = seconds().sum::<f64>() / answered as f64;

@@ -12,9 +12,9 @@ fn handshakes_are_timed_and_summed_up() {
     let to = url.strip_prefix("udp://").unwrap();
     let ended = machnet(&format!("ping {to} -c 3 -i 1ms --timeout 30s"));
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");
-    let times = ended.out.lines().filter(|line| line.contains("time=") && line.contains("rtt=")).count();
+    let times = ended.out.lines().filter(|line| line.contains(" time=")).count();
     assert_eq!(times, 3, "{ended:?}");
-    for part in ["handshake=3 time=", "3 handshakes begun, 3 answered, 0% failed", "time min/avg/max/mdev = "] {
+    for part in ["handshake=3 time=", "3 handshakes, 3 answered, 0% failed", "time min/avg/max/mdev = "] {
         assert!(ended.out.contains(part), "{part:?} is not in {ended:?}");
     }
     let quiet = machnet(&format!("ping {to} -q -c 1 --timeout 30s"));
