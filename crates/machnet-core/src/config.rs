@@ -21,8 +21,12 @@ pub struct Config {
     pub send_buffer: u32,
     /// Flows of the engine, half-open and closing ones included. Default 65 536.
     pub max_flows: u32,
-    /// Flows whose handshake has begun here and is not finished. Default 1 024.
+    /// Flows whose handshake has begun here and is not finished. Beyond, INIT is answered by RETRY and nothing is kept;
+    /// so many again may be opened by who comes back with its token. Default 1 024.
     pub max_half_open: u32,
+    /// Flows that are over and only answer late packets; beyond, the oldest is forgotten, and a peer that missed our last
+    /// acknowledgement is answered by RESET. Default 16 384.
+    pub max_tombstones: u32,
     /// How long `connect` tries. Default 3 s.
     pub connect_timeout: Duration,
     /// How long a peer may be silent: acknowledge nothing while something is outstanding, or answer no keepalive (sent
@@ -38,6 +42,9 @@ pub struct Config {
     /// Bytes of reassembly buffers, in equal shares of frame sizes from 256 B to `max_message`, each four times the one
     /// before, at least two of each. Default 128 MiB: address space, which costs memory only once used.
     pub reassembly_bytes: u64,
+    /// What of that one peer's unfinished messages may take: those next in their flows, of which one is always
+    /// allowed; and half as much others. Default 64 MiB.
+    pub peer_reassembly_bytes: u64,
 }
 
 impl Default for Config {
@@ -48,12 +55,14 @@ impl Default for Config {
             send_buffer: 2 << 20,
             max_flows: 1 << 16,
             max_half_open: 1024,
+            max_tombstones: 1 << 14,
             connect_timeout: Duration::from_secs(3),
             dead_peer_timeout: Duration::from_secs(5),
             linger: Duration::from_secs(10),
             max_ack_delay: Duration::from_micros(250),
             max_payload: 1232,
             reassembly_bytes: 128 << 20,
+            peer_reassembly_bytes: 64 << 20,
         }
     }
 }

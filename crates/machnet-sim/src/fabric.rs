@@ -146,6 +146,13 @@ impl Fabric {
         inner.depart(HostId(host), now, Datagram { from, to, payload: payload.to_vec(), damaged: false });
     }
 
+    /// Puts a datagram on the route from `host` to the host of `to`, whatever source it names: a forged one.
+    pub fn forge(&self, host: HostId, from: SocketAddr, to: SocketAddr, payload: &[u8]) {
+        let mut inner = self.lock();
+        let now = inner.now;
+        inner.depart(host, now, Datagram { from, to, payload: payload.to_vec(), damaged: false });
+    }
+
     /// The fabric's time.
     #[must_use]
     pub fn now(&self) -> Instant {

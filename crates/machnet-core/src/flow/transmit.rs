@@ -1,9 +1,8 @@
 //! Building a flow's packets (`docs/spec/flow.md#sending`, `#acknowledging`).
 
-use std::collections::VecDeque;
-
-use super::{Control, Flow, Sent, State};
-use crate::driver::{Meta, TxPacket};
+use super::{Control, Flow, Hurry, Sent, State, handshake};
+use crate::driver::Meta;
+use crate::engine::Tx;
 use crate::wire::{Chunk, Data, HEADER_LEN, Handshake, Header, MIN_ELICITING_LEN, PacketType, VERSIONS};
 use crate::{Driver, Instant};
 
@@ -13,55 +12,13 @@ const PACKETS_PER_TURN: usize = 64;
 /// and its answer shows that the peer lives.
 pub(super) const PROBES: u8 = 2;
 
-/// What the engine lends a flow to send with.
-#[derive(Debug)]
-pub(crate) struct Tx<'a, D> {
-    pub(crate) driver: &'a mut D,
-    pub(crate) batch: &'a mut VecDeque<TxPacket>,
-    /// Packets that may yet be built in this round.
-    pub(crate) budget: usize,
-    pub(crate) instance: u64,
-    /// Reused: what the packet being built carries.
-    pub(crate) contents: &'a mut Vec<Sent>,
-    /// Set when the driver had no frame: the engine tries again when one comes home.
-    pub(crate) starved: &'a mut bool,
-}
-
-impl<D: Driver> Tx<'_, D> {
-    /// Builds a packet of up to `room` bytes with `fill`, which returns its length (0: nothing, after all), and queues it.
-    pub(crate) fn packet(
-        &mut self,
-        meta: Meta,
-        room: usize,
-        fill: impl FnOnce(&mut [u8], &mut Vec<Sent>) -> usize,
-    ) -> bool {
-        let headroom = self.driver.capabilities().headroom as usize;
-        let Some(mut frame) = self.driver.frame() else {
-            *self.starved = true;
-            return false;
-        };
-        let Some(bytes) = frame.bytes_mut().and_then(|bytes| bytes.get_mut(headroom..headroom + room)) else {
-            *self.starved = true;
-            return false;
-        };
-        self.contents.clear();
-        let len = fill(bytes, self.contents);
-        if len > 0 {
-            self.budget = self.budget.saturating_sub(1);
-            let payload = frame.share(headroom as u32..(headroom + len) as u32);
-            self.batch.push_back(TxPacket { meta, payload });
-        }
-        true
-    }
-}
-
 impl Flow {
     const fn meta(&self) -> Meta {
         Meta { local: self.local, remote: self.remote, queue: 0 }
     }
 
     /// Sends what is due and may be sent. Returns true if there is more, for the next turn.
-    pub(crate) fn transmit<D: Driver>(&mut self, now: Instant, tx: &mut Tx<'_, D>) -> bool {
+    pub(crate) fn transmit<D: Driver>(&mut self, now: Instant, tx: &mut Tx<D>) -> bool {
         match self.state {
             State::Connecting { .. } => return self.transmit_init(now, tx),
             State::HalfOpen { .. } | State::Closed => return false,
@@ -71,24 +28,29 @@ impl Flow {
             if !self.has_something(now) {
                 return false;
             }
-            if tx.budget == 0 || !self.transmit_data(now, tx) {
+            if tx.is_full() || !self.transmit_data(now, tx) {
                 return true;
             }
         }
         self.has_something(now)
     }
 
-    fn transmit_init<D: Driver>(&mut self, now: Instant, tx: &mut Tx<'_, D>) -> bool {
-        let State::Connecting { next_init, interval, .. } = self.state else { return false };
+    fn transmit_init<D: Driver>(&mut self, now: Instant, tx: &mut Tx<D>) -> bool {
+        let State::Connecting { next_init, tries, .. } = self.state else { return false };
         if next_init > now {
             return false;
         }
-        if tx.budget == 0 || !self.transmit_handshake(now, PacketType::Init, tx) {
+        if tx.is_full() || !self.transmit_handshake(now, PacketType::Init, tx) {
             return true;
         }
-        if let State::Connecting { next_init, interval: next, .. } = &mut self.state {
-            *next_init = now + interval;
-            *next = 2 * interval;
+        if let State::Connecting { next_init, tries: next, hurry, .. } = &mut self.state {
+            *next_init = now + handshake::INIT_INTERVAL * (1 << tries.min(20));
+            if *hurry == Hurry::Due {
+                *hurry = Hurry::Used;
+            } else {
+                *hurry = Hurry::Allowed;
+                *next = tries.saturating_add(1);
+            }
         }
         false
     }
@@ -98,7 +60,7 @@ impl Flow {
         &mut self,
         now: Instant,
         packet_type: PacketType,
-        tx: &mut Tx<'_, D>,
+        tx: &mut Tx<D>,
     ) -> bool {
         let header = Header {
             packet_type,
@@ -116,7 +78,7 @@ impl Flow {
             versions: VERSIONS,
             engines: 1,
             ports: (self.local.port(), self.local.port()),
-            token: &self.token,
+            token: self.token.as_deref().unwrap_or_default(),
         };
         let sent = tx.packet(self.meta(), Handshake::PACKET_LEN, |bytes, _| {
             header.emit(bytes);
@@ -152,24 +114,8 @@ impl Flow {
         self.sent.has_span() && self.sent.in_flight() < self.cc.window()
     }
 
-    /// True if a new part is covered by credit.
-    fn has_credit(&self) -> bool {
-        self.send.wanted_credit().is_some_and(|cost| cost <= self.peer_credit)
-    }
-
-    /// Data and no credit: that is said once per value of the credit.
-    fn check_blocked(&mut self) {
-        if self.send.wanted_credit().is_some_and(|cost| cost > self.peer_credit)
-            && self.blocked_at != Some(self.peer_credit)
-        {
-            self.blocked_at = Some(self.peer_credit);
-            self.blocked = Control::Wanted;
-            self.blocked_round = self.blocked_round.wrapping_add(1);
-        }
-    }
-
     /// Builds one DATA packet. Returns false if there was no frame.
-    fn transmit_data<D: Driver>(&mut self, now: Instant, tx: &mut Tx<'_, D>) -> bool {
+    fn transmit_data<D: Driver>(&mut self, now: Instant, tx: &mut Tx<D>) -> bool {
         let distance = self.sent.floor_distance(now, self.rtt.pto(0));
         let number = self.sent.next();
         let credit = self.credit();
@@ -224,7 +170,7 @@ impl Flow {
             return built;
         }
         let limited = 2 * (self.sent.in_flight() + sent_len as u64) >= self.cc.window();
-        self.sent.sent(now, sent_len as u32, tx.contents, limited);
+        self.sent.sent(now, sent_len as u32, &tx.contents, limited);
         self.packets_sent += 1;
         self.on_traffic(now);
         if tx.contents.contains(&Sent::Fin) {
