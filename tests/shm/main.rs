@@ -238,25 +238,39 @@ fn a_killed_hub_ends_its_clients_flows_and_can_be_replaced() {
     });
 }
 
-/// What a process sent before it ended arrives, although it is gone.
+/// A client that stands still with its wire, its backlog and all windows full; then it goes on, and nothing is missing.
 #[test]
 fn a_stopped_client_holds_up_nobody() {
+    const LEN: usize = 30_000;
     bounded(async {
         let name = name("stopped");
         let hub = endpoint(Shm::bind(&name).unwrap(), LONG, Placement::Thread);
         let ((stopped, stopped_at), (_other, other_at)) = (server(&name), server(&name));
-        let mut held = Vec::new();
-        for _ in 0..4 {
-            held.push(Request::Hold.connect(&hub, stopped_at).await.unwrap());
+        let mut flows = Vec::new();
+        for key in 0..4 {
+            let sink = Request::Sink { key, max: LEN, pause: Duration::ZERO };
+            flows.push((sink.connect(&hub, stopped_at).await.unwrap(), 0));
         }
         stopped.signal(rustix::process::Signal::STOP);
-        // More than the wire and the backlog of a standing client hold.
-        for flow in &mut held {
-            while tokio::time::timeout(Duration::from_millis(50), flow.send(content(1, 0, 30_000))).await.is_ok() {}
+        for (key, (flow, sent)) in flows.iter_mut().enumerate() {
+            let key = key as u64;
+            while {
+                let message = content(key, *sent, size(key, *sent, LEN));
+                tokio::time::timeout(Duration::from_millis(50), flow.send(message)).await.is_ok()
+            } {
+                *sent += 1;
+            }
         }
         echo_all_sizes(&hub, other_at).await;
         stopped.signal(rustix::process::Signal::CONT);
+        for (flow, sent) in &mut flows {
+            flow.finish();
+            assert_eq!(count_of(flow).await.unwrap(), *sent);
+        }
         echo_all_sizes(&hub, stopped_at).await;
+        while let Some(said) = stopped.try_hear() {
+            assert!(said.starts_with("sunk"), "{said}");
+        }
     });
 }
 
