@@ -233,14 +233,14 @@ impl SendHalf {
 
     /// After `finish`: waits until the peer's transport has everything.
     pub(crate) fn poll_finished(&mut self, cx: &Context<'_>) -> Poll<io::Result<()>> {
-        let state = self.end.poll_state(cx);
+        let state =
+            ready!(self.end.poll_state(cx, |state| state.has(FlowState::FIN_ACKED) || state.reason().is_some()));
         let (local, peer) = (self.local_addr(), self.peer_addr());
         match state.reason() {
             Some(reason) if reason != CloseReason::Finished && !state.has(FlowState::FIN_ACKED) => {
                 tracing::debug!(%local, %peer, ?reason, "flow ended before everything was acknowledged");
                 Poll::Ready(Err(FlowError::new(peer, reason).into()))
             }
-            None if !state.has(FlowState::FIN_ACKED) => Poll::Pending,
             _ => {
                 tracing::debug!(%local, %peer, "flow closed");
                 Poll::Ready(Ok(()))
@@ -417,18 +417,19 @@ impl Future for Connect {
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidInput, text)));
         }
         let (mut send, recv) = ends.take().unwrap_or_else(|| Mailbox::connect(engine.intake(), to));
-        let state = send.poll_state(cx);
+        let settled = |state: FlowState| state.has(FlowState::OPEN) || state.reason().is_some();
+        let Poll::Ready(state) = send.poll_state(cx, settled) else {
+            *ends = Some((send, recv));
+            return Poll::Pending;
+        };
         // Open, and over by now: `recv` has what arrived, and then the reason.
         if state.has(FlowState::OPEN) {
             let flow = Flow::new(send, recv, engine);
             tracing::debug!(local = %flow.local_addr(), peer = %to, "flow connected");
             return Poll::Ready(Ok(flow));
         }
-        if let Some(reason) = state.reason() {
-            tracing::debug!(peer = %to, ?reason, "flow not connected");
-            return Poll::Ready(Err(FlowError::new(to, reason).into()));
-        }
-        *ends = Some((send, recv));
-        Poll::Pending
+        let reason = state.reason().unwrap_or(CloseReason::Shutdown);
+        tracing::debug!(peer = %to, ?reason, "flow not connected");
+        Poll::Ready(Err(FlowError::new(to, reason).into()))
     }
 }

@@ -4,8 +4,9 @@ use std::net::SocketAddr;
 use std::task::{Context, Poll};
 
 use crate::hint_queue::{Link, Linked};
+use crate::mailbox::unregister;
 use crate::spinner::SpinnerSlot;
-use crate::spsc::{Keep, Spsc};
+use crate::spsc::{KeepOne, Spsc};
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use crate::sync::{self, Arc, AtomicWaker};
 use crate::{Intake, RecvEnd, SendEnd};
@@ -24,7 +25,7 @@ pub struct Accepted {
 pub struct Backlog {
     port: u16,
     limit: u32,
-    ready: Spsc<Accepted>,
+    ready: Spsc<Accepted, KeepOne>,
     waiting: AtomicU32,
     status: AtomicU8,
     /// The address the port was opened at, or why it was not.
@@ -51,7 +52,7 @@ impl Backlog {
         let backlog = Arc::new(Self {
             port,
             limit,
-            ready: Spsc::new(Keep::One),
+            ready: Spsc::new(),
             waiting: AtomicU32::new(0),
             status: AtomicU8::new(OPENING),
             opened: OnceLock::new(),
@@ -142,6 +143,7 @@ impl BacklogConsumer {
         if self.backlog.status.load(Ordering::Acquire) == OPENING {
             return Poll::Pending;
         }
+        unregister(&self.backlog.waker);
         Poll::Ready(match self.backlog.opened.get() {
             Some(Ok(addr)) => Ok(*addr),
             Some(Err((kind, text))) => Err(std::io::Error::new(*kind, text.clone())),
@@ -162,11 +164,11 @@ impl BacklogConsumer {
         if sync::mutant!("closed_after_queue") {
             closed = self.backlog.status.load(Ordering::Acquire) == CLOSED;
         }
-        match accepted {
-            Some(accepted) => Poll::Ready(Some(accepted)),
-            None if closed => Poll::Ready(None),
-            None => Poll::Pending,
+        if accepted.is_none() && !closed {
+            return Poll::Pending;
         }
+        unregister(&self.backlog.waker);
+        Poll::Ready(accepted)
     }
 
     fn pop(&mut self) -> Option<Accepted> {

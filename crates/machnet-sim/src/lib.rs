@@ -20,6 +20,7 @@
 mod driver;
 mod executor;
 mod fabric;
+pub mod fuzz;
 mod link;
 mod node;
 mod rng;

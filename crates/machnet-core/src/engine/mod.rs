@@ -15,6 +15,8 @@
 
 mod apps;
 mod buffers;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod memory;
 mod peers;
 mod receive;

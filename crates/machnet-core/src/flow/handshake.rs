@@ -9,7 +9,7 @@ use crate::wire::Handshake;
 use crate::{Instant, Slot};
 
 /// First interval of repeated INITs, doubled each time.
-const INIT_INTERVAL: Duration = Duration::from_millis(10);
+pub(super) const INIT_INTERVAL: Duration = Duration::from_millis(10);
 
 impl Flow {
     /// A flow that begins to connect.
@@ -17,7 +17,7 @@ impl Flow {
         let state = State::Connecting {
             give_up: now + limits.connect_timeout,
             next_init: now,
-            interval: INIT_INTERVAL,
+            tries: 0,
             hurry: Hurry::Allowed,
         };
         Self::new(id, local, remote, state, limits)
@@ -51,7 +51,7 @@ impl Flow {
         self.learn(accept);
         self.sample_handshake(now);
         self.local = local;
-        self.token = Vec::new();
+        self.token = None;
         self.state = State::Open;
         // Tells the acceptor that its answer arrived, and validates our address.
         self.want_ping();
@@ -77,7 +77,7 @@ impl Flow {
                 *hurry = Hurry::Due;
                 *next_init = now;
             }
-            self.token = token.to_vec();
+            self.token = Some(token.into());
         }
     }
 

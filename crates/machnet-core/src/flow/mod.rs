@@ -30,6 +30,8 @@ mod acks;
 mod app;
 mod credit;
 mod ending;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod handshake;
 mod input;
 mod liveness;
@@ -79,7 +81,8 @@ pub(crate) enum State {
     Connecting {
         give_up: Instant,
         next_init: Instant,
-        interval: Duration,
+        /// INITs that the timer brought.
+        tries: u8,
         hurry: Hurry,
     },
     HalfOpen {
@@ -194,7 +197,7 @@ pub(crate) struct Flow {
     /// It is among the engine's tombstones.
     pub(crate) is_entombed: bool,
     /// What of its reassembly its peer was charged for.
-    pub(crate) charged: [u64; 2],
+    pub(crate) charged: [u32; 2],
     /// Its place among the flows of its peer, once that is validated.
     pub(crate) peer: Option<Membership>,
     /// The peer's start, as it says.
@@ -258,7 +261,7 @@ pub(crate) struct Flow {
     /// Lost packets that the engine has counted.
     lost_counted: u64,
     /// A token that a RETRY gave.
-    token: Vec<u8>,
+    token: Option<Box<[u8]>>,
 }
 
 impl Flow {
@@ -317,7 +320,7 @@ impl Flow {
             shed_at: None,
             shed_channel: false,
             lost_counted: 0,
-            token: Vec::new(),
+            token: None,
         }
     }
 

@@ -1,6 +1,6 @@
 //! Building a flow's packets (`docs/spec/flow.md#sending`, `#acknowledging`).
 
-use super::{Control, Flow, Hurry, Sent, State};
+use super::{Control, Flow, Hurry, Sent, State, handshake};
 use crate::driver::Meta;
 use crate::engine::Tx;
 use crate::wire::{Chunk, Data, HEADER_LEN, Handshake, Header, MIN_ELICITING_LEN, PacketType, VERSIONS};
@@ -36,20 +36,20 @@ impl Flow {
     }
 
     fn transmit_init<D: Driver>(&mut self, now: Instant, tx: &mut Tx<D>) -> bool {
-        let State::Connecting { next_init, interval, .. } = self.state else { return false };
+        let State::Connecting { next_init, tries, .. } = self.state else { return false };
         if next_init > now {
             return false;
         }
         if tx.is_full() || !self.transmit_handshake(now, PacketType::Init, tx) {
             return true;
         }
-        if let State::Connecting { next_init, interval: next, hurry, .. } = &mut self.state {
-            *next_init = now + interval;
+        if let State::Connecting { next_init, tries: next, hurry, .. } = &mut self.state {
+            *next_init = now + handshake::INIT_INTERVAL * (1 << tries.min(20));
             if *hurry == Hurry::Due {
                 *hurry = Hurry::Used;
             } else {
                 *hurry = Hurry::Allowed;
-                *next = 2 * interval;
+                *next = tries.saturating_add(1);
             }
         }
         false
@@ -78,7 +78,7 @@ impl Flow {
             versions: VERSIONS,
             engines: 1,
             ports: (self.local.port(), self.local.port()),
-            token: &self.token,
+            token: self.token.as_deref().unwrap_or_default(),
         };
         let sent = tx.packet(self.meta(), Handshake::PACKET_LEN, |bytes, _| {
             header.emit(bytes);
