@@ -41,7 +41,7 @@ impl Flow {
         options: FlowOptions,
         limits: &Arc<Limits>,
     ) -> Self {
-        let state = State::HalfOpen { give_up: now + limits.connect_timeout };
+        let state = State::HalfOpen { give_up: now + limits.connect_timeout, instance: init.instance };
         let mut flow = Self::new(id, addresses, state, options, limits);
         flow.learn(init);
         flow
@@ -49,7 +49,6 @@ impl Flow {
 
     pub(super) fn learn(&mut self, handshake: &Handshake<'_>) {
         self.remote_id = handshake.source;
-        self.peer_instance = handshake.instance;
         self.peer_credit = handshake.credit.into();
         self.max_message = self.max_message.min(handshake.max_message);
         self.rtt.set_peer_max_ack_delay(handshake.max_ack_delay_us);
@@ -75,7 +74,9 @@ impl Flow {
 
     /// The peer's address is validated, but nobody accepts it yet: it goes on knocking, and so we go on waiting.
     pub(crate) fn on_backlog_full(&mut self, now: Instant) {
-        self.state = State::HalfOpen { give_up: now + self.limits.connect_timeout };
+        if let State::HalfOpen { give_up, .. } = &mut self.state {
+            *give_up = now + self.limits.connect_timeout;
+        }
     }
 
     /// RETRY arrived for a connecting flow.

@@ -18,7 +18,7 @@ impl Flow {
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let own = match self.state {
             State::Connecting { give_up, next_init, .. } => return Some(next_init.min(give_up)),
-            State::HalfOpen { give_up } => return Some(give_up),
+            State::HalfOpen { give_up, .. } => return Some(give_up),
             State::Tombstone { until, .. } => Some(until),
             State::Aborting { until } => [Some(until), self.sent.deadline(&self.rtt)].into_iter().flatten().min(),
             State::Open => {
@@ -39,7 +39,7 @@ impl Flow {
                     self.close(CloseReason::ConnectTimeout);
                 }
             }
-            State::HalfOpen { give_up: until } | State::Tombstone { until, .. } => {
+            State::HalfOpen { give_up: until, .. } | State::Tombstone { until, .. } => {
                 if until <= now {
                     self.close(CloseReason::ConnectTimeout);
                 }
