@@ -299,6 +299,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             self.tx.begin_turn(allowed);
             let more = flow.transmit(self.now, &mut self.tx);
             let how = match more {
+                false if flow.keeps_data_back() => Ended::Held,
                 false => Ended::Done,
                 true if self.tx.is_full() || self.tx.is_starved() => Ended::Blocked,
                 true => Ended::Spent,

@@ -26,8 +26,8 @@ pub(crate) struct Tx<D> {
     bytes: u64,
     /// Bytes that the driver may hold before nothing more is built.
     device_limit: u64,
-    /// Bytes that the driver held when the round began, and those given to it since.
-    device: u64,
+    /// Bytes that the driver held when the round began, if it knows.
+    device: Option<u64>,
     /// What the flow whose turn it is may send, and has sent.
     allowed: u32,
     used: u32,
@@ -46,7 +46,7 @@ impl<D: Driver> Tx<D> {
             batch: VecDeque::with_capacity(BURST),
             bytes: 0,
             device_limit,
-            device: 0,
+            device: None,
             allowed: 0,
             used: 0,
             starved: false,
@@ -68,7 +68,7 @@ impl<D: Driver> Tx<D> {
 
     /// True if the driver holds so much that what comes next had better wait here, where it can be overtaken.
     fn is_device_full(&self) -> bool {
-        self.device > 0 && self.device + self.bytes >= self.device_limit
+        self.device.is_some_and(|held| held + self.bytes >= self.device_limit)
     }
 
     /// True if nothing can be sent until the driver has done something.
