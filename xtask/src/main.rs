@@ -5,6 +5,7 @@
 //! tools.rs     finding and installing what a step needs
 //! run.rs       running commands: bounded, interruptible, with nothing left behind
 //! mutants.rs   the loom tests must notice every listed bug
+//! sim.rs       the transport in virtual time
 //! netns.rs     two hosts on one machine, and the end-to-end run between them
 //! soak.rs      random faults against a model, for as long as wanted
 //! ```
@@ -14,6 +15,7 @@
 mod mutants;
 mod netns;
 mod run;
+mod sim;
 mod soak;
 mod test;
 mod tools;
@@ -36,6 +38,8 @@ enum Task {
     Test(test::Options),
     /// Random faults against a model: kills, stops, slow readers, storms of flows, large messages
     Soak(soak::Options),
+    /// The transport in virtual time: named scenarios, seeds, the matrix (`--help` shows its options)
+    Sim(sim::Options),
 }
 
 fn main() -> ExitCode {
@@ -43,6 +47,7 @@ fn main() -> ExitCode {
     let result = run::catch_signals().and_then(|()| match cli.task {
         Task::Test(options) => test::test(&options),
         Task::Soak(options) => soak::soak(&options),
+        Task::Sim(options) => sim::sim(&options),
     });
     match result {
         Ok(()) => ExitCode::SUCCESS,
