@@ -32,14 +32,19 @@ impl Flow {
         init: &Handshake<'_>,
         limits: &Arc<Limits>,
     ) -> Self {
-        let mut flow = Self::new(id, local, remote, State::HalfOpen { give_up: now + limits.connect_timeout }, limits);
+        let mut flow = Self::new(
+            id,
+            local,
+            remote,
+            State::HalfOpen { give_up: now + limits.connect_timeout, instance: init.instance },
+            limits,
+        );
         flow.learn(init);
         flow
     }
 
     pub(super) fn learn(&mut self, handshake: &Handshake<'_>) {
         self.remote_id = handshake.source;
-        self.peer_instance = handshake.instance;
         self.peer_credit = handshake.credit.into();
         self.max_message = self.max_message.min(handshake.max_message);
         // A promise beyond a second helps nobody, and would keep probes away.
@@ -66,7 +71,9 @@ impl Flow {
 
     /// The peer's address is validated, but nobody accepts it yet: it goes on knocking, and so we go on waiting.
     pub(crate) fn on_backlog_full(&mut self, now: Instant) {
-        self.state = State::HalfOpen { give_up: now + self.limits.connect_timeout };
+        if let State::HalfOpen { give_up, .. } = &mut self.state {
+            *give_up = now + self.limits.connect_timeout;
+        }
     }
 
     /// RETRY arrived for a connecting flow.

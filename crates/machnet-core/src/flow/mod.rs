@@ -87,6 +87,8 @@ pub(crate) enum State {
     },
     HalfOpen {
         give_up: Instant,
+        /// The initiator's start, as it says.
+        instance: u64,
     },
     Open,
     Aborting {
@@ -170,7 +172,6 @@ impl Limits {
 /// What the application was last told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 struct Published {
-    room: u64,
     acknowledged: u64,
     state: FlowState,
 }
@@ -188,7 +189,6 @@ pub(crate) struct Flow {
     pub(crate) slot: Option<Slot>,
     /// The engine's lists that hold it.
     pub(crate) is_unfinished: bool,
-    pub(crate) is_ready: bool,
     pub(crate) is_touched: bool,
     /// It counts as half-open.
     pub(crate) half_open: Option<Opening>,
@@ -200,8 +200,6 @@ pub(crate) struct Flow {
     pub(crate) charged: [u32; 2],
     /// Its place among the flows of its peer, once that is validated.
     pub(crate) peer: Option<Membership>,
-    /// The peer's start, as it says.
-    pub(crate) peer_instance: u64,
 
     limits: Arc<Limits>,
     sent: Outstanding,
@@ -274,14 +272,12 @@ impl Flow {
             state,
             slot: None,
             is_unfinished: false,
-            is_ready: false,
             is_touched: false,
             half_open: None,
             is_waiting: false,
             is_entombed: false,
             charged: [0; 2],
             peer: None,
-            peer_instance: 0,
             limits: Arc::clone(limits),
             sent: Outstanding::new(),
             acks: Acks::new(),

@@ -6,8 +6,6 @@ use crate::engine::Tx;
 use crate::wire::{Chunk, Data, HEADER_LEN, Handshake, Header, MIN_ELICITING_LEN, PacketType, VERSIONS};
 use crate::{Driver, Instant};
 
-/// Packets a flow sends before the next one has its turn: one GSO batch.
-const PACKETS_PER_TURN: usize = 64;
 /// Packets sent on a PTO (RFC 9002 §6.2.4). The last is a PING alone: a receiver without memory for data can take it,
 /// and its answer shows that the peer lives.
 pub(super) const PROBES: u8 = 2;
@@ -24,15 +22,12 @@ impl Flow {
             State::HalfOpen { .. } | State::Closed => return false,
             State::Open | State::Aborting { .. } | State::Tombstone { .. } => {}
         }
-        for _ in 0..PACKETS_PER_TURN {
-            if !self.has_something(now) {
-                return false;
-            }
-            if tx.is_full() || !self.transmit_data(now, tx) {
+        while self.has_something(now) {
+            if tx.is_full() || tx.is_turn_over(self.send.cut().packet) || !self.transmit_data(now, tx) {
                 return true;
             }
         }
-        self.has_something(now)
+        false
     }
 
     fn transmit_init<D: Driver>(&mut self, now: Instant, tx: &mut Tx<D>) -> bool {
