@@ -152,3 +152,39 @@ fn commit() -> Result<String> {
     let said = capture(&mut git, Duration::from_secs(20), &log)?;
     Ok(if said.status.success() { said.text.trim().to_owned() } else { "unknown".to_owned() })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_that_cannot_be_written_is_named() {
+        let error = format!("{:#}", writable(Path::new("/dev/null/results")).unwrap_err());
+        assert!(error.contains("/dev/null/results") && error.contains("--out"), "{error}");
+    }
+
+    #[test]
+    fn each_row_finds_its_experiment_and_its_contenders() {
+        let experiments = matrix::experiments(true, 100);
+        let mut results = Results::new(String::new(), 1, 100);
+        for experiment in
+            experiments.iter().filter(|experiment| experiment.required || experiment.name == matrix::SPARSE)
+        {
+            for contender in &experiment.contenders {
+                let mut report = serde_json::json!({});
+                for field in ["p50_us", "p99_us", "p999_us", "rate_per_s", "gbit_per_s"] {
+                    report[field] = 1.0.into();
+                }
+                for side in ["client", "server"] {
+                    report[side] = serde_json::json!({ "memory_per_flow_bytes": 1.0 });
+                }
+                results.add(experiment, contender, Ok(report)).unwrap();
+            }
+        }
+        let table = rows::table(&rows::rows(&results));
+        assert_eq!(table.matches("not measured").count(), 1, "row e alone: {table}");
+        for row in "abcdefghi".chars() {
+            assert!(table.lines().any(|line| line.starts_with(row)), "row {row}: {table}");
+        }
+    }
+}
