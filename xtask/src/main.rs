@@ -9,11 +9,13 @@
 //! netns.rs     two hosts on one machine, and the end-to-end run between them
 //! dissector.rs the Wireshark dissector, on a sample and on real traffic
 //! fuzz.rs      the fuzz targets, for as long as wanted
+//! bench/       Machnet and its rivals, measured side by side
 //! soak.rs      random faults against a model, for as long as wanted
 //! ```
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks to its user")]
 
+mod bench;
 mod dissector;
 mod fuzz;
 mod mutants;
@@ -46,6 +48,8 @@ enum Task {
     Fuzz(fuzz::Options),
     /// The transport in virtual time: named scenarios, seeds, the matrix (`--help` shows its options)
     Sim(sim::Options),
+    /// Measure Machnet and its rivals on the same wires: rows, results, plots
+    Bench(bench::Options),
 }
 
 fn main() -> ExitCode {
@@ -55,6 +59,7 @@ fn main() -> ExitCode {
         Task::Soak(options) => soak::soak(&options),
         Task::Fuzz(options) => fuzz::fuzz(&options),
         Task::Sim(options) => sim::sim(&options),
+        Task::Bench(options) => bench::bench(&options),
     });
     match result {
         Ok(()) => ExitCode::SUCCESS,
