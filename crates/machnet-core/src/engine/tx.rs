@@ -2,12 +2,10 @@
 
 use std::collections::VecDeque;
 
+use super::BURST;
 use crate::Driver;
 use crate::driver::{Meta, TxPacket};
 use crate::flow::Sent;
-
-/// Packets built in one round: the LCD's ring.
-const BURST: usize = 256;
 
 /// See the module. The engine lends it to one flow after the other.
 #[derive(Debug)]
@@ -18,6 +16,8 @@ pub(crate) struct Tx<D> {
     /// What the packet that was built last carries.
     pub(crate) contents: Vec<Sent>,
     batch: VecDeque<TxPacket>,
+    /// Packets built in one round.
+    burst: usize,
     /// The driver had no frame in this round: the engine tries again when one comes home.
     starved: bool,
     /// Packets ever built.
@@ -26,7 +26,13 @@ pub(crate) struct Tx<D> {
 
 impl<D: Driver> Tx<D> {
     pub(super) fn new(driver: D, instance: u64) -> Self {
-        Self { driver, instance, contents: Vec::new(), batch: VecDeque::with_capacity(BURST), starved: false, built: 0 }
+        let batch = VecDeque::with_capacity(BURST);
+        Self { driver, instance, contents: Vec::new(), batch, burst: BURST, starved: false, built: 0 }
+    }
+
+    /// Packets built in one round, from now on.
+    pub(super) const fn set_burst(&mut self, burst: usize) {
+        self.burst = burst;
     }
 
     /// A round begins.
@@ -37,7 +43,7 @@ impl<D: Driver> Tx<D> {
 
     /// True if flows are to wait for the next round.
     pub(crate) fn is_full(&self) -> bool {
-        self.batch.len() >= BURST
+        self.batch.len() >= self.burst
     }
 
     /// True if even answers that no flow pays for must be left out.
