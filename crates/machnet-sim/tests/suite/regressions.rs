@@ -390,6 +390,13 @@ fn a_reset_over_a_hole_is_no_end_of_the_stream() {
 fn what_is_posted_after_a_shutdowns_fin_is_not_sent() {
     let mut pair = Pair::new(13, &Link::with_delay(millis(1)));
     let (mut a, mut b) = pair.open();
+    let after = Arc::new(Mutex::new(0));
+    let sent = Arc::clone(&after);
+    pair.world.fabric().filter(pair.there, move |seen| {
+        let message = read(seen.payload).has(|chunk| matches!(chunk, Chunk::Message { id: 1, .. }));
+        *sent.lock().unwrap() += u64::from(message);
+        Verdict::Pass
+    });
     assert!(a.send.post(b"before"[..].into()).is_ok());
     let before = a.send.posted();
     pair.world.run_for(micros(100)).unwrap();
@@ -414,4 +421,5 @@ fn what_is_posted_after_a_shutdowns_fin_is_not_sent() {
     drop(a);
     pair.world.run_for(seconds(1)).unwrap();
     assert!(pair.world.is_finished(pair.a));
+    assert_eq!(*after.lock().unwrap(), 0, "sent after FIN");
 }
