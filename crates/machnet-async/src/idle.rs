@@ -178,16 +178,16 @@ mod tests {
         let (mut lost, mut slept, mut yields) = (0, 0, 0);
         while now < us(11_000_000) {
             idle.busy(now);
-            now = now + Duration::from_micros(1);
+            now += Duration::from_micros(1);
             match idle.quiet(now, None) {
                 Step::Yield if now < gone => {
                     lost += 1;
-                    now = now + Duration::from_millis(4);
+                    now += Duration::from_millis(4);
                 }
                 step => {
                     yields += u32::from(step == Step::Yield);
                     slept += u32::from(step == Step::Park && now >= gone);
-                    now = now + Duration::from_micros(199);
+                    now += Duration::from_micros(199);
                 }
             }
         }

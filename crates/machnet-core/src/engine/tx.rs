@@ -2,13 +2,12 @@
 
 use std::collections::VecDeque;
 
+use super::BURST;
 use super::paths::Paths;
 use crate::Driver;
 use crate::driver::{Meta, TxPacket};
 use crate::flow::Sent;
 
-/// Packets built in one round: the LCD's ring.
-const BURST: usize = 256;
 /// What a packet counts at least in a flow's turn.
 const LEAST: usize = 64;
 /// Bytes built in one round: as many packets of 1 500 bytes, or six GSO batches.
@@ -34,6 +33,8 @@ pub(crate) struct Tx<D> {
     /// What the flow whose turn it is may send, and has sent.
     allowed: u32,
     used: u32,
+    /// Packets built in one round.
+    burst: usize,
     /// The driver had no frame in this round: the engine tries again when one comes home.
     starved: bool,
     /// Packets ever built.
@@ -49,6 +50,7 @@ impl<D: Driver> Tx<D> {
             contents: Vec::new(),
             batch: VecDeque::with_capacity(BURST),
             bytes: 0,
+            burst: BURST,
             device_limit,
             device: None,
             allowed: 0,
@@ -56,6 +58,11 @@ impl<D: Driver> Tx<D> {
             starved: false,
             built: 0,
         }
+    }
+
+    /// Packets built in one round, from now on.
+    pub(super) const fn set_burst(&mut self, burst: usize) {
+        self.burst = burst;
     }
 
     /// A round begins.
@@ -67,7 +74,7 @@ impl<D: Driver> Tx<D> {
 
     /// True if flows are to wait for the next round.
     pub(crate) fn is_full(&self) -> bool {
-        self.batch.len() >= BURST || self.bytes >= BURST_BYTES || self.is_device_full()
+        self.batch.len() >= self.burst || self.bytes >= BURST_BYTES || self.is_device_full()
     }
 
     /// True if the driver holds so much that what comes next had better wait here, where it can be overtaken.
