@@ -323,7 +323,7 @@ impl Flow {
             sent: Outstanding::new(),
             acks: Acks::new(),
             rtt: Rtt::new(),
-            cc: AnyController::new(congestion, limits.cut.packet as u32),
+            cc: AnyController::new(congestion, limits.cut.packet() as u32),
             pacer: Pacer::new(),
             send: SendQueue::new(limits.cut),
             mtu: None,

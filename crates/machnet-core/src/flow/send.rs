@@ -19,12 +19,9 @@ pub(crate) struct Part {
 /// How messages are cut for packets of a given length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Cut {
-    /// The longest packet.
-    pub(crate) packet: usize,
-    /// The longest message that goes whole.
-    whole: usize,
-    /// The length of a part that is not the last; a multiple of 64.
-    part: usize,
+    packet: u16,
+    whole: u16,
+    part: u16,
 }
 
 impl Cut {
@@ -33,7 +30,23 @@ impl Cut {
         let packet = max_payload - TAILROOM;
         let room = packet - HEADER_LEN - Data::FIXED_LEN - MAX_BLOCKS * AckBlock::len_with(0);
         let part = (room - Chunk::PART_OVERHEAD) / UNIT as usize * UNIT as usize;
-        Self { packet, whole: room - Chunk::WHOLE_OVERHEAD, part }
+        // No datagram is longer than 65 507 bytes.
+        Self { packet: packet as u16, whole: (room - Chunk::WHOLE_OVERHEAD) as u16, part: part as u16 }
+    }
+
+    /// The longest packet.
+    pub(crate) const fn packet(self) -> usize {
+        self.packet as usize
+    }
+
+    /// The longest message that goes whole.
+    const fn whole(self) -> usize {
+        self.whole as usize
+    }
+
+    /// The length of a part that is not the last; a multiple of 64.
+    const fn part(self) -> usize {
+        self.part as usize
     }
 
     /// The shortest payload for which cutting works: one unit per part.
@@ -105,7 +118,7 @@ impl SendQueue {
 
     /// True if what is to be sent next does not fit one packet.
     pub(crate) fn is_large(&self) -> bool {
-        self.messages.get(self.unsent.0).is_some_and(|outgoing| outgoing.message.len() > self.cut.whole)
+        self.messages.get(self.unsent.0).is_some_and(|outgoing| outgoing.message.len() > self.cut.whole())
     }
 
     /// Takes a message from the application.
@@ -172,11 +185,11 @@ impl SendQueue {
     fn cut_again(&mut self, part: Part, space: usize) -> Option<Part> {
         let total = self.get(part.id)?.message.len();
         let is_long =
-            if part.len as usize == total { total > self.cut.whole } else { part.len as usize > self.cut.part };
-        if !is_long || self.cut.part + Chunk::PART_OVERHEAD > space {
+            if part.len as usize == total { total > self.cut.whole() } else { part.len as usize > self.cut.part() };
+        if !is_long || self.cut.part() + Chunk::PART_OVERHEAD > space {
             return None;
         }
-        let len = self.cut.part as u32;
+        let len = self.cut.part() as u32;
         let rest = self.again.front_mut()?;
         (rest.offset, rest.len) = (part.offset + len, part.len - len);
         Some(Part { len, ..part })
@@ -219,8 +232,8 @@ impl SendQueue {
         let (index, offset) = self.unsent;
         let outgoing = self.messages.get(index)?;
         let total = outgoing.message.len();
-        let whole = total <= self.cut.whole && offset == 0;
-        let len = if whole { total } else { (total - offset as usize).min(self.cut.part) };
+        let whole = total <= self.cut.whole() && offset == 0;
+        let len = if whole { total } else { (total - offset as usize).min(self.cut.part()) };
         let part = Part { id: self.base.wrapping_add(index as u32), offset, len: len as u32 };
         Some((part, outgoing.before + cost_in_units(offset as usize + len)))
     }
@@ -261,12 +274,12 @@ impl SendQueue {
     /// Puts to the front what the peer needs next: the oldest parts that were sent and not acknowledged, two packets' worth at
     /// most. A peer without memory refuses everything but these, so a probe that carries others may be refused for ever.
     pub(crate) fn probe(&mut self) {
-        let space = 2 * (self.cut.part + Chunk::PART_OVERHEAD) as u32;
+        let space = 2 * (self.cut.part() + Chunk::PART_OVERHEAD) as u32;
         let mut room = space;
         for index in 0..self.messages.len().min(self.unsent.0 + 1) {
             let total = self.messages[index].message.len() as u32;
             let sent = if index < self.unsent.0 { total } else { self.unsent.1 };
-            let step = if total as usize <= self.cut.whole { total.max(1) } else { self.cut.part as u32 };
+            let step = if total as usize <= self.cut.whole() { total.max(1) } else { self.cut.part() as u32 };
             let mut offset = 0;
             // An empty message is one part, if it was sent.
             while offset < sent || (offset == 0 && index < self.unsent.0) {

@@ -29,7 +29,7 @@ impl Flow {
         }
         self.probe_path(now, tx);
         while self.has_something(now) {
-            if tx.is_full() || tx.is_turn_over(self.send.cut().packet) || !self.transmit_data(now, tx) {
+            if tx.is_full() || tx.is_turn_over(self.send.cut().packet()) || !self.transmit_data(now, tx) {
                 return true;
             }
         }
@@ -160,7 +160,7 @@ impl Flow {
     /// True if a packet with content may go out now.
     fn window_open(&mut self, now: Instant) -> bool {
         let Limits { cut, burst, .. } = *self.limits;
-        self.pacer.is_ready(now, &self.cc, self.rtt.smoothed_or_initial(), cut.packet as u32, burst)
+        self.pacer.is_ready(now, &self.cc, self.rtt.smoothed_or_initial(), cut.packet() as u32, burst)
             && self.sent.has_span()
             && self.sent.in_flight() < self.cc.window()
             && !self.sent.is_stretched()
@@ -171,7 +171,7 @@ impl Flow {
     fn wants_ack(&self, bytes: u64) -> bool {
         let (window, before) = (self.cc.window(), self.sent.in_flight());
         let quarter = (window / 4).max(1);
-        let small = window < SMALL_WINDOW * self.send.cut().packet as u64;
+        let small = window < SMALL_WINDOW * self.send.cut().packet() as u64;
         before + bytes >= window || (small && 2 * before >= window && before / quarter < (before + bytes) / quarter)
     }
 
@@ -180,7 +180,7 @@ impl Flow {
         let distance = self.sent.floor_distance(now, self.rtt.pto(0));
         let number = self.sent.next();
         let credit = self.credit();
-        let room = self.send.cut().packet;
+        let room = self.send.cut().packet();
         let mut sent_len = 0;
         let built = tx.packet(self.meta(), room, |bytes, contents| {
             let mut at = HEADER_LEN + Data::FIXED_LEN;
