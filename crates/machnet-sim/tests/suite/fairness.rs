@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use machnet_core::{Config, Instant};
+use machnet_core::{Config, Congestion, Instant};
 use machnet_sim::{Link, Node, Pace, Plan};
 
 use crate::common::{Pair, config, listen, micros, millis, nic, seconds, world_config};
@@ -13,6 +13,9 @@ const GBIT: u64 = 1_000_000_000;
 
 /// Two machines at 10 Gbit/s: the line of each NIC is the bottleneck, and so the engine decides who waits.
 fn pair(seed: u64, config: Config) -> Pair {
+    let mut config = config;
+    // It fills every queue it finds: what is left for a request is the engine's doing.
+    config.congestion = Some(Congestion::Cubic);
     let mut nic = nic();
     nic.line_rate = Some(10 * GBIT);
     nic.frames = 4096;
@@ -80,7 +83,7 @@ fn percentiles(config: Config, flows: usize) -> [Duration; 2] {
         // The line was busy with bulk all the while: the requests did not have it for themselves.
         let packets = pair.world.driver(pair.a).nic_stats().sent - start;
         let line = pair.world.now().since(begun).as_nanos() as u64 * 10 / 8 / (1216 + 66);
-        assert!(packets * 10 > line * 9, "{packets} of {line} packets");
+        assert!(packets * 4 > line * 3, "{packets} of {line} packets");
     }
     pair.world.cancel();
     pair.world.settle(seconds(30)).unwrap();
