@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use super::BURST;
+use super::paths::Paths;
 use crate::Driver;
 use crate::driver::{Meta, TxPacket};
 use crate::flow::Sent;
@@ -18,6 +19,8 @@ pub(crate) struct Tx<D> {
     pub(crate) driver: D,
     /// Of this start of the endpoint: INIT and ACCEPT say it.
     pub(crate) instance: u64,
+    /// What paths carry.
+    pub(crate) paths: Paths,
     /// What the packet that was built last carries.
     pub(crate) contents: Vec<Sent>,
     batch: VecDeque<TxPacket>,
@@ -39,10 +42,11 @@ pub(crate) struct Tx<D> {
 }
 
 impl<D: Driver> Tx<D> {
-    pub(super) fn new(driver: D, instance: u64, device_limit: u64) -> Self {
+    pub(super) fn new(driver: D, instance: u64, paths: Paths, device_limit: u64) -> Self {
         Self {
             driver,
             instance,
+            paths,
             contents: Vec::new(),
             batch: VecDeque::with_capacity(BURST),
             bytes: 0,

@@ -104,7 +104,7 @@ fn an_engine_does_not_allocate() {
     run(&mut pair, 50, 6..7, 100_000);
     run(&mut pair, 0, 20..21, 100_000);
     run(&mut pair, 50, 12..21, 200_000);
-    run(&mut pair, 100, 6..21, 500_000);
+    run(&mut pair, 100, 6..21, 1_500_000);
     let counters = |pair: &Pair| {
         let lost: u64 = pair.hosts.iter().map(|host| host.stats().packets_lost).sum();
         (pair.hosts.each_ref().map(|host| host.allocations), lost)
