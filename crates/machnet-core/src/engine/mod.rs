@@ -36,7 +36,7 @@ use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use crate::driver::RxPacket;
-use crate::flow::{Cut, Limits, State};
+use crate::flow::{Cut, Limits, Round, State};
 use crate::wire::BASE_PAYLOAD;
 use crate::{AppChannel, Config, ConfigError, Driver, Drops, Instant, ListenSlot, Slot};
 use buffers::Buffers;
@@ -102,6 +102,10 @@ pub struct Engine<D, C> {
     limits: Arc<Limits>,
     rng: ChaCha12Rng,
     now: Instant,
+    /// How long before that arrivals may have waited to be seen.
+    gap: Duration,
+    /// The runner may have slept since the last round: then it was woken, and nothing waited.
+    slept: bool,
 
     flows: FlowTable,
     tx: Tx<D>,
@@ -159,7 +163,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             max: isize::MAX as u64,
         })?;
         Ok(Self {
-            limits: Arc::new(Limits::new(&config, max_payload as usize)),
+            limits: Arc::new(Limits::new(&config, max_payload as usize, driver.capabilities())),
             tx: Tx::new(driver, rng.next_u64(), config.device_queue.into()),
             flows: FlowTable::new(&mut rng),
             peers: Peers::new(&mut rng, config.dead_peer_timeout, config.peer_reassembly_bytes),
@@ -168,6 +172,8 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             config,
             rng,
             now: Instant::ZERO,
+            gap: Duration::ZERO,
+            slept: true,
             by_slot: Vec::new(),
             listening: Vec::new(),
             half_open: [0; 2],
@@ -193,7 +199,9 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
 
     /// One bounded round: receive, look at applications, timers, send, wake. `now` never goes back.
     pub fn poll(&mut self, now: Instant) -> Progress {
-        self.now = self.now.max(now);
+        let before = self.now;
+        self.now = before.max(now);
+        self.gap = if std::mem::take(&mut self.slept) { Duration::ZERO } else { self.now.since(before) };
         self.notice_freeze();
         self.tx.begin();
         self.serve_waiting();
@@ -407,7 +415,12 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             && self.channel.is_closing() == self.shutting_down
             && (self.turns.is_empty() || self.tx.is_starved() || !self.tx.is_empty());
         // Without frames nothing can be sent, and on some drivers nothing received: the next one to come home rings.
-        idle && !self.tx.driver.starve()
+        self.slept = idle && !self.tx.driver.starve();
+        self.slept
+    }
+
+    const fn round(&self) -> Round {
+        Round { now: self.now, gap: self.gap }
     }
 
     /// True once the application asked to close and every flow has ended: the engine may be dropped.

@@ -6,11 +6,13 @@
 
 mod common;
 mod cookies;
+mod economy;
 mod ending;
 mod fabric;
 mod handshake;
 mod hostile;
 mod limits;
+mod loss;
 mod regressions;
 mod seeds;
 mod transfer;
