@@ -6,11 +6,15 @@
 //! run.rs       running commands: bounded, interruptible, with nothing left behind
 //! mutants.rs   the loom tests must notice every listed bug
 //! netns.rs     two hosts on one machine, and the end-to-end run between them
+//! dissector.rs the Wireshark dissector, on a sample and on real traffic
+//! fuzz.rs      the fuzz targets, for as long as wanted
 //! soak.rs      random faults against a model, for as long as wanted
 //! ```
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks to its user")]
 
+mod dissector;
+mod fuzz;
 mod mutants;
 mod netns;
 mod run;
@@ -36,6 +40,8 @@ enum Task {
     Test(test::Options),
     /// Random faults against a model: kills, stops, slow readers, storms of flows, large messages
     Soak(soak::Options),
+    /// Fuzz parsers, sub-machines and two engines against each other
+    Fuzz(fuzz::Options),
 }
 
 fn main() -> ExitCode {
@@ -43,6 +49,7 @@ fn main() -> ExitCode {
     let result = run::catch_signals().and_then(|()| match cli.task {
         Task::Test(options) => test::test(&options),
         Task::Soak(options) => soak::soak(&options),
+        Task::Fuzz(options) => fuzz::fuzz(&options),
     });
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -90,7 +90,7 @@ mod tests {
     fn bytes_of_every_length_and_place_come_back() {
         let words = HeapWords::new(16);
         for at in 0..4 {
-            for len in 0..=96 {
+            for len in 0..=96_u8 {
                 let bytes: Vec<u8> = (0..len).map(|i| i.wrapping_mul(7) ^ at as u8 | 1).collect();
                 words.copy_in(at, &bytes);
                 let mut back = vec![0; usize::from(len)];

@@ -11,6 +11,9 @@ mod driver;
 mod drops;
 mod engine;
 mod flow;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
 mod seq;
 mod time;
 

@@ -13,7 +13,7 @@ use machnet_channel::{Doorbell, Frame, FramePool, FrameRef, Region};
 use machnet_core::{Capabilities, Driver, DropReason, Drops, Instant, Meta, RxPacket, TxPacket, Unreachable};
 
 use crate::fabric::HostId;
-use crate::{Fabric, NicStats};
+use crate::{EventKind, Fabric, NicStats};
 
 /// What happens to a datagram in the ring when no frame is free for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +43,8 @@ pub struct NicConfig {
     pub tx_descriptors: u16,
     /// From `tx_burst` to the link.
     pub tx_delay: Duration,
+    /// What each packet, received or sent, costs its engine.
+    pub packet_cost: Duration,
     /// How long the device holds a transmitted frame.
     pub hold: Duration,
     /// And until how many more were transmitted. Less than `tx_descriptors`.
@@ -62,6 +64,7 @@ impl Default for NicConfig {
             rx_descriptors: 256,
             tx_descriptors: 256,
             tx_delay: Duration::ZERO,
+            packet_cost: Duration::ZERO,
             hold: Duration::ZERO,
             hold_packets: 0,
             no_frame: NoFrame::Wait,
@@ -90,6 +93,8 @@ pub struct SimDriver {
     pool: FramePool,
     held: VecDeque<Held>,
     transmitted: u64,
+    /// What the packets of the engine's round have cost so far.
+    spent: Duration,
     /// A frame was wanted and none was free.
     wants_frame: bool,
     /// `tx_burst` found the ring full.
@@ -125,6 +130,7 @@ impl SimDriver {
             pool,
             held: VecDeque::new(),
             transmitted: 0,
+            spent: Duration::ZERO,
             wants_frame: false,
             wants_descriptor: false,
             drops: Drops::default(),
@@ -186,6 +192,27 @@ impl SimDriver {
         (held.after <= self.transmitted).then_some(held.until)
     }
 
+    /// The fabric's number of this NIC.
+    pub(crate) const fn nic(&self) -> usize {
+        self.nic
+    }
+
+    /// What packets cost from now on, and how long after its beginning a round sends.
+    pub(crate) fn set_costs(&mut self, round: Duration, packet: Duration) {
+        self.config.packet_cost = packet;
+        self.fabric.lock().nic_mut(self.nic).tx_delay = round;
+    }
+
+    /// A round of the engine begins.
+    pub(crate) const fn begin_round(&mut self) {
+        self.spent = Duration::ZERO;
+    }
+
+    /// What the packets of the round cost.
+    pub(crate) const fn spent(&self) -> Duration {
+        self.spent
+    }
+
     fn is_done(&self, held: &Held, now: Instant) -> bool {
         held.until <= now && held.after <= self.transmitted
     }
@@ -237,9 +264,10 @@ impl Driver for SimDriver {
             let Some(datagram) = inner.nic_mut(self.nic).ring.pop_front() else { break };
             let Some(mut frame) = frame else {
                 self.drops.count(DropReason::NoFrames);
-                inner.note_no_frames(&datagram);
+                inner.discard(EventKind::NoFrames, datagram);
                 continue;
             };
+            self.spent += self.config.packet_cost;
             let start = self.config.headroom as usize;
             let end = start + datagram.payload.len();
             let Some(room) = frame.bytes_mut().and_then(|bytes| bytes.get_mut(start..end)) else {
@@ -249,6 +277,7 @@ impl Driver for SimDriver {
             };
             room.copy_from_slice(&datagram.payload);
             let meta = Meta { local: datagram.to, remote: datagram.from, queue: 0 };
+            inner.bury(datagram);
             out.push(RxPacket { meta, frame, range: start as u32..end as u32 });
         }
         out.len() - before
@@ -275,7 +304,8 @@ impl Driver for SimDriver {
             if payload.len() > self.config.max_payload as usize {
                 self.drops.count(DropReason::Oversized);
             }
-            inner.transmit(self.nic, from, packet.meta.remote, payload);
+            self.spent += self.config.packet_cost;
+            inner.transmit(self.nic, from, packet.meta.remote, payload, self.spent);
             self.transmitted += 1;
             taken += 1;
             let Some(packet) = batch.pop_front() else { break };

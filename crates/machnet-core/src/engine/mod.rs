@@ -15,6 +15,8 @@
 
 mod apps;
 mod buffers;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod memory;
 mod peers;
 mod receive;
@@ -23,6 +25,7 @@ mod table;
 mod timers;
 mod tokens;
 mod tombstones;
+mod turns;
 mod tx;
 
 use std::collections::{BTreeSet, VecDeque};
@@ -44,6 +47,7 @@ use table::{FlowTable, Keyed};
 use timers::Timers;
 use tokens::Tokens;
 use tombstones::Tombstones;
+use turns::{Ended, Turns};
 pub(crate) use tx::Tx;
 
 /// Of each kind of work, what one round does at most: the LCD's ring.
@@ -119,8 +123,8 @@ pub struct Engine<D, C> {
     resets: ResetLimit,
     shutting_down: bool,
 
-    /// Flows with something to send, in the order of their turns.
-    ready: VecDeque<u32>,
+    /// Flows with something to send.
+    turns: Turns,
     /// Flows with more to take from their application.
     unfinished: VecDeque<u32>,
     /// Flows to publish, and whose timer to set, at the end of the round.
@@ -160,7 +164,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         })?;
         Ok(Self {
             limits: Arc::new(Limits::new(&config, max_payload as usize)),
-            tx: Tx::new(driver, rng.next_u64()),
+            tx: Tx::new(driver, rng.next_u64(), config.device_queue.into()),
             flows: FlowTable::new(&mut rng),
             peers: Peers::new(&mut rng, config.dead_peer_timeout, config.peer_reassembly_bytes),
             resets: ResetLimit::new(Keyed::new(&mut rng)),
@@ -179,7 +183,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             tombstones: Tombstones::new(config.max_tombstones),
             buffers,
             shutting_down: false,
-            ready: VecDeque::new(),
+            turns: Turns::new(),
             unfinished: VecDeque::new(),
             touched: Vec::new(),
             due: Vec::new(),
@@ -202,8 +206,8 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         let received = self.receive_burst();
         let looked = self.look_at_applications();
         let expired = self.expire_timers() | self.expire_peers();
-        let sent = self.send();
-        let full = received.max(looked) >= self.burst || self.tx.is_full() || !self.expired.is_empty();
+        let (sent, filled) = self.send();
+        let full = received.max(looked) >= self.burst || filled || !self.expired.is_empty();
         self.end_round();
         self.promised = [self.timers.next_deadline(), self.peers.next_deadline()].into_iter().flatten().min();
         let busy = received > 0 || looked > 0 || expired || sent;
@@ -260,11 +264,11 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
 
     /// The peer of a flow was validated: it shares its liveness with the peer's other flows, and ends those of an
     /// earlier start of the same endpoint.
-    fn enlist(&mut self, key: u32) {
+    fn enlist(&mut self, key: u32, instance: u64) {
         let Some(flow) = self.flows.get(key) else { return };
         let name = (flow.remote.ip(), flow.remote.port());
         let mut displaced = Vec::new();
-        flow.peer = Some(self.peers.join(self.now, name, flow.peer_instance, key, &mut displaced));
+        flow.peer = Some(self.peers.join(self.now, name, instance, key, &mut displaced));
         for key in displaced {
             if let Some(flow) = self.flows.get(key) {
                 flow.on_displaced();
@@ -289,20 +293,26 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         any
     }
 
-    /// Gives each ready flow a turn, and the driver what they built.
-    fn send(&mut self) -> bool {
-        for _ in 0..self.ready.len() {
+    /// Gives flows their turns, and the driver what they built.
+    fn send(&mut self) -> (bool, bool) {
+        // Twice, since a fresh flow may have a second turn as an ongoing one.
+        for _ in 0..2 * self.turns.len() {
             if self.tx.is_full() {
                 break;
             }
-            let Some(key) = self.ready.pop_front() else { break };
-            let Some(flow) = self.flows.get(key) else { continue };
-            flow.is_ready = false;
+            let Some((key, allowed)) = self.turns.next() else { break };
+            let Some(flow) = self.flows.get(key) else {
+                self.turns.remove(key);
+                continue;
+            };
+            self.tx.begin_turn(allowed);
             let more = flow.transmit(self.now, &mut self.tx);
-            if more {
-                flow.is_ready = true;
-                self.ready.push_back(key);
-            }
+            let how = match more {
+                false => Ended::Done,
+                true if self.tx.is_full() || self.tx.is_starved() => Ended::Blocked,
+                true => Ended::Spent,
+            };
+            self.turns.end(key, self.tx.turn_bytes(), how);
             if !flow.is_touched {
                 flow.is_touched = true;
                 self.touched.push(key);
@@ -311,13 +321,14 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
                 break;
             }
         }
-        self.tx.flush()
+        let filled = self.tx.is_full();
+        (self.tx.flush(), filled)
     }
 
     /// Publishes what changed, forgets what is over, sets timers, and wakes who waits.
     fn end_round(&mut self) {
         let mut touched = std::mem::take(&mut self.touched);
-        let blocked = self.tx.is_starved() || !self.tx.is_empty();
+        let blocked = self.tx.is_starved() || self.tx.is_blocked();
         for key in touched.drain(..) {
             self.publish(key);
             let Some(flow) = self.flows.get(key) else { continue };
@@ -339,7 +350,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
                 self.forget(key);
             } else {
                 let mut deadline = flow.deadline();
-                if flow.is_ready && blocked {
+                if blocked && self.turns.contains(key) {
                     // What is overdue waits for a frame or the device, and both wake us. Looking again and again would
                     // only burn the core; now and then finds a dead peer.
                     // On a fixed grid: what else is due must not be put off again in every round.
@@ -369,6 +380,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
     /// Removes a flow and what hangs on it.
     fn forget(&mut self, key: u32) {
         self.timers.set(key, None);
+        self.turns.remove(key);
         let Some(flow) = self.flows.remove(key) else { return };
         if let Some(opening) = flow.half_open {
             self.half_open[opening as usize] -= 1;
@@ -402,10 +414,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             flow.is_touched = true;
             self.touched.push(key);
         }
-        if !flow.is_ready {
-            flow.is_ready = true;
-            self.ready.push_back(key);
-        }
+        self.turns.push(key);
     }
 
     /// Called after the doorbell was armed: true if nothing waits and the engine may sleep until the next deadline,
@@ -415,7 +424,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             && self.expired.is_empty()
             && !self.channel.has_work()
             && self.channel.is_closing() == self.shutting_down
-            && (self.ready.is_empty() || self.tx.is_starved() || !self.tx.is_empty());
+            && (self.turns.is_empty() || self.tx.is_starved() || !self.tx.is_empty());
         // Without frames nothing can be sent, and on some drivers nothing received: the next one to come home rings.
         idle && !self.tx.driver.starve()
     }

@@ -32,8 +32,8 @@ struct Peer {
     heard: Instant,
     /// Keys of its flows.
     flows: Vec<u32>,
-    /// Bytes that it makes us reassemble: messages that are next in their flows, and others.
-    reassembling: [u64; 2],
+    /// KiB that it makes us reassemble: messages that are next in their flows, and others.
+    reassembling: [u32; 2],
 }
 
 /// What is to be done about a peer whose timer expired.
@@ -132,18 +132,18 @@ impl Peers {
         self.peers[membership.peer as usize].heard = now;
     }
 
-    /// A flow of the peer reassembles `now` bytes, and did `before`.
-    pub(crate) fn charge(&mut self, membership: Membership, before: [u64; 2], now: [u64; 2]) {
+    /// A flow of the peer reassembles `now` KiB, and did `before`.
+    pub(crate) fn charge(&mut self, membership: Membership, before: [u32; 2], now: [u32; 2]) {
         let charged = &mut self.peers[membership.peer as usize].reassembling;
         for kind in [0, 1] {
             charged[kind] = charged[kind] + now[kind] - before[kind];
         }
     }
 
-    /// What the peer may yet make us reassemble: messages that are next in their flows, of which one is always allowed
+    /// What the peer may yet make us reassemble, bytes: messages that are next in their flows, of which one is always allowed
     /// ([`u64::MAX`]) because it is sure to finish; and, half as much, others, which may wait for those.
     pub(crate) fn room(&self, membership: Membership) -> [u64; 2] {
-        let [oldest, others] = self.peers[membership.peer as usize].reassembling;
+        let [oldest, others] = self.peers[membership.peer as usize].reassembling.map(|kib| u64::from(kib) * 1024);
         let room = if oldest == 0 { u64::MAX } else { self.reassembly.saturating_sub(oldest) };
         [room, (self.reassembly / 2).saturating_sub(others)]
     }
@@ -192,7 +192,7 @@ mod tests {
     const TIMEOUT: Duration = Duration::from_millis(400);
 
     fn peers() -> Peers {
-        Peers::new(&mut ChaCha12Rng::from_seed([0; 32]), TIMEOUT, 1000)
+        Peers::new(&mut ChaCha12Rng::from_seed([0; 32]), TIMEOUT, 1000 * 1024)
     }
 
     const fn ms(n: u64) -> Instant {
@@ -230,16 +230,18 @@ mod tests {
         let mut peers = peers();
         let (first, _) = join(&mut peers, ms(0), 1, 10);
         let (second, _) = join(&mut peers, ms(0), 1, 11);
-        assert_eq!(peers.room(first), [u64::MAX, 500]);
+        let room =
+            |peers: &Peers, flow| peers.room(flow).map(|bytes| if bytes == u64::MAX { bytes } else { bytes / 1024 });
+        assert_eq!(room(&peers, first), [u64::MAX, 500]);
         peers.charge(first, [0, 0], [600, 200]);
-        assert_eq!(peers.room(second), [400, 300], "flows share it");
+        assert_eq!(room(&peers, second), [400, 300], "flows share it");
         peers.charge(second, [0, 0], [0, 400]);
-        assert_eq!(peers.room(first), [400, 0]);
+        assert_eq!(room(&peers, first), [400, 0]);
         peers.charge(first, [600, 200], [2000, 0]);
-        assert_eq!(peers.room(first), [0, 100]);
+        assert_eq!(room(&peers, first), [0, 100]);
         peers.charge(first, [2000, 0], [0, 0]);
         peers.charge(second, [0, 400], [0, 0]);
-        assert_eq!(peers.room(second), [u64::MAX, 500]);
+        assert_eq!(room(&peers, second), [u64::MAX, 500]);
     }
 
     #[test]

@@ -124,6 +124,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         if !self.channel.can_accept(listening.slot) {
             return Err(DropReason::BacklogFull);
         }
+        let State::HalfOpen { instance, .. } = flow.state else { return Err(DropReason::WrongState) };
         let slot = self.channel.accept(listening.slot, flow.local, flow.remote);
         flow.on_validated(self.now, slot);
         if let Some(opening) = flow.half_open.take() {
@@ -131,7 +132,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         }
         tracing::debug!(flow = flow.id, peer = %flow.remote, local = %flow.local, "accepted");
         self.bind_slot(slot, key);
-        self.enlist(key);
+        self.enlist(key, instance);
         Ok(())
     }
 
@@ -216,7 +217,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         flow.on_accept(self.now, meta.local, &accept);
         tracing::debug!(flow = flow.id, peer = %flow.remote, "connected");
         self.flows.learn_remote(key);
-        self.enlist(key);
+        self.enlist(key, accept.instance);
         self.connecting.remove(&key);
         if let Some(flow) = self.flows.get(key) {
             flow.deliver(self.now, &mut self.channel);

@@ -68,14 +68,13 @@ impl Timers {
             if self.tick >= target {
                 return;
             }
-            // Jump to the next tick at which anything happens: an occupied slot of level 0, or the next cascade.
-            let next_cascade = (self.tick | (SLOTS as u64 - 1)) + 1;
-            let ahead = self.next_in_level(0);
-            let mut to = ahead.map_or(next_cascade, |n| (self.tick + n).min(next_cascade));
-            if self.occupied.iter().all(|&slots| slots == 0) {
-                to = target;
-            }
-            self.tick = to.min(target);
+            // Jump to the next tick at which an occupied slot begins, however far: who slept for a day, with a timer for
+            // the next, must not turn through every tick between.
+            let next = (0..LEVELS).filter_map(|level| {
+                let shift = SLOT_BITS * level as u32;
+                Some(((self.tick >> shift) + self.next_in_level(level)?) << shift)
+            });
+            self.tick = next.min().map_or(target, |next| next.min(target));
             if self.tick.is_multiple_of(SLOTS as u64) {
                 self.cascade();
             }

@@ -123,13 +123,14 @@ impl Flow {
         }
         // Before the handshake nothing can be sent: room would only be memory.
         let room = if state.has(FlowState::OPEN) { acknowledged + self.limits.send_buffer } else { 0 };
-        let now = Published { room, acknowledged, state };
+        let now = Published { acknowledged, state };
         // Before there is room to send: who sends looks at the maximum.
-        if state.has(FlowState::OPEN) && !self.published.state.has(FlowState::OPEN) {
+        let opened = state.has(FlowState::OPEN) && !self.published.state.has(FlowState::OPEN);
+        if opened {
             channel.set_local(slot, self.local);
             channel.set_max_message(slot, self.max_message);
         }
-        if (now.room, now.acknowledged) != (self.published.room, self.published.acknowledged) {
+        if opened || now.acknowledged != self.published.acknowledged {
             channel.set_progress(slot, room, acknowledged);
         }
         channel.set_stats(slot, &self.stats());

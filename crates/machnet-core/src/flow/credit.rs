@@ -51,9 +51,9 @@ impl Flow {
         }
     }
 
-    /// Bytes of memory that its unfinished messages hold: the next one, and others.
-    pub(crate) fn reassembling(&self) -> [u64; 2] {
-        self.recv.reassembling()
+    /// Memory that its unfinished messages hold: the next one, and others; KiB, rounded up.
+    pub(crate) fn reassembling(&self) -> [u32; 2] {
+        self.recv.reassembling().map(|bytes| bytes.div_ceil(1024) as u32)
     }
 
     /// The length of the message that waits for a reassembly buffer.

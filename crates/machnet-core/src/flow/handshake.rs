@@ -9,7 +9,7 @@ use crate::wire::Handshake;
 use crate::{Instant, Slot};
 
 /// First interval of repeated INITs, doubled each time.
-const INIT_INTERVAL: Duration = Duration::from_millis(10);
+pub(super) const INIT_INTERVAL: Duration = Duration::from_millis(10);
 
 impl Flow {
     /// A flow that begins to connect.
@@ -17,7 +17,7 @@ impl Flow {
         let state = State::Connecting {
             give_up: now + limits.connect_timeout,
             next_init: now,
-            interval: INIT_INTERVAL,
+            tries: 0,
             hurry: Hurry::Allowed,
         };
         Self::new(id, local, remote, state, limits)
@@ -32,14 +32,19 @@ impl Flow {
         init: &Handshake<'_>,
         limits: &Arc<Limits>,
     ) -> Self {
-        let mut flow = Self::new(id, local, remote, State::HalfOpen { give_up: now + limits.connect_timeout }, limits);
+        let mut flow = Self::new(
+            id,
+            local,
+            remote,
+            State::HalfOpen { give_up: now + limits.connect_timeout, instance: init.instance },
+            limits,
+        );
         flow.learn(init);
         flow
     }
 
     pub(super) fn learn(&mut self, handshake: &Handshake<'_>) {
         self.remote_id = handshake.source;
-        self.peer_instance = handshake.instance;
         self.peer_credit = handshake.credit.into();
         self.max_message = self.max_message.min(handshake.max_message);
         // A promise beyond a second helps nobody, and would keep probes away.
@@ -51,7 +56,7 @@ impl Flow {
         self.learn(accept);
         self.sample_handshake(now);
         self.local = local;
-        self.token = Vec::new();
+        self.token = None;
         self.state = State::Open;
         // Tells the acceptor that its answer arrived, and validates our address.
         self.want_ping();
@@ -66,7 +71,9 @@ impl Flow {
 
     /// The peer's address is validated, but nobody accepts it yet: it goes on knocking, and so we go on waiting.
     pub(crate) fn on_backlog_full(&mut self, now: Instant) {
-        self.state = State::HalfOpen { give_up: now + self.limits.connect_timeout };
+        if let State::HalfOpen { give_up, .. } = &mut self.state {
+            *give_up = now + self.limits.connect_timeout;
+        }
     }
 
     /// RETRY arrived for a connecting flow.
@@ -77,7 +84,7 @@ impl Flow {
                 *hurry = Hurry::Due;
                 *next_init = now;
             }
-            self.token = token.to_vec();
+            self.token = Some(token.into());
         }
     }
 

@@ -17,7 +17,7 @@ impl Flow {
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let own = match self.state {
             State::Connecting { give_up, next_init, .. } => return Some(next_init.min(give_up)),
-            State::HalfOpen { give_up } => return Some(give_up),
+            State::HalfOpen { give_up, .. } => return Some(give_up),
             State::Tombstone { until, .. } => Some(until),
             State::Aborting { until } => [Some(until), self.sent.deadline(self.pto())].into_iter().flatten().min(),
             State::Open => [self.sent.deadline(self.pto()), self.linger, self.shed_at].into_iter().flatten().min(),
@@ -38,7 +38,7 @@ impl Flow {
                     self.close(CloseReason::ConnectTimeout);
                 }
             }
-            State::HalfOpen { give_up: until } | State::Tombstone { until, .. } => {
+            State::HalfOpen { give_up: until, .. } | State::Tombstone { until, .. } => {
                 if until <= now {
                     self.close(CloseReason::ConnectTimeout);
                 }

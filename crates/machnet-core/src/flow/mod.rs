@@ -30,6 +30,8 @@ mod acks;
 mod app;
 mod credit;
 mod ending;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod handshake;
 mod input;
 mod liveness;
@@ -79,11 +81,14 @@ pub(crate) enum State {
     Connecting {
         give_up: Instant,
         next_init: Instant,
-        interval: Duration,
+        /// INITs that the timer brought.
+        tries: u8,
         hurry: Hurry,
     },
     HalfOpen {
         give_up: Instant,
+        /// The initiator's start, as it says.
+        instance: u64,
     },
     Open,
     Aborting {
@@ -167,7 +172,6 @@ impl Limits {
 /// What the application was last told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 struct Published {
-    room: u64,
     acknowledged: u64,
     state: FlowState,
 }
@@ -185,7 +189,6 @@ pub(crate) struct Flow {
     pub(crate) slot: Option<Slot>,
     /// The engine's lists that hold it.
     pub(crate) is_unfinished: bool,
-    pub(crate) is_ready: bool,
     pub(crate) is_touched: bool,
     /// It counts as half-open.
     pub(crate) half_open: Option<Opening>,
@@ -194,11 +197,9 @@ pub(crate) struct Flow {
     /// It is among the engine's tombstones.
     pub(crate) is_entombed: bool,
     /// What of its reassembly its peer was charged for.
-    pub(crate) charged: [u64; 2],
+    pub(crate) charged: [u32; 2],
     /// Its place among the flows of its peer, once that is validated.
     pub(crate) peer: Option<Membership>,
-    /// The peer's start, as it says.
-    pub(crate) peer_instance: u64,
 
     limits: Arc<Limits>,
     sent: Outstanding,
@@ -258,7 +259,7 @@ pub(crate) struct Flow {
     /// Lost packets that the engine has counted.
     lost_counted: u64,
     /// A token that a RETRY gave.
-    token: Vec<u8>,
+    token: Option<Box<[u8]>>,
 }
 
 impl Flow {
@@ -271,14 +272,12 @@ impl Flow {
             state,
             slot: None,
             is_unfinished: false,
-            is_ready: false,
             is_touched: false,
             half_open: None,
             is_waiting: false,
             is_entombed: false,
             charged: [0; 2],
             peer: None,
-            peer_instance: 0,
             limits: Arc::clone(limits),
             sent: Outstanding::new(),
             acks: Acks::new(),
@@ -317,7 +316,7 @@ impl Flow {
             shed_at: None,
             shed_channel: false,
             lost_counted: 0,
-            token: Vec::new(),
+            token: None,
         }
     }
 

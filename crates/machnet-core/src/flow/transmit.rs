@@ -1,13 +1,11 @@
 //! Building a flow's packets (`docs/spec/flow.md#sending`, `#acknowledging`).
 
-use super::{Control, Flow, Hurry, Sent, State};
+use super::{Control, Flow, Hurry, Sent, State, handshake};
 use crate::driver::Meta;
 use crate::engine::Tx;
 use crate::wire::{Chunk, Data, HEADER_LEN, Handshake, Header, MIN_ELICITING_LEN, PacketType, VERSIONS};
 use crate::{Driver, Instant};
 
-/// Packets a flow sends before the next one has its turn: one GSO batch.
-const PACKETS_PER_TURN: usize = 64;
 /// Packets sent on a PTO (RFC 9002 §6.2.4). The last is a PING alone: a receiver without memory for data can take it,
 /// and its answer shows that the peer lives.
 pub(super) const PROBES: u8 = 2;
@@ -24,32 +22,29 @@ impl Flow {
             State::HalfOpen { .. } | State::Closed => return false,
             State::Open | State::Aborting { .. } | State::Tombstone { .. } => {}
         }
-        for _ in 0..PACKETS_PER_TURN {
-            if !self.has_something(now) {
-                return false;
-            }
-            if tx.is_full() || !self.transmit_data(now, tx) {
+        while self.has_something(now) {
+            if tx.is_full() || tx.is_turn_over(self.send.cut().packet) || !self.transmit_data(now, tx) {
                 return true;
             }
         }
-        self.has_something(now)
+        false
     }
 
     fn transmit_init<D: Driver>(&mut self, now: Instant, tx: &mut Tx<D>) -> bool {
-        let State::Connecting { next_init, interval, .. } = self.state else { return false };
+        let State::Connecting { next_init, tries, .. } = self.state else { return false };
         if next_init > now {
             return false;
         }
         if tx.is_full() || !self.transmit_handshake(now, PacketType::Init, tx) {
             return true;
         }
-        if let State::Connecting { next_init, interval: next, hurry, .. } = &mut self.state {
-            *next_init = now + interval;
+        if let State::Connecting { next_init, tries: next, hurry, .. } = &mut self.state {
+            *next_init = now + handshake::INIT_INTERVAL * (1 << tries.min(20));
             if *hurry == Hurry::Due {
                 *hurry = Hurry::Used;
             } else {
                 *hurry = Hurry::Allowed;
-                *next = 2 * interval;
+                *next = tries.saturating_add(1);
             }
         }
         false
@@ -78,7 +73,7 @@ impl Flow {
             versions: VERSIONS,
             engines: 1,
             ports: (self.local.port(), self.local.port()),
-            token: &self.token,
+            token: self.token.as_deref().unwrap_or_default(),
         };
         let sent = tx.packet(self.meta(), Handshake::PACKET_LEN, |bytes, _| {
             header.emit(bytes);
