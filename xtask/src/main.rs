@@ -7,11 +7,15 @@
 //! mutants.rs   the loom tests must notice every listed bug
 //! sim.rs       the transport in virtual time
 //! netns.rs     two hosts on one machine, and the end-to-end run between them
+//! dissector.rs the Wireshark dissector, on a sample and on real traffic
+//! fuzz.rs      the fuzz targets, for as long as wanted
 //! soak.rs      random faults against a model, for as long as wanted
 //! ```
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks to its user")]
 
+mod dissector;
+mod fuzz;
 mod mutants;
 mod netns;
 mod run;
@@ -40,6 +44,8 @@ enum Task {
     Soak(soak::Options),
     /// The transport in virtual time: named scenarios, seeds, the matrix (`--help` shows its options)
     Sim(sim::Options),
+    /// Fuzz parsers, sub-machines and two engines against each other
+    Fuzz(fuzz::Options),
 }
 
 fn main() -> ExitCode {
@@ -48,6 +54,7 @@ fn main() -> ExitCode {
         Task::Test(options) => test::test(&options),
         Task::Soak(options) => soak::soak(&options),
         Task::Sim(options) => sim::sim(&options),
+        Task::Fuzz(options) => fuzz::fuzz(&options),
     });
     match result {
         Ok(()) => ExitCode::SUCCESS,

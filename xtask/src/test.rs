@@ -8,7 +8,7 @@ use clap::ValueEnum;
 
 use crate::run::{capture, describe, run};
 use crate::tools::{self, Tool};
-use crate::{mutants, netns, root, sim, soak, target};
+use crate::{dissector, mutants, netns, root, sim, soak, target};
 
 /// Options of `cargo xtask test`.
 #[derive(clap::Args)]
@@ -49,6 +49,8 @@ pub(crate) enum Step {
     Soak,
     /// Two processes in two network namespaces, over IPv4 and IPv6
     Netns,
+    /// Wireshark's dissector, on the committed sample and on real traffic
+    Dissector,
 }
 
 /// Longer than any step takes; a step that hangs fails the run.
@@ -75,6 +77,7 @@ impl Step {
             Self::Deny => &[tools::CARGO_DENY],
             Self::Clippy => &[tools::CLIPPY],
             Self::Test | Self::Netns => &[tools::IP, tools::NAMESPACES],
+            Self::Dissector => &[tools::IP, tools::TC, tools::NAMESPACES, tools::TSHARK],
             Self::Doc | Self::Sim | Self::Loom | Self::Mutants | Self::Examples | Self::Soak => &[],
         }
     }
@@ -110,13 +113,22 @@ impl Step {
             }
             Self::Soak => soak::soak_for(SMOKE, Some(1)),
             Self::Netns => {
-                let mut build = cargo("build");
-                build.args(["--release", "--locked", "--example", "echo_server", "--example", "echo_client"]);
-                run(&mut build, LIMIT)?;
+                build_echo()?;
                 netns::echo(&target().join("release/examples"))
+            }
+            Self::Dissector => {
+                build_echo()?;
+                dissector::check(&target().join("release/examples"))
             }
         }
     }
+}
+
+/// The two programs of the steps between namespaces.
+fn build_echo() -> Result<()> {
+    let mut build = cargo("build");
+    build.args(["--release", "--locked", "--example", "echo_server", "--example", "echo_client"]);
+    run(&mut build, LIMIT)
 }
 
 /// Runs the chosen steps, all by default, until the first failure.

@@ -125,6 +125,13 @@ pub trait Driver: Send {
     /// Drops the loans of datagrams that the device is done with.
     fn reap(&mut self) {}
 
+    /// Bytes that [`Driver::tx_burst`] took and that have not left the device, as far as it knows; 0 if it does not.
+    /// While it holds more than the configured [`Config::device_queue`](crate::Config::device_queue) the engine builds nothing, so that a
+    /// packet that matters is not queued behind hundreds that do not, and polls on.
+    fn backlog(&self) -> u64 {
+        0
+    }
+
     /// The next ICMP "unreachable" that arrived, on drivers that learn of it.
     fn unreachable(&mut self) -> Option<Unreachable> {
         None

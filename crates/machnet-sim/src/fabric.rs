@@ -130,6 +130,12 @@ impl Fabric {
         inner.depart(HostId(host), Datagram { from, to, payload: payload.to_vec(), damaged: false });
     }
 
+    /// Puts a datagram on the route from `host` to the host of `to`, whatever source it names: a forged one.
+    pub fn forge(&self, host: HostId, from: SocketAddr, to: SocketAddr, payload: &[u8]) {
+        let mut inner = self.lock();
+        inner.depart(host, Datagram { from, to, payload: payload.to_vec(), damaged: false });
+    }
+
     /// The fabric's time.
     #[must_use]
     pub fn now(&self) -> Instant {

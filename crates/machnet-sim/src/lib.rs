@@ -24,6 +24,7 @@ mod driver;
 mod executor;
 mod fabric;
 pub mod fault;
+pub mod fuzz;
 mod link;
 mod machine;
 mod matrix;

@@ -54,7 +54,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
     }
 
     fn connect(&mut self, slot: Slot, peer: SocketAddr) {
-        let home = self.driver.home();
+        let home = self.tx.driver.home();
         let refusal = if self.shutting_down {
             Some(CloseReason::Shutdown)
         } else if home.is_ipv4() != peer.is_ipv4() || peer.ip().is_unspecified() || peer.port() == 0 {
@@ -63,15 +63,15 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             Some(CloseReason::NoRoom)
         } else {
             // The home port, counted once more for this flow.
-            self.driver.open(home.port()).err().map(|_| CloseReason::Unreachable)
+            self.tx.driver.open(home.port()).err().map(|_| CloseReason::Unreachable)
         };
         if let Some(reason) = refusal {
             self.channel.set_state(slot, FlowState::CONNECTING.closed(reason));
             self.channel.release(slot);
             return;
         }
-        let (now, limits) = (self.now, &self.limits);
-        let key = self.flows.insert(&mut self.rng, |id| Flow::connect(now, id, home, peer, limits));
+        let (now, limits, options) = (self.now, &self.limits, self.channel.options(slot));
+        let key = self.flows.insert(&mut self.rng, |id| Flow::connect(now, id, home, peer, options, limits));
         if let Some(flow) = self.flows.get(key) {
             flow.slot = Some(slot);
             tracing::debug!(flow = flow.id, %peer, "connecting");
@@ -96,7 +96,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             self.channel.unlisten(slot);
             return;
         }
-        match self.driver.open(port) {
+        match self.tx.driver.open(port) {
             Ok(address) => {
                 self.listening.push(Listening { port: address.port(), slot });
                 self.channel.set_listening(slot, Ok(address));
@@ -113,7 +113,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         self.channel.unlisten(slot);
         if let Some(at) = self.listening.iter().position(|listening| listening.slot == slot) {
             let port = self.listening.swap_remove(at).port;
-            self.driver.close(port);
+            self.tx.driver.close(port);
             tracing::debug!(port, "no longer listening");
         }
     }
@@ -122,7 +122,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         self.shutting_down = true;
         for listening in std::mem::take(&mut self.listening) {
             self.channel.unlisten(listening.slot);
-            self.driver.close(listening.port);
+            self.tx.driver.close(listening.port);
         }
         let keys: Vec<u32> = self.flows.slots().map(|(key, _)| key).collect();
         for key in keys {

@@ -2,9 +2,10 @@
 
 use machnet_channel::FrameRef;
 
-use super::{Engine, RX_BURST, TX_BURST};
+use super::tokens::Claim;
+use super::{Engine, RX_BURST};
 use crate::driver::{Meta, RxPacket};
-use crate::flow::{Flow, State, Tx};
+use crate::flow::{Flow, Opening, State};
 use crate::wire::{
     Data, HEADER_LEN, Handshake, Header, MIN_ELICITING_LEN, PacketType, RESET_LEN, Reason, Reset, Retry, WireError,
 };
@@ -17,12 +18,12 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
     /// Receives one burst. Returns true if anything arrived.
     pub(super) fn receive_burst(&mut self) -> bool {
         let mut packets = std::mem::take(&mut self.rx);
-        let n = self.driver.rx_burst(&mut packets, RX_BURST);
+        let n = self.tx.driver.rx_burst(&mut packets, RX_BURST);
         self.packets_received += n as u64;
         for packet in packets.drain(..) {
             // Per packet, not per burst: what is lent, perhaps behind a hole that only another packet can fill, must never
             // be the whole pool.
-            self.buffers.set_copy_all(self.driver.is_short_of_frames());
+            self.buffers.set_copy_all(self.tx.driver.is_short_of_frames());
             if let Err(reason) = self.receive(packet) {
                 self.drops.count(reason);
             }
@@ -30,7 +31,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         self.rx = packets;
         let mut any = n > 0;
         for _ in 0..UNREACHABLE_PER_ROUND {
-            let Some(unreachable) = self.driver.unreachable() else { break };
+            let Some(unreachable) = self.tx.driver.unreachable() else { break };
             any = true;
             self.on_unreachable(unreachable.remote, &unreachable.quoted);
         }
@@ -44,7 +45,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         }
         let payload = frame.share(range);
         let result = self.dispatch(meta, &payload);
-        self.driver.recycle(payload);
+        self.tx.driver.recycle(payload);
         result
     }
 
@@ -76,7 +77,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             }
             return Err(DropReason::UnknownFlow);
         };
-        let now = self.now;
+        let (now, round) = (self.now, self.round());
         let Some(flow) = self.flows.get(key) else { return Err(DropReason::UnknownFlow) };
         if flow.remote.ip() != meta.remote.ip() {
             return Err(DropReason::WrongPeer);
@@ -99,17 +100,16 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             State::Connecting { .. } | State::Closed => return Err(DropReason::WrongState),
         }
         let Some(flow) = self.flows.get(key) else { return Err(DropReason::UnknownFlow) };
-        let result = flow.on_data(now, header, &data, packet, &mut self.buffers);
+        self.buffers.set_peer_room(flow.peer.map_or([u64::MAX; 2], |membership| self.peers.room(membership)));
+        let result = flow.on_data(round, header, &data, packet, &mut self.buffers);
         flow.deliver(now, &mut self.channel);
-        if flow.wanted_buffer().is_some() && !flow.is_waiting {
-            flow.is_waiting = true;
-            self.waiting.push_back((key, flow.id));
-        }
         if let Some(membership) = flow.peer
             && result.is_ok()
         {
             self.peers.heard(membership, now);
         }
+        self.note_waiting(key);
+        self.charge(key);
         self.touch(key);
         result
     }
@@ -124,13 +124,15 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         if !self.channel.can_accept(listening.slot) {
             return Err(DropReason::BacklogFull);
         }
+        let State::HalfOpen { instance, .. } = flow.state else { return Err(DropReason::WrongState) };
         let slot = self.channel.accept(listening.slot, flow.local, flow.remote);
         flow.on_validated(self.now, slot);
-        flow.was_half_open = false;
-        self.half_open -= 1;
+        if let Some(opening) = flow.half_open.take() {
+            self.half_open[opening as usize] -= 1;
+        }
         tracing::debug!(flow = flow.id, peer = %flow.remote, local = %flow.local, "accepted");
         self.bind_slot(slot, key);
-        self.enlist(key);
+        self.enlist(key, instance);
         Ok(())
     }
 
@@ -152,23 +154,35 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             self.reset(meta, Reason::Refused, init.source, packet);
             return Err(DropReason::NotListening);
         };
-        if !self.channel.can_accept(listening.slot) || self.half_open >= self.config.max_half_open {
+        if !self.channel.can_accept(listening.slot) {
             return Err(DropReason::BacklogFull);
+        }
+        let claim = Claim { initiator: meta.remote, source: init.source, service: meta.local.port() };
+        let proven = !init.token.is_empty() && self.tokens.check(self.now, &claim, init.token);
+        let opening = if proven { Opening::Proven } else { Opening::Unproven };
+        if self.half_open[opening as usize] >= self.config.max_half_open {
+            if proven {
+                return Err(DropReason::BacklogFull);
+            }
+            self.retry(meta, &claim);
+            return Ok(());
         }
         if self.flows.len() >= self.config.max_flows as usize {
             return Err(DropReason::TooManyFlows);
         }
         // The port stays open until its last flow ends, listener or not.
-        if self.driver.open(meta.local.port()).is_err() {
+        if self.tx.driver.open(meta.local.port()).is_err() {
             return Err(DropReason::NotListening);
         }
-        let (now, limits) = (self.now, &self.limits);
-        let key = self.flows.insert(&mut self.rng, |id| Flow::accept(now, id, meta.local, meta.remote, &init, limits));
+        let (now, limits, options) = (self.now, &self.limits, self.channel.listen_options(listening.slot));
+        let key = self
+            .flows
+            .insert(&mut self.rng, |id| Flow::accept(now, id, (meta.local, meta.remote), &init, options, limits));
         self.flows.learn_remote(key);
         if let Some(flow) = self.flows.get(key) {
-            flow.was_half_open = true;
+            flow.half_open = Some(opening);
         }
-        self.half_open += 1;
+        self.half_open[opening as usize] += 1;
         self.answer_init(key);
         self.touch(key);
         Ok(())
@@ -178,21 +192,11 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
     fn answer_init(&mut self, key: u32) {
         let now = self.now;
         let Some(flow) = self.flows.get(key) else { return };
-        if self.tx.len() >= 2 * TX_BURST {
+        if self.tx.is_overfull() {
             self.drops.count(DropReason::Congested);
             return;
         }
-        let mut tx = Tx {
-            driver: &mut self.driver,
-            batch: &mut self.tx,
-            budget: 1,
-            instance: self.instance,
-            contents: &mut self.contents,
-            starved: &mut self.starved,
-        };
-        if flow.transmit_handshake(now, PacketType::Accept, &mut tx) {
-            self.packets_sent += 1;
-        } else {
+        if !flow.transmit_handshake(now, PacketType::Accept, &mut self.tx) {
             self.drops.count(DropReason::NoFrames);
         }
     }
@@ -215,7 +219,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         flow.on_accept(self.now, meta.local, &accept);
         tracing::debug!(flow = flow.id, peer = %flow.remote, "connected");
         self.flows.learn_remote(key);
-        self.enlist(key);
+        self.enlist(key, accept.instance);
         self.connecting.remove(&key);
         if let Some(flow) = self.flows.get(key) {
             flow.deliver(self.now, &mut self.channel);
@@ -278,33 +282,42 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         self.connecting = connecting;
     }
 
+    /// Asks an initiator to come again with a token, and remembers nothing of it.
+    fn retry(&mut self, meta: Meta, claim: &Claim) {
+        let token = self.tokens.make(self.now, claim);
+        let flow = claim.source;
+        let sent = self.answer(meta, HEADER_LEN + Retry::OVERHEAD + token.len(), |bytes| {
+            Header { packet_type: PacketType::Retry, blocks: 0, ack_now: false, flow, number: 0 }.emit(bytes);
+            Retry { token: &token }.emit(&mut bytes[HEADER_LEN..]);
+        });
+        self.retries_sent += u64::from(sent);
+    }
+
     /// Says statelessly that a packet has no flow, unless its source has had enough of those.
     fn reset(&mut self, meta: Meta, reason: Reason, flow: u64, answered: &[u8]) {
-        if self.tx.len() >= 2 * TX_BURST {
-            self.drops.count(DropReason::Congested);
-            return;
-        }
         if !self.resets.allow(self.now, meta.remote.ip()) {
             self.drops.count(DropReason::ResetLimited);
             return;
         }
-        let mut tx = Tx {
-            driver: &mut self.driver,
-            batch: &mut self.tx,
-            budget: 1,
-            instance: self.instance,
-            contents: &mut self.contents,
-            starved: &mut self.starved,
-        };
-        let sent = tx.packet(meta, RESET_LEN, |bytes, _| {
+        self.answer(meta, RESET_LEN, |bytes| {
             Header { packet_type: PacketType::Reset, blocks: 0, ack_now: false, flow, number: 0 }.emit(bytes);
             Reset::emit(reason, answered, &mut bytes[HEADER_LEN..]);
-            RESET_LEN
         });
-        if sent {
-            self.packets_sent += 1;
-        } else {
+    }
+
+    /// Sends a stateless packet of `len` bytes, which `fill` writes. Returns false, and counts, if there was no room.
+    fn answer(&mut self, meta: Meta, len: usize, fill: impl FnOnce(&mut [u8])) -> bool {
+        if self.tx.is_overfull() {
+            self.drops.count(DropReason::Congested);
+            return false;
+        }
+        let sent = self.tx.packet(meta, len, |bytes, _| {
+            fill(bytes);
+            len
+        });
+        if !sent {
             self.drops.count(DropReason::NoFrames);
         }
+        sent
     }
 }

@@ -11,7 +11,11 @@ use machnet_channel::{
 
 use super::*;
 use crate::wire::{Chunk, Data, HEADER_LEN, Handshake, Header, PacketType, Reason, Reset, Retry, VERSIONS};
-use crate::{Capabilities, DropReason, LocalChannel, Meta};
+use crate::{Capabilities, DropReason, LocalChannel, Meta, TxPacket};
+
+mod handshake;
+mod hostile;
+mod limits;
 
 const PORT: u16 = 7000;
 const PEER_ID: u64 = 0x1234_5678;
@@ -94,6 +98,10 @@ fn handshake() -> Handshake<'static> {
 
 impl Bench {
     fn new() -> Self {
+        Self::with_config(Config::default())
+    }
+
+    fn with_config(config: Config) -> Self {
         let (_, pool) = Region::anonymous(2048, 64).unwrap();
         let wire = Wire {
             capabilities: Capabilities::minimal(1472),
@@ -104,7 +112,7 @@ impl Bench {
         };
         let intake = Intake::new();
         let channel = LocalChannel::new(Arc::clone(&intake));
-        let engine = Engine::new(wire, channel, Config::default(), [7; 32]).unwrap();
+        let engine = Engine::new(wire, channel, config, [7; 32]).unwrap();
         let listener = Backlog::listen(&intake, PORT, 8);
         let mut bench = Self { engine, intake, now: Instant(1), number: 10, _listener: listener, _flow: None };
         bench.poll();
@@ -122,11 +130,11 @@ impl Bench {
     }
 
     fn receive(&mut self, port: u16, packet: &[u8]) {
-        let mut frame = self.engine.driver.frame().unwrap();
+        let mut frame = self.engine.tx.driver.frame().unwrap();
         frame.bytes_mut().unwrap()[..packet.len()].copy_from_slice(packet);
-        let local = SocketAddr::new(self.engine.driver.home().ip(), port);
+        let local = SocketAddr::new(self.engine.tx.driver.home().ip(), port);
         let meta = Meta { local, remote: peer(), queue: 0 };
-        self.engine.driver.rx.push(RxPacket { meta, frame, range: 0..packet.len() as u32 });
+        self.engine.tx.driver.rx.push(RxPacket { meta, frame, range: 0..packet.len() as u32 });
         self.poll();
     }
 
@@ -147,7 +155,7 @@ impl Bench {
             }
             PacketType::Reset => {
                 // It answers the newest packet that we sent.
-                let answered = self.engine.driver.sent.last().cloned().unwrap_or_else(|| vec![0; 16]);
+                let answered = self.engine.tx.driver.sent.last().cloned().unwrap_or_else(|| vec![0; 16]);
                 Reset::emit(Reason::UnknownFlow, &answered, &mut packet[HEADER_LEN..]);
             }
         }
@@ -204,7 +212,7 @@ fn each_state_takes_what_is_listed_and_counts_the_rest() {
             }
             let (mut bench, port) = Bench::with_flow(state);
             let packet = bench.packet(packet_type);
-            let (flow, drops, sent) = (bench.flow(), bench.engine.stats().drops, bench.engine.driver.sent.len());
+            let (flow, drops, sent) = (bench.flow(), bench.engine.stats().drops, bench.engine.tx.driver.sent.len());
             bench.receive(port, &packet);
             let case = format!("{packet_type:?} in {state}");
             let total = bench.engine.stats().drops.total() - drops.total();
@@ -225,7 +233,7 @@ fn each_state_takes_what_is_listed_and_counts_the_rest() {
                     bench.engine.stats().drops
                 );
                 assert_eq!(bench.flow(), flow, "{case}");
-                assert_eq!(bench.engine.driver.sent.len(), sent, "{case}");
+                assert_eq!(bench.engine.tx.driver.sent.len(), sent, "{case}");
             }
         }
     }

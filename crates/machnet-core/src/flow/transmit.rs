@@ -1,59 +1,17 @@
 //! Building a flow's packets (`docs/spec/flow.md#sending`, `#acknowledging`).
 
-use std::collections::VecDeque;
-
-use super::{Control, Flow, Sent, State};
-use crate::driver::{Meta, TxPacket};
+use super::{Alarm, Control, Flow, Hurry, Limits, Sent, State, handshake};
+use crate::cc::Controller as _;
+use crate::driver::Meta;
+use crate::engine::Tx;
 use crate::wire::{Chunk, Data, HEADER_LEN, Handshake, Header, MIN_ELICITING_LEN, PacketType, VERSIONS};
 use crate::{Driver, Instant};
 
-/// Packets a flow sends before the next one has its turn: one GSO batch.
-const PACKETS_PER_TURN: usize = 64;
+/// Packets of a window whose quarter is less than what peers acknowledge at once.
+const SMALL_WINDOW: u64 = 64;
 /// Packets sent on a PTO (RFC 9002 §6.2.4). The last is a PING alone: a receiver without memory for data can take it,
 /// and its answer shows that the peer lives.
 pub(super) const PROBES: u8 = 2;
-
-/// What the engine lends a flow to send with.
-#[derive(Debug)]
-pub(crate) struct Tx<'a, D> {
-    pub(crate) driver: &'a mut D,
-    pub(crate) batch: &'a mut VecDeque<TxPacket>,
-    /// Packets that may yet be built in this round.
-    pub(crate) budget: usize,
-    pub(crate) instance: u64,
-    /// Reused: what the packet being built carries.
-    pub(crate) contents: &'a mut Vec<Sent>,
-    /// Set when the driver had no frame: the engine tries again when one comes home.
-    pub(crate) starved: &'a mut bool,
-}
-
-impl<D: Driver> Tx<'_, D> {
-    /// Builds a packet of up to `room` bytes with `fill`, which returns its length (0: nothing, after all), and queues it.
-    pub(crate) fn packet(
-        &mut self,
-        meta: Meta,
-        room: usize,
-        fill: impl FnOnce(&mut [u8], &mut Vec<Sent>) -> usize,
-    ) -> bool {
-        let headroom = self.driver.capabilities().headroom as usize;
-        let Some(mut frame) = self.driver.frame() else {
-            *self.starved = true;
-            return false;
-        };
-        let Some(bytes) = frame.bytes_mut().and_then(|bytes| bytes.get_mut(headroom..headroom + room)) else {
-            *self.starved = true;
-            return false;
-        };
-        self.contents.clear();
-        let len = fill(bytes, self.contents);
-        if len > 0 {
-            self.budget = self.budget.saturating_sub(1);
-            let payload = frame.share(headroom as u32..(headroom + len) as u32);
-            self.batch.push_back(TxPacket { meta, payload });
-        }
-        true
-    }
-}
 
 impl Flow {
     const fn meta(&self) -> Meta {
@@ -61,34 +19,36 @@ impl Flow {
     }
 
     /// Sends what is due and may be sent. Returns true if there is more, for the next turn.
-    pub(crate) fn transmit<D: Driver>(&mut self, now: Instant, tx: &mut Tx<'_, D>) -> bool {
+    pub(crate) fn transmit<D: Driver>(&mut self, now: Instant, tx: &mut Tx<D>) -> bool {
         match self.state {
             State::Connecting { .. } => return self.transmit_init(now, tx),
             State::HalfOpen { .. } | State::Closed => return false,
             State::Open | State::Aborting { .. } | State::Tombstone { .. } => {}
         }
-        for _ in 0..PACKETS_PER_TURN {
-            if !self.has_something(now) {
-                return false;
-            }
-            if tx.budget == 0 || !self.transmit_data(now, tx) {
+        while self.has_something(now) {
+            if tx.is_full() || tx.is_turn_over(self.send.cut().packet) || !self.transmit_data(now, tx) {
                 return true;
             }
         }
-        self.has_something(now)
+        false
     }
 
-    fn transmit_init<D: Driver>(&mut self, now: Instant, tx: &mut Tx<'_, D>) -> bool {
-        let State::Connecting { next_init, interval, .. } = self.state else { return false };
+    fn transmit_init<D: Driver>(&mut self, now: Instant, tx: &mut Tx<D>) -> bool {
+        let State::Connecting { next_init, tries, .. } = self.state else { return false };
         if next_init > now {
             return false;
         }
-        if tx.budget == 0 || !self.transmit_handshake(now, PacketType::Init, tx) {
+        if tx.is_full() || !self.transmit_handshake(now, PacketType::Init, tx) {
             return true;
         }
-        if let State::Connecting { next_init, interval: next, .. } = &mut self.state {
-            *next_init = now + interval;
-            *next = 2 * interval;
+        if let State::Connecting { next_init, tries: next, hurry, .. } = &mut self.state {
+            *next_init = now + handshake::INIT_INTERVAL * (1 << tries.min(20));
+            if *hurry == Hurry::Due {
+                *hurry = Hurry::Used;
+            } else {
+                *hurry = Hurry::Allowed;
+                *next = tries.saturating_add(1);
+            }
         }
         false
     }
@@ -98,7 +58,7 @@ impl Flow {
         &mut self,
         now: Instant,
         packet_type: PacketType,
-        tx: &mut Tx<'_, D>,
+        tx: &mut Tx<D>,
     ) -> bool {
         let header = Header {
             packet_type,
@@ -116,7 +76,7 @@ impl Flow {
             versions: VERSIONS,
             engines: 1,
             ports: (self.local.port(), self.local.port()),
-            token: &self.token,
+            token: self.token.as_deref().unwrap_or_default(),
         };
         let sent = tx.packet(self.meta(), Handshake::PACKET_LEN, |bytes, _| {
             header.emit(bytes);
@@ -126,7 +86,7 @@ impl Flow {
         if sent {
             // The peer decides how often: nothing of it may gather.
             self.sent.floor_distance(now, self.rtt.pto(0));
-            self.handshake_sent = (self.packets_sent == 0).then_some(now);
+            self.handshake_sent = if self.packets_sent == 0 { Alarm::at(now) } else { Alarm::NONE };
             self.sent.sent(now, Handshake::PACKET_LEN as u32, &[], false);
             self.packets_sent += 1;
         }
@@ -142,34 +102,33 @@ impl Flow {
             return false;
         }
         self.check_blocked();
+        let open = self.window_open(now);
         self.probes > 0
             || [self.abort, self.stop, self.ping, self.blocked].contains(&Control::Wanted)
             || (self.fin == Control::Wanted && self.send.all_sent())
-            || (self.window_open() && (self.send.has_again() || self.has_credit()))
+            || (open && (self.send.has_again() || self.has_credit()))
     }
 
-    fn window_open(&mut self) -> bool {
-        self.sent.has_span() && self.sent.in_flight() < self.cc.window()
+    /// True if a packet with content may go out now.
+    fn window_open(&mut self, now: Instant) -> bool {
+        let Limits { cut, burst, .. } = *self.limits;
+        self.pacer.is_ready(now, &self.cc, self.rtt.smoothed_or_initial(), cut.packet as u32, burst)
+            && self.sent.has_span()
+            && self.sent.in_flight() < self.cc.window()
+            && !self.sent.is_stretched()
     }
 
-    /// True if a new part is covered by credit.
-    fn has_credit(&self) -> bool {
-        self.send.wanted_credit().is_some_and(|cost| cost <= self.peer_credit)
-    }
-
-    /// Data and no credit: that is said once per value of the credit.
-    fn check_blocked(&mut self) {
-        if self.send.wanted_credit().is_some_and(|cost| cost > self.peer_credit)
-            && self.blocked_at != Some(self.peer_credit)
-        {
-            self.blocked_at = Some(self.peer_credit);
-            self.blocked = Control::Wanted;
-            self.blocked_round = self.blocked_round.wrapping_add(1);
-        }
+    /// True if a packet of `bytes` fills the window, or a quarter of a small one: peers acknowledge every 16 packets, and do
+    /// not know how many the window holds.
+    fn wants_ack(&self, bytes: u64) -> bool {
+        let (window, before) = (self.cc.window(), self.sent.in_flight());
+        let quarter = (window / 4).max(1);
+        let small = window < SMALL_WINDOW * self.send.cut().packet as u64;
+        before + bytes >= window || (small && 2 * before >= window && before / quarter < (before + bytes) / quarter)
     }
 
     /// Builds one DATA packet. Returns false if there was no frame.
-    fn transmit_data<D: Driver>(&mut self, now: Instant, tx: &mut Tx<'_, D>) -> bool {
+    fn transmit_data<D: Driver>(&mut self, now: Instant, tx: &mut Tx<D>) -> bool {
         let distance = self.sent.floor_distance(now, self.rtt.pto(0));
         let number = self.sent.next();
         let credit = self.credit();
@@ -180,14 +139,14 @@ impl Flow {
             let mut blocks = 0;
             let due = self.acks.is_due(now);
             if self.acks.wants() {
-                // The bitmap costs up to 128 bytes: only where an acknowledgement is due for its own sake.
+                // All of the bitmap costs up to 128 bytes: only where an acknowledgement is due for its own sake.
                 if let Some(block) = self.acks.block(now, due) {
                     at += block.emit(&mut bytes[at..]);
                     blocks = 1;
                 }
             }
             let probing = self.probes > 0;
-            at += if self.probes == 1 { 0 } else { self.fill(&mut bytes[at..], contents, probing) };
+            at += if self.probes == 1 { 0 } else { self.fill(now, &mut bytes[at..], contents, probing) };
             if contents.is_empty() {
                 if probing {
                     at += Chunk::Ping.emit(&mut bytes[at..]);
@@ -208,8 +167,7 @@ impl Flow {
                 }
             }
             // The peer's answer is what we wait for now.
-            let full = self.sent.in_flight() + at as u64 >= self.cc.window()
-                || self.send.wanted_credit().is_some_and(|c| c > self.peer_credit);
+            let full = self.wants_ack(at as u64) || self.send.wanted_credit().is_some_and(|c| c > self.peer_credit);
             let ack_now = !contents.is_empty()
                 && (probing
                     || (full && !self.send.all_sent())
@@ -223,8 +181,17 @@ impl Flow {
         if !built || sent_len == 0 {
             return built;
         }
+        if !tx.contents.is_empty() {
+            self.acks.replied(now);
+            let (pto, idle) = (self.rtt.pto(0), now.since(self.sent.idle_since()));
+            if self.sent.in_flight() == 0 && idle > pto && self.sent.has_sent() {
+                self.cc.on_restart(idle, pto);
+            }
+            let rtt = self.rtt.smoothed_or_initial();
+            self.pacer.sent(now, &self.cc, rtt, room as u32, sent_len as u64);
+        }
         let limited = 2 * (self.sent.in_flight() + sent_len as u64) >= self.cc.window();
-        self.sent.sent(now, sent_len as u32, tx.contents, limited);
+        self.sent.sent(now, sent_len as u32, &tx.contents, limited);
         self.packets_sent += 1;
         self.on_traffic(now);
         if tx.contents.contains(&Sent::Fin) {
@@ -235,12 +202,12 @@ impl Flow {
     }
 
     /// Writes the chunks that are due into `out`, notes them in `contents`, and returns their length.
-    fn fill(&mut self, out: &mut [u8], contents: &mut Vec<Sent>, probing: bool) -> usize {
+    fn fill(&mut self, now: Instant, out: &mut [u8], contents: &mut Vec<Sent>, probing: bool) -> usize {
         if matches!(self.state, State::Tombstone { .. }) {
             return 0;
         }
-        let mut at = self.fill_controls(out, contents);
-        if !(probing || self.window_open()) {
+        let mut at = self.fill_controls(now, out, contents);
+        if !(probing || self.window_open(now)) {
             return at;
         }
         // Lost parts first, then new ones; a part that does not fit waits for the next packet.
@@ -267,7 +234,7 @@ impl Flow {
         at
     }
 
-    fn fill_controls(&mut self, out: &mut [u8], contents: &mut Vec<Sent>) -> usize {
+    fn fill_controls(&mut self, now: Instant, out: &mut [u8], contents: &mut Vec<Sent>) -> usize {
         let mut at = 0;
         let wanted = self.send.wanted_credit().unwrap_or(self.peer_credit) as u32;
         for (control, chunk, sent) in [
@@ -283,7 +250,7 @@ impl Flow {
             }
         }
         // Without a window FIN still goes out: it costs no credit, and there is nothing after it.
-        if self.fin == Control::Wanted && self.send.all_sent() && !self.window_open() {
+        if self.fin == Control::Wanted && self.send.all_sent() && !self.window_open(now) {
             let chunk = Chunk::Fin { next: self.send.next_id() };
             at += chunk.emit(&mut out[at..]);
             self.fin = Control::Sent;

@@ -5,11 +5,14 @@
 //! `MACHNET_SIM_TRACE=n` shows the newest n events of the fabric with a failure.
 
 mod common;
+mod cookies;
+mod economy;
 mod ending;
 mod fabric;
 mod handshake;
 mod hostile;
 mod limits;
+mod loss;
 mod regressions;
 mod seeds;
 mod transfer;

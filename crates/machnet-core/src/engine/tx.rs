@@ -1,0 +1,151 @@
+//! What flows send with: the driver, and the packets that were built for it and not taken yet.
+
+use std::collections::VecDeque;
+
+use crate::Driver;
+use crate::driver::{Meta, TxPacket};
+use crate::flow::Sent;
+
+/// Packets built in one round: the LCD's ring.
+const BURST: usize = 256;
+/// What a packet counts at least in a flow's turn.
+const LEAST: usize = 64;
+/// Bytes built in one round: as many packets of 1 500 bytes, or six GSO batches.
+const BURST_BYTES: u64 = 256 * 1500;
+
+/// See the module. The engine lends it to one flow after the other.
+#[derive(Debug)]
+pub(crate) struct Tx<D> {
+    pub(crate) driver: D,
+    /// Of this start of the endpoint: INIT and ACCEPT say it.
+    pub(crate) instance: u64,
+    /// What the packet that was built last carries.
+    pub(crate) contents: Vec<Sent>,
+    batch: VecDeque<TxPacket>,
+    /// Bytes in the batch.
+    bytes: u64,
+    /// Bytes that the driver may hold before nothing more is built.
+    device_limit: u64,
+    /// Bytes that the driver held when the round began, and those given to it since.
+    device: u64,
+    /// What the flow whose turn it is may send, and has sent.
+    allowed: u32,
+    used: u32,
+    /// The driver had no frame in this round: the engine tries again when one comes home.
+    starved: bool,
+    /// Packets ever built.
+    built: u64,
+}
+
+impl<D: Driver> Tx<D> {
+    pub(super) fn new(driver: D, instance: u64, device_limit: u64) -> Self {
+        Self {
+            driver,
+            instance,
+            contents: Vec::new(),
+            batch: VecDeque::with_capacity(BURST),
+            bytes: 0,
+            device_limit,
+            device: 0,
+            allowed: 0,
+            used: 0,
+            starved: false,
+            built: 0,
+        }
+    }
+
+    /// A round begins.
+    pub(super) fn begin(&mut self) {
+        self.starved = false;
+        self.driver.reap();
+        self.device = self.driver.backlog();
+    }
+
+    /// True if flows are to wait for the next round.
+    pub(crate) fn is_full(&self) -> bool {
+        self.batch.len() >= BURST || self.bytes >= BURST_BYTES || self.is_device_full()
+    }
+
+    /// True if the driver holds so much that what comes next had better wait here, where it can be overtaken.
+    fn is_device_full(&self) -> bool {
+        self.device > 0 && self.device + self.bytes >= self.device_limit
+    }
+
+    /// True if nothing can be sent until the driver has done something.
+    pub(super) fn is_blocked(&self) -> bool {
+        !self.batch.is_empty()
+    }
+
+    /// The next flow has its turn, of `allowed` bytes.
+    pub(super) const fn begin_turn(&mut self, allowed: u32) {
+        (self.allowed, self.used) = (allowed, 0);
+    }
+
+    /// Bytes built in this turn.
+    pub(super) const fn turn_bytes(&self) -> u32 {
+        self.used
+    }
+
+    /// True if a packet of `len` bytes does not belong to this turn any more. The first always does.
+    pub(crate) const fn is_turn_over(&self, len: usize) -> bool {
+        self.used > 0 && self.used as usize + len > self.allowed as usize
+    }
+
+    /// True if even answers that no flow pays for must be left out.
+    pub(super) fn is_overfull(&self) -> bool {
+        self.batch.len() >= 2 * BURST
+    }
+
+    /// True if nothing waits for the driver.
+    pub(super) fn is_empty(&self) -> bool {
+        self.batch.is_empty()
+    }
+
+    pub(super) const fn is_starved(&self) -> bool {
+        self.starved
+    }
+
+    pub(super) const fn built(&self) -> u64 {
+        self.built
+    }
+
+    /// Builds a packet of up to `room` bytes with `fill`, which returns its length (0: nothing, after all), and queues
+    /// it. Returns false if there was no frame.
+    pub(crate) fn packet(
+        &mut self,
+        meta: Meta,
+        room: usize,
+        fill: impl FnOnce(&mut [u8], &mut Vec<Sent>) -> usize,
+    ) -> bool {
+        let headroom = self.driver.capabilities().headroom as usize;
+        let Some(mut frame) = self.driver.frame() else {
+            self.starved = true;
+            return false;
+        };
+        let Some(bytes) = frame.bytes_mut().and_then(|bytes| bytes.get_mut(headroom..headroom + room)) else {
+            self.starved = true;
+            return false;
+        };
+        self.contents.clear();
+        let len = fill(bytes, &mut self.contents);
+        // Short ones cost work, and one that came to nothing must not be tried for ever.
+        self.used += len.max(LEAST) as u32;
+        if len > 0 {
+            self.built += 1;
+            self.bytes += len as u64;
+            let payload = frame.share(headroom as u32..(headroom + len) as u32);
+            self.batch.push_back(TxPacket { meta, payload });
+        }
+        true
+    }
+
+    /// Gives the driver what was built. Returns true if it took anything.
+    pub(super) fn flush(&mut self) -> bool {
+        if self.batch.is_empty() {
+            return false;
+        }
+        let taken = self.driver.tx_burst(&mut self.batch);
+        self.bytes = self.batch.iter().map(|packet| packet.payload.as_ref().len() as u64).sum();
+        taken > 0
+    }
+}
