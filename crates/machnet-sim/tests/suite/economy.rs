@@ -6,7 +6,7 @@ use std::time::Duration;
 use machnet_core::Instant;
 use machnet_sim::{Link, Plan, Sighting, Verdict};
 
-use crate::common::{Chunk, Pair, Seen, micros, millis, read, seconds};
+use crate::common::{Chunk, Pair, Seen, micros, millis, pair, read, seconds};
 
 /// Datagrams that both links carried.
 fn packets(pair: &Pair) -> u64 {
@@ -20,7 +20,7 @@ fn a_request_and_its_reply_are_two_packets() {
     const WARM: usize = 50;
     const COUNT: usize = 1000;
     for service in [0, 20, 150, 300] {
-        let mut pair = Pair::new(1, &Link::with_delay(micros(20)));
+        let mut pair = pair(1, &Link::with_delay(micros(20)));
         let (a, b) = pair.open();
         let (mut requests, mut answers, mut served, mut replies) = (a.send, a.recv, b.recv, b.send);
         let handle = pair.world.handle().clone();
@@ -76,7 +76,7 @@ fn small_messages_share_packets_when_there_is_a_backlog() {
     const COUNT: usize = 20_000;
     // 10 Gbps: the application is faster.
     let link = Link { rate: Some(10_000_000_000), ..Link::with_delay(micros(20)) };
-    let mut pair = Pair::new(2, &link);
+    let mut pair = pair(2, &link);
     let log = log_messages(&pair);
     let (a, b) = pair.open();
     let (mut send, mut recv) = (a.send, b.recv);
@@ -105,7 +105,7 @@ fn small_messages_share_packets_when_there_is_a_backlog() {
 #[test]
 fn without_a_backlog_nothing_waits() {
     const COUNT: usize = 500;
-    let mut pair = Pair::new(3, &Link::with_delay(micros(20)));
+    let mut pair = pair(3, &Link::with_delay(micros(20)));
     let log = log_messages(&pair);
     let (a, b) = pair.open();
     let (mut send, mut recv) = (a.send, b.recv);
@@ -138,7 +138,7 @@ fn without_a_backlog_nothing_waits() {
 /// Bytes of acknowledgement: what packets from B to A carry beyond nothing.
 #[test]
 fn acknowledgements_fall_back_once_a_hole_is_repaired() {
-    let mut pair = Pair::new(4, &Link { rate: Some(10_000_000_000), ..Link::with_delay(micros(50)) });
+    let mut pair = pair(4, &Link { rate: Some(10_000_000_000), ..Link::with_delay(micros(50)) });
     let (a, b) = pair.open();
     let (mut send, mut recv) = (a.send, b.recv);
     let words = Arc::<Mutex<Vec<(Instant, u8)>>>::default();

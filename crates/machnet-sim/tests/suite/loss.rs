@@ -7,7 +7,7 @@ use std::time::Duration;
 use machnet_core::{Config, Congestion, Instant};
 use machnet_sim::{Link, NicConfig, Pace, Plan, Sighting, Verdict};
 
-use crate::common::{Chunk, Pair, Seen, config, micros, nic, read, seconds, seeds, world_config};
+use crate::common::{Chunk, Pair, Seen, config, micros, nic, pair, read, seconds, seeds, world_config};
 
 /// Bytes of the messages: one to a packet.
 const SIZE: u32 = 1000;
@@ -35,7 +35,7 @@ fn log(pair: &Pair, lose: impl Fn(u32) -> bool + Send + 'static) -> Arc<Mutex<Lo
     pair.world.fabric().filter(pair.there, move |packet: &Sighting<'_>| {
         let Seen::Data(chunks) = read(packet.payload) else { return Verdict::Pass };
         let mut log = shared.lock().unwrap();
-        if !log.first.is_empty() && packet.payload[1] & 4 != 0 && chunks.first() == Some(&Chunk::Other) {
+        if !log.first.is_empty() && packet.payload[1] & 4 != 0 && chunks.first() == Some(&Chunk::Ping) {
             log.pings += 1;
         }
         let mut verdict = Verdict::Pass;
@@ -62,7 +62,7 @@ fn stream(
     every: Duration,
     lose: impl Fn(u32) -> bool + Send + 'static,
 ) -> (Pair, Arc<Mutex<Log>>) {
-    let mut pair = Pair::new(seed, &Link::with_delay(delay));
+    let mut pair = pair(seed, &Link::with_delay(delay));
     let (a, b) = pair.open();
     // Round trips are known before anything is lost.
     let (mut send, mut recv) = (a.send, b.recv);

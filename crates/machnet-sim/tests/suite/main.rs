@@ -9,6 +9,7 @@ mod cookies;
 mod economy;
 mod ending;
 mod fabric;
+mod fairness;
 mod handshake;
 mod hostile;
 mod limits;
