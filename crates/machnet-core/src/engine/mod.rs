@@ -216,8 +216,8 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         let received = self.receive_burst();
         let looked = self.look_at_applications();
         let expired = self.expire_timers() | self.expire_peers();
-        let sent = self.send();
-        let full = received.max(looked) >= self.burst || self.tx.is_full() || !self.expired.is_empty();
+        let (sent, filled) = self.send();
+        let full = received.max(looked) >= self.burst || filled || !self.expired.is_empty();
         self.end_round();
         self.promised = [self.timers.next_deadline(), self.peers.next_deadline()].into_iter().flatten().min();
         let busy = received > 0 || looked > 0 || expired || sent;
@@ -304,7 +304,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
     }
 
     /// Gives flows their turns, and the driver what they built.
-    fn send(&mut self) -> bool {
+    fn send(&mut self) -> (bool, bool) {
         // Twice, since a fresh flow may have a second turn as an ongoing one.
         for _ in 0..2 * self.turns.len() {
             if self.tx.is_full() {
@@ -332,7 +332,8 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
                 break;
             }
         }
-        self.tx.flush()
+        let filled = self.tx.is_full();
+        (self.tx.flush(), filled)
     }
 
     /// Publishes what changed, forgets what is over, sets timers, and wakes who waits.

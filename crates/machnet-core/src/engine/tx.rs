@@ -10,8 +10,8 @@ use crate::flow::Sent;
 
 /// What a packet counts at least in a flow's turn.
 const LEAST: usize = 64;
-/// Bytes built in one round: as many packets of 1 500 bytes, or six GSO batches.
-const BURST_BYTES: u64 = 256 * 1500;
+/// Bytes built in one round for each packet that may be: 256 are six GSO batches.
+const PACKET_BYTES: u64 = 1500;
 
 /// See the module. The engine lends it to one flow after the other.
 #[derive(Debug)]
@@ -74,7 +74,7 @@ impl<D: Driver> Tx<D> {
 
     /// True if flows are to wait for the next round.
     pub(crate) fn is_full(&self) -> bool {
-        self.batch.len() >= self.burst || self.bytes >= BURST_BYTES || self.is_device_full()
+        self.batch.len() >= self.burst || self.bytes >= self.burst as u64 * PACKET_BYTES || self.is_device_full()
     }
 
     /// True if the driver holds so much that what comes next had better wait here, where it can be overtaken.
