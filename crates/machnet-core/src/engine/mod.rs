@@ -36,7 +36,7 @@ use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use crate::driver::RxPacket;
-use crate::flow::{Cut, Limits, State};
+use crate::flow::{Cut, Limits, Round, State};
 use crate::wire::BASE_PAYLOAD;
 use crate::{AppChannel, Config, ConfigError, Driver, Drops, Instant, ListenSlot, Slot};
 use buffers::Buffers;
@@ -50,10 +50,8 @@ use tombstones::Tombstones;
 use turns::{Ended, Turns};
 pub(crate) use tx::Tx;
 
-/// Packets received in one round: the LCD's ring.
-const RX_BURST: usize = 256;
-/// Hints looked at in one round.
-const HINTS: usize = 256;
+/// Of each kind of work, what one round does at most: the LCD's ring.
+const BURST: usize = 256;
 /// How soon the timer of a flow that cannot send is looked at again.
 const BLOCKED_TIMER: Duration = Duration::from_millis(1);
 
@@ -65,6 +63,8 @@ pub struct Progress {
     pub busy: bool,
     /// When to poll again at the latest, if nothing happens before.
     pub next_deadline: Option<Instant>,
+    /// True if a bound ended the round, not a lack of work ([`Engine::set_burst`]).
+    pub full: bool,
 }
 
 /// Counters of an engine.
@@ -102,6 +102,10 @@ pub struct Engine<D, C> {
     limits: Arc<Limits>,
     rng: ChaCha12Rng,
     now: Instant,
+    /// How long before that arrivals may have waited to be seen.
+    gap: Duration,
+    /// The runner may have slept since the last round: then it was woken, and nothing waited.
+    slept: bool,
 
     flows: FlowTable,
     tx: Tx<D>,
@@ -130,6 +134,10 @@ pub struct Engine<D, C> {
     /// Flows to publish, and whose timer to set, at the end of the round.
     touched: Vec<u32>,
     due: Vec<u32>,
+    /// Flows whose timers expired, and that a full round left to the next; the next one last.
+    expired: Vec<u32>,
+    /// See [`Engine::set_burst`].
+    burst: usize,
     rx: Vec<RxPacket>,
 
     packets_received: u64,
@@ -159,7 +167,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             max: isize::MAX as u64,
         })?;
         Ok(Self {
-            limits: Arc::new(Limits::new(&config, max_payload as usize)),
+            limits: Arc::new(Limits::new(&config, max_payload as usize, driver.capabilities())),
             tx: Tx::new(driver, rng.next_u64(), config.device_queue.into()),
             flows: FlowTable::new(&mut rng),
             peers: Peers::new(&mut rng, config.dead_peer_timeout, config.peer_reassembly_bytes),
@@ -168,6 +176,8 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             config,
             rng,
             now: Instant::ZERO,
+            gap: Duration::ZERO,
+            slept: true,
             by_slot: Vec::new(),
             listening: Vec::new(),
             half_open: [0; 2],
@@ -183,7 +193,9 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             unfinished: VecDeque::new(),
             touched: Vec::new(),
             due: Vec::new(),
-            rx: Vec::with_capacity(RX_BURST),
+            expired: Vec::new(),
+            burst: BURST,
+            rx: Vec::with_capacity(BURST),
             packets_received: 0,
             packets_lost: 0,
             drops: Drops::default(),
@@ -193,17 +205,29 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
 
     /// One bounded round: receive, look at applications, timers, send, wake. `now` never goes back.
     pub fn poll(&mut self, now: Instant) -> Progress {
-        self.now = self.now.max(now);
+        let before = self.now;
+        self.now = before.max(now);
+        self.gap = if std::mem::take(&mut self.slept) { Duration::ZERO } else { self.now.since(before) };
         self.notice_freeze();
         self.tx.begin();
         self.serve_waiting();
         let received = self.receive_burst();
-        let hints = self.look_at_applications();
+        let looked = self.look_at_applications();
         let expired = self.expire_timers() | self.expire_peers();
         let sent = self.send();
+        let full = received.max(looked) >= self.burst || self.tx.is_full() || !self.expired.is_empty();
         self.end_round();
         self.promised = [self.timers.next_deadline(), self.peers.next_deadline()].into_iter().flatten().min();
-        Progress { busy: received || hints || expired || sent, next_deadline: self.promised }
+        let busy = received > 0 || looked > 0 || expired || sent;
+        Progress { busy, next_deadline: self.promised, full }
+    }
+
+    /// From now on a round receives at most `most` packets, builds about as many, and looks at as many hints of
+    /// applications, flows with more to take, and expired timers: from 1 to 256, which is the default. For who has a clock
+    /// and wants rounds of bounded time.
+    pub fn set_burst(&mut self, most: usize) {
+        self.burst = most.clamp(1, BURST);
+        self.tx.set_burst(self.burst);
     }
 
     /// A process that was stopped, or a machine that was frozen, heard nobody: that is not the peers' silence. They are
@@ -262,17 +286,18 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
     }
 
     fn expire_timers(&mut self) -> bool {
-        let mut due = std::mem::take(&mut self.due);
-        self.timers.expire(self.now, &mut due);
-        for &key in &due {
+        if self.expired.is_empty() {
+            self.timers.expire(self.now, &mut self.expired);
+            self.expired.reverse();
+        }
+        let any = !self.expired.is_empty();
+        for _ in 0..self.burst {
+            let Some(key) = self.expired.pop() else { break };
             if let Some(flow) = self.flows.get(key) {
                 flow.on_timer(self.now);
             }
             self.touch(key);
         }
-        let any = !due.is_empty();
-        due.clear();
-        self.due = due;
         any
     }
 
@@ -291,6 +316,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             self.tx.begin_turn(allowed);
             let more = flow.transmit(self.now, &mut self.tx);
             let how = match more {
+                false if flow.keeps_data_back() => Ended::Held,
                 false => Ended::Done,
                 true if self.tx.is_full() || self.tx.is_starved() => Ended::Blocked,
                 true => Ended::Spent,
@@ -403,11 +429,17 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
     /// the doorbell or the driver's file descriptor.
     pub fn may_sleep(&mut self) -> bool {
         let idle = self.unfinished.is_empty()
+            && self.expired.is_empty()
             && !self.channel.has_work()
             && self.channel.is_closing() == self.shutting_down
             && (self.turns.is_empty() || self.tx.is_starved() || !self.tx.is_empty());
         // Without frames nothing can be sent, and on some drivers nothing received: the next one to come home rings.
-        idle && !self.tx.driver.starve()
+        self.slept = idle && !self.tx.driver.starve();
+        self.slept
+    }
+
+    const fn round(&self) -> Round {
+        Round { now: self.now, gap: self.gap }
     }
 
     /// True once the application asked to close and every flow has ended: the engine may be dropped.
