@@ -350,7 +350,7 @@ fn an_acknowledgement_does_not_keep_a_tombstone() {
 /// stream of it.
 #[test]
 fn a_reset_over_a_hole_is_no_end_of_the_stream() {
-    let mut pair = Pair::new(12, &Link::with_delay(micros(20)));
+    let mut pair = pair(12, &Link::with_delay(micros(20)));
     let (mut a, b) = pair.open();
     pair.world.run_for(millis(10)).unwrap();
     let fins = Arc::new(Mutex::new(0));
@@ -388,7 +388,7 @@ fn a_reset_over_a_hole_is_no_end_of_the_stream() {
 /// would break the protocol, nor said to be acknowledged. The peer sees an end in order.
 #[test]
 fn what_is_posted_after_a_shutdowns_fin_is_not_sent() {
-    let mut pair = Pair::new(13, &Link::with_delay(millis(1)));
+    let mut pair = pair(13, &Link::with_delay(millis(1)));
     let (mut a, mut b) = pair.open();
     let after = Arc::new(Mutex::new(0));
     let sent = Arc::clone(&after);
