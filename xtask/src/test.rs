@@ -108,7 +108,10 @@ impl Step {
             }
             Self::Mutants => mutants::check(),
             Self::Examples => {
-                run(cargo("run").args(["--release", "--locked", "--example", "echo", "--", "--quick"]), LIMIT)?;
+                let echo = ["--release", "--locked", "--example", "echo", "--", "--quick"];
+                run(cargo("run").args(echo), LIMIT)?;
+                let shm = format!("shm://examples-{}", std::process::id());
+                run(cargo("run").args(echo).arg("--two-process").env("MACHNET_ENDPOINT", shm), LIMIT)?;
                 run(cargo("run").args(["--release", "--locked", "--example", "chat", "--", "demo"]), LIMIT)
             }
             Self::Soak => soak::soak_for(SMOKE, Some(1)),
