@@ -134,7 +134,7 @@ fn placements_and_idle_policies() {
     for options in [
         "--placement thread --spin-us 20 --yield-us 50 --park-hook",
         "--placement inline",
-        "--placement inline --yield-us 0",
+        "--placement inline --yield-us 0 --pin 0",
         "--pin 0 --max-payload 1400",
     ] {
         let report = report("udp://127.0.0.1:0", &format!("--count 200 --warmup 10 {options}"), 200);
