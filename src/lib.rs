@@ -21,8 +21,8 @@
 pub use machnet_async::{
     CloseReason, Config, ConfigError, Driver, DropReason, Drops, Endpoint, EndpointBuilder, EngineStats, Flow,
     FlowError, FlowStats, IdlePolicy, Incoming, Listener, Message, Messages, NoDriver, ParkHook, Placement, RecvHalf,
-    Reserved, ReuniteError, SendError, SendErrorReason, SendHalf, TrySendError, Udp, UdpBuilder, WakeStats, future,
-    park_hook,
+    Reserved, ReuniteError, SendError, SendErrorReason, SendHalf, Shm, ShmBuilder, ShmStats, TrySendError, Udp,
+    UdpBuilder, WakeStats, future, park_hook,
 };
 
 // The README's example compiles.

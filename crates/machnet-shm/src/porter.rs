@@ -175,7 +175,8 @@ impl Gate {
                 match self.hear(caller, now) {
                     Ok(Some(patient)) => self.callers.push(patient),
                     Ok(None) => {}
-                    Err(why) => {
+                    // Counted first: it finds its socket closed when this is over.
+                    Err((_closed, why)) => {
                         self.desk.refused.fetch_add(1, Ordering::Relaxed);
                         tracing::debug!(name = %self.name, why, "a client was not let in");
                     }
@@ -218,22 +219,22 @@ impl Gate {
     }
 
     /// Goes on with a caller: gives it back if it has said nothing yet, or says why it is not let in.
-    fn hear(&self, caller: Caller, now: Instant) -> Result<Option<Caller>, &'static str> {
+    fn hear(&self, caller: Caller, now: Instant) -> Result<Option<Caller>, (OwnedFd, &'static str)> {
         // One byte more than expected: a longer HELLO, of a later version, is as good.
         let mut bytes = [0; Hello::LEN + 1];
         let len = match recv(&caller.socket, &mut bytes[..], RecvFlags::DONTWAIT) {
             Ok((len, _)) => len,
             Err(Errno::AGAIN | Errno::INTR) if now < caller.until => return Ok(Some(caller)),
-            Err(Errno::AGAIN | Errno::INTR) => return Err("it said nothing"),
-            Err(_) => return Err("it went away"),
+            Err(Errno::AGAIN | Errno::INTR) => return Err((caller.socket, "it said nothing")),
+            Err(_) => return Err((caller.socket, "it went away")),
         };
-        let hello = Hello::parse(&bytes[..len]).ok_or("it did not say HELLO")?;
+        let Some(hello) = Hello::parse(&bytes[..len]) else { return Err((caller.socket, "it did not say HELLO")) };
         match self.admit(&hello, &caller.socket) {
             Ok((welcome, region, fd)) => {
                 let sent = send_reply(&caller.socket, &Reply::Welcome(welcome), Some(&fd));
                 if sent.is_err() {
                     self.desk.leave(welcome.client);
-                    return Err("it went away");
+                    return Err((caller.socket, "it went away"));
                 }
                 tracing::debug!(name = %self.name, address = %welcome.client, "client attached");
                 self.desk.put(Arrival { address: welcome.client, socket: caller.socket, region });
@@ -244,12 +245,13 @@ impl Gate {
                 let reply = Reply::Refused { why, versions: VERSIONS, clients };
                 // If it cannot be told, it finds the socket closed.
                 let _ = send_reply(&caller.socket, &reply, None);
-                Err(match why {
+                let why = match why {
                     Refusal::Version => "no common version",
                     Refusal::Full => "there are as many clients as may be",
                     Refusal::User => "it is another user's",
                     Refusal::NoMemory => "no memory or descriptors",
-                })
+                };
+                Err((caller.socket, why))
             }
         }
     }

@@ -25,6 +25,7 @@ mod table;
 mod timers;
 mod tokens;
 mod tombstones;
+mod turns;
 mod tx;
 
 use std::collections::{BTreeSet, VecDeque};
@@ -35,7 +36,7 @@ use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use crate::driver::RxPacket;
-use crate::flow::{Cut, Limits, State};
+use crate::flow::{Cut, Limits, Round, State};
 use crate::wire::BASE_PAYLOAD;
 use crate::{AppChannel, Config, ConfigError, Driver, Drops, Instant, ListenSlot, Slot};
 use buffers::Buffers;
@@ -46,12 +47,11 @@ use table::{FlowTable, Keyed};
 use timers::Timers;
 use tokens::Tokens;
 use tombstones::Tombstones;
+use turns::{Ended, Turns};
 pub(crate) use tx::Tx;
 
-/// Packets received in one round: the LCD's ring.
-const RX_BURST: usize = 256;
-/// Hints looked at in one round.
-const HINTS: usize = 256;
+/// Of each kind of work, what one round does at most: the LCD's ring.
+const BURST: usize = 256;
 /// How soon the timer of a flow that cannot send is looked at again.
 const BLOCKED_TIMER: Duration = Duration::from_millis(1);
 
@@ -63,6 +63,8 @@ pub struct Progress {
     pub busy: bool,
     /// When to poll again at the latest, if nothing happens before.
     pub next_deadline: Option<Instant>,
+    /// True if a bound ended the round, not a lack of work ([`Engine::set_burst`]).
+    pub full: bool,
 }
 
 /// Counters of an engine.
@@ -100,6 +102,10 @@ pub struct Engine<D, C> {
     limits: Arc<Limits>,
     rng: ChaCha12Rng,
     now: Instant,
+    /// How long before that arrivals may have waited to be seen.
+    gap: Duration,
+    /// The runner may have slept since the last round: then it was woken, and nothing waited.
+    slept: bool,
 
     flows: FlowTable,
     tx: Tx<D>,
@@ -121,13 +127,17 @@ pub struct Engine<D, C> {
     resets: ResetLimit,
     shutting_down: bool,
 
-    /// Flows with something to send, in the order of their turns.
-    ready: VecDeque<u32>,
+    /// Flows with something to send.
+    turns: Turns,
     /// Flows with more to take from their application.
     unfinished: VecDeque<u32>,
     /// Flows to publish, and whose timer to set, at the end of the round.
     touched: Vec<u32>,
     due: Vec<u32>,
+    /// Flows whose timers expired, and that a full round left to the next; the next one last.
+    expired: Vec<u32>,
+    /// See [`Engine::set_burst`].
+    burst: usize,
     rx: Vec<RxPacket>,
 
     packets_received: u64,
@@ -157,8 +167,8 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             max: isize::MAX as u64,
         })?;
         Ok(Self {
-            limits: Arc::new(Limits::new(&config, max_payload as usize)),
-            tx: Tx::new(driver, rng.next_u64()),
+            limits: Arc::new(Limits::new(&config, max_payload as usize, driver.capabilities())),
+            tx: Tx::new(driver, rng.next_u64(), config.device_queue.into()),
             flows: FlowTable::new(&mut rng),
             peers: Peers::new(&mut rng, config.dead_peer_timeout, config.peer_reassembly_bytes),
             resets: ResetLimit::new(Keyed::new(&mut rng)),
@@ -166,6 +176,8 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             config,
             rng,
             now: Instant::ZERO,
+            gap: Duration::ZERO,
+            slept: true,
             by_slot: Vec::new(),
             listening: Vec::new(),
             half_open: [0; 2],
@@ -177,11 +189,13 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             tombstones: Tombstones::new(config.max_tombstones),
             buffers,
             shutting_down: false,
-            ready: VecDeque::new(),
+            turns: Turns::new(),
             unfinished: VecDeque::new(),
             touched: Vec::new(),
             due: Vec::new(),
-            rx: Vec::with_capacity(RX_BURST),
+            expired: Vec::new(),
+            burst: BURST,
+            rx: Vec::with_capacity(BURST),
             packets_received: 0,
             packets_lost: 0,
             drops: Drops::default(),
@@ -191,17 +205,29 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
 
     /// One bounded round: receive, look at applications, timers, send, wake. `now` never goes back.
     pub fn poll(&mut self, now: Instant) -> Progress {
-        self.now = self.now.max(now);
+        let before = self.now;
+        self.now = before.max(now);
+        self.gap = if std::mem::take(&mut self.slept) { Duration::ZERO } else { self.now.since(before) };
         self.notice_freeze();
         self.tx.begin();
         self.serve_waiting();
         let received = self.receive_burst();
-        let hints = self.look_at_applications();
+        let looked = self.look_at_applications();
         let expired = self.expire_timers() | self.expire_peers();
         let sent = self.send();
+        let full = received.max(looked) >= self.burst || self.tx.is_full() || !self.expired.is_empty();
         self.end_round();
         self.promised = [self.timers.next_deadline(), self.peers.next_deadline()].into_iter().flatten().min();
-        Progress { busy: received || hints || expired || sent, next_deadline: self.promised }
+        let busy = received > 0 || looked > 0 || expired || sent;
+        Progress { busy, next_deadline: self.promised, full }
+    }
+
+    /// From now on a round receives at most `most` packets, builds about as many, and looks at as many hints of
+    /// applications, flows with more to take, and expired timers: from 1 to 256, which is the default. For who has a clock
+    /// and wants rounds of bounded time.
+    pub fn set_burst(&mut self, most: usize) {
+        self.burst = most.clamp(1, BURST);
+        self.tx.set_burst(self.burst);
     }
 
     /// A process that was stopped, or a machine that was frozen, heard nobody: that is not the peers' silence. They are
@@ -246,11 +272,11 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
 
     /// The peer of a flow was validated: it shares its liveness with the peer's other flows, and ends those of an
     /// earlier start of the same endpoint.
-    fn enlist(&mut self, key: u32) {
+    fn enlist(&mut self, key: u32, instance: u64) {
         let Some(flow) = self.flows.get(key) else { return };
         let name = (flow.remote.ip(), flow.remote.port());
         let mut displaced = Vec::new();
-        flow.peer = Some(self.peers.join(self.now, name, flow.peer_instance, key, &mut displaced));
+        flow.peer = Some(self.peers.join(self.now, name, instance, key, &mut displaced));
         for key in displaced {
             if let Some(flow) = self.flows.get(key) {
                 flow.on_displaced();
@@ -260,34 +286,42 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
     }
 
     fn expire_timers(&mut self) -> bool {
-        let mut due = std::mem::take(&mut self.due);
-        self.timers.expire(self.now, &mut due);
-        for &key in &due {
+        if self.expired.is_empty() {
+            self.timers.expire(self.now, &mut self.expired);
+            self.expired.reverse();
+        }
+        let any = !self.expired.is_empty();
+        for _ in 0..self.burst {
+            let Some(key) = self.expired.pop() else { break };
             if let Some(flow) = self.flows.get(key) {
                 flow.on_timer(self.now);
             }
             self.touch(key);
         }
-        let any = !due.is_empty();
-        due.clear();
-        self.due = due;
         any
     }
 
-    /// Gives each ready flow a turn, and the driver what they built.
+    /// Gives flows their turns, and the driver what they built.
     fn send(&mut self) -> bool {
-        for _ in 0..self.ready.len() {
+        // Twice, since a fresh flow may have a second turn as an ongoing one.
+        for _ in 0..2 * self.turns.len() {
             if self.tx.is_full() {
                 break;
             }
-            let Some(key) = self.ready.pop_front() else { break };
-            let Some(flow) = self.flows.get(key) else { continue };
-            flow.is_ready = false;
+            let Some((key, allowed)) = self.turns.next() else { break };
+            let Some(flow) = self.flows.get(key) else {
+                self.turns.remove(key);
+                continue;
+            };
+            self.tx.begin_turn(allowed);
             let more = flow.transmit(self.now, &mut self.tx);
-            if more {
-                flow.is_ready = true;
-                self.ready.push_back(key);
-            }
+            let how = match more {
+                false if flow.keeps_data_back() => Ended::Held,
+                false => Ended::Done,
+                true if self.tx.is_full() || self.tx.is_starved() => Ended::Blocked,
+                true => Ended::Spent,
+            };
+            self.turns.end(key, self.tx.turn_bytes(), how);
             if !flow.is_touched {
                 flow.is_touched = true;
                 self.touched.push(key);
@@ -302,7 +336,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
     /// Publishes what changed, forgets what is over, sets timers, and wakes who waits.
     fn end_round(&mut self) {
         let mut touched = std::mem::take(&mut self.touched);
-        let blocked = self.tx.is_starved() || !self.tx.is_empty();
+        let blocked = self.tx.is_starved() || self.tx.is_blocked();
         for key in touched.drain(..) {
             self.publish(key);
             let Some(flow) = self.flows.get(key) else { continue };
@@ -324,7 +358,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
                 self.forget(key);
             } else {
                 let mut deadline = flow.deadline();
-                if flow.is_ready && blocked {
+                if blocked && self.turns.contains(key) {
                     // What is overdue waits for a frame or the device, and both wake us. Looking again and again would
                     // only burn the core; now and then finds a dead peer.
                     // On a fixed grid: what else is due must not be put off again in every round.
@@ -354,6 +388,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
     /// Removes a flow and what hangs on it.
     fn forget(&mut self, key: u32) {
         self.timers.set(key, None);
+        self.turns.remove(key);
         let Some(flow) = self.flows.remove(key) else { return };
         if let Some(opening) = flow.half_open {
             self.half_open[opening as usize] -= 1;
@@ -387,21 +422,24 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             flow.is_touched = true;
             self.touched.push(key);
         }
-        if !flow.is_ready {
-            flow.is_ready = true;
-            self.ready.push_back(key);
-        }
+        self.turns.push(key);
     }
 
     /// Called after the doorbell was armed: true if nothing waits and the engine may sleep until the next deadline,
     /// the doorbell or the driver's file descriptor.
     pub fn may_sleep(&mut self) -> bool {
         let idle = self.unfinished.is_empty()
+            && self.expired.is_empty()
             && !self.channel.has_work()
             && self.channel.is_closing() == self.shutting_down
-            && (self.ready.is_empty() || self.tx.is_starved() || !self.tx.is_empty());
+            && (self.turns.is_empty() || self.tx.is_starved() || !self.tx.is_empty());
         // Without frames nothing can be sent, and on some drivers nothing received: the next one to come home rings.
-        idle && !self.tx.driver.starve()
+        self.slept = idle && !self.tx.driver.starve();
+        self.slept
+    }
+
+    const fn round(&self) -> Round {
+        Round { now: self.now, gap: self.gap }
     }
 
     /// True once the application asked to close and every flow has ended: the engine may be dropped.

@@ -2,8 +2,8 @@
 
 use machnet_channel::FrameRef;
 
+use super::Engine;
 use super::tokens::Claim;
-use super::{Engine, RX_BURST};
 use crate::driver::{Meta, RxPacket};
 use crate::flow::{Flow, Opening, State};
 use crate::wire::{
@@ -15,10 +15,10 @@ use crate::{AppChannel, Driver, DropReason};
 const UNREACHABLE_PER_ROUND: usize = 16;
 
 impl<D: Driver, C: AppChannel> Engine<D, C> {
-    /// Receives one burst. Returns true if anything arrived.
-    pub(super) fn receive_burst(&mut self) -> bool {
+    /// Receives one burst. Returns how much arrived.
+    pub(super) fn receive_burst(&mut self) -> usize {
         let mut packets = std::mem::take(&mut self.rx);
-        let n = self.tx.driver.rx_burst(&mut packets, RX_BURST);
+        let n = self.tx.driver.rx_burst(&mut packets, self.burst);
         self.packets_received += n as u64;
         for packet in packets.drain(..) {
             // Per packet, not per burst: what is lent, perhaps behind a hole that only another packet can fill, must never
@@ -29,13 +29,13 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             }
         }
         self.rx = packets;
-        let mut any = n > 0;
+        let mut news = n;
         for _ in 0..UNREACHABLE_PER_ROUND {
             let Some(unreachable) = self.tx.driver.unreachable() else { break };
-            any = true;
+            news += 1;
             self.on_unreachable(unreachable.remote, &unreachable.quoted);
         }
-        any
+        news
     }
 
     fn receive(&mut self, packet: RxPacket) -> Result<(), DropReason> {
@@ -77,7 +77,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             }
             return Err(DropReason::UnknownFlow);
         };
-        let now = self.now;
+        let (now, round) = (self.now, self.round());
         let Some(flow) = self.flows.get(key) else { return Err(DropReason::UnknownFlow) };
         if flow.remote.ip() != meta.remote.ip() {
             return Err(DropReason::WrongPeer);
@@ -101,7 +101,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         }
         let Some(flow) = self.flows.get(key) else { return Err(DropReason::UnknownFlow) };
         self.buffers.set_peer_room(flow.peer.map_or([u64::MAX; 2], |membership| self.peers.room(membership)));
-        let result = flow.on_data(now, header, &data, packet, &mut self.buffers);
+        let result = flow.on_data(round, header, &data, packet, &mut self.buffers);
         flow.deliver(now, &mut self.channel);
         if let Some(membership) = flow.peer
             && result.is_ok()
@@ -124,6 +124,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         if !self.channel.can_accept(listening.slot) {
             return Err(DropReason::BacklogFull);
         }
+        let State::HalfOpen { instance, .. } = flow.state else { return Err(DropReason::WrongState) };
         let slot = self.channel.accept(listening.slot, flow.local, flow.remote);
         flow.on_validated(self.now, slot);
         if let Some(opening) = flow.half_open.take() {
@@ -131,7 +132,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         }
         tracing::debug!(flow = flow.id, peer = %flow.remote, local = %flow.local, "accepted");
         self.bind_slot(slot, key);
-        self.enlist(key);
+        self.enlist(key, instance);
         Ok(())
     }
 
@@ -173,8 +174,10 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         if self.tx.driver.open(meta.local.port()).is_err() {
             return Err(DropReason::NotListening);
         }
-        let (now, limits) = (self.now, &self.limits);
-        let key = self.flows.insert(&mut self.rng, |id| Flow::accept(now, id, meta.local, meta.remote, &init, limits));
+        let (now, limits, options) = (self.now, &self.limits, self.channel.listen_options(listening.slot));
+        let key = self
+            .flows
+            .insert(&mut self.rng, |id| Flow::accept(now, id, (meta.local, meta.remote), &init, options, limits));
         self.flows.learn_remote(key);
         if let Some(flow) = self.flows.get(key) {
             flow.half_open = Some(opening);
@@ -216,7 +219,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         flow.on_accept(self.now, meta.local, &accept);
         tracing::debug!(flow = flow.id, peer = %flow.remote, "connected");
         self.flows.learn_remote(key);
-        self.enlist(key);
+        self.enlist(key, accept.instance);
         self.connecting.remove(&key);
         if let Some(flow) = self.flows.get(key) {
             flow.deliver(self.now, &mut self.channel);

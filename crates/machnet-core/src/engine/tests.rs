@@ -14,6 +14,7 @@ use crate::wire::{Chunk, Data, HEADER_LEN, Handshake, Header, PacketType, Reason
 use crate::{Capabilities, DropReason, LocalChannel, Meta, TxPacket};
 
 mod handshake;
+mod hostile;
 mod limits;
 
 const PORT: u16 = 7000;

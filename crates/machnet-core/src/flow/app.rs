@@ -2,16 +2,17 @@
 
 use machnet_channel::{CloseReason, FlowState, FlowStats, Intent};
 
-use super::{Control, Flow, Published, State};
+use super::{Alarm, Control, Flow, Published, State};
+use crate::cc::Controller as _;
 use crate::wire::Reason;
 use crate::{AppChannel, Instant};
 
-/// Messages taken from the application in one round.
-const TAKE_PER_ROUND: usize = 256;
+/// Messages taken from one application in one round.
+const TAKE_PER_TURN: usize = 256;
 
 impl Flow {
     /// Looks at the application's side. Returns true if there is more to take in the next round.
-    pub(crate) fn on_app(&mut self, now: Instant, channel: &mut impl AppChannel) -> bool {
+    pub(crate) fn on_app(&mut self, now: Instant, channel: &mut impl AppChannel, takes: &mut usize) -> bool {
         let Some(slot) = self.slot else { return false };
         let intent = channel.intent(slot);
         self.consumed = channel.consumed(slot);
@@ -22,12 +23,13 @@ impl Flow {
         }
         let mut taken = 0;
         let mut drained = false;
-        while taken < TAKE_PER_ROUND {
+        while taken < TAKE_PER_TURN && *takes > 0 {
             let Some(message) = channel.take(slot) else {
                 drained = true;
                 break;
             };
             taken += 1;
+            *takes -= 1;
             // After FIN only an endpoint that shuts down under its application posts.
             if self.peer_stopped || self.fin != Control::Idle {
                 continue;
@@ -59,8 +61,8 @@ impl Flow {
             if self.fin == Control::Idle {
                 self.fin = Control::Wanted;
             }
-            if intent.has(Intent::STOP) && self.linger.is_none() {
-                self.linger = Some(now + self.limits.linger);
+            if intent.has(Intent::STOP) && !self.linger.is_set() {
+                self.linger = Alarm::at(now + self.limits.linger);
                 // Nobody waits for the answer any more.
                 if matches!(self.state, State::Connecting { .. }) && self.send.all_sent() {
                     self.close(CloseReason::Aborted);
@@ -122,13 +124,14 @@ impl Flow {
         }
         // Before the handshake nothing can be sent: room would only be memory.
         let room = if state.has(FlowState::OPEN) { acknowledged + self.limits.send_buffer } else { 0 };
-        let now = Published { room, acknowledged, state };
+        let now = Published { acknowledged, state };
         // Before there is room to send: who sends looks at the maximum.
-        if state.has(FlowState::OPEN) && !self.published.state.has(FlowState::OPEN) {
+        let opened = state.has(FlowState::OPEN) && !self.published.state.has(FlowState::OPEN);
+        if opened {
             channel.set_local(slot, self.local);
             channel.set_max_message(slot, self.max_message);
         }
-        if (now.room, now.acknowledged) != (self.published.room, self.published.acknowledged) {
+        if opened || now.acknowledged != self.published.acknowledged {
             channel.set_progress(slot, room, acknowledged);
         }
         channel.set_stats(slot, &self.stats());

@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use machnet_channel::FlowOptions;
+
 use super::{Flow, Hurry, Limits, State};
 use crate::wire::Handshake;
 use crate::{Instant, Slot};
@@ -13,37 +15,43 @@ pub(super) const INIT_INTERVAL: Duration = Duration::from_millis(10);
 
 impl Flow {
     /// A flow that begins to connect.
-    pub(crate) fn connect(now: Instant, id: u64, local: SocketAddr, remote: SocketAddr, limits: &Arc<Limits>) -> Self {
+    pub(crate) fn connect(
+        now: Instant,
+        id: u64,
+        local: SocketAddr,
+        remote: SocketAddr,
+        options: FlowOptions,
+        limits: &Arc<Limits>,
+    ) -> Self {
         let state = State::Connecting {
             give_up: now + limits.connect_timeout,
             next_init: now,
             tries: 0,
             hurry: Hurry::Allowed,
         };
-        Self::new(id, local, remote, state, limits)
+        Self::new(id, (local, remote), state, options, limits)
     }
 
     /// A flow that a valid INIT opened.
     pub(crate) fn accept(
         now: Instant,
         id: u64,
-        local: SocketAddr,
-        remote: SocketAddr,
+        addresses: (SocketAddr, SocketAddr),
         init: &Handshake<'_>,
+        options: FlowOptions,
         limits: &Arc<Limits>,
     ) -> Self {
-        let mut flow = Self::new(id, local, remote, State::HalfOpen { give_up: now + limits.connect_timeout }, limits);
+        let state = State::HalfOpen { give_up: now + limits.connect_timeout, instance: init.instance };
+        let mut flow = Self::new(id, addresses, state, options, limits);
         flow.learn(init);
         flow
     }
 
     pub(super) fn learn(&mut self, handshake: &Handshake<'_>) {
         self.remote_id = handshake.source;
-        self.peer_instance = handshake.instance;
         self.peer_credit = handshake.credit.into();
         self.max_message = self.max_message.min(handshake.max_message);
-        // A promise beyond a second helps nobody, and would keep probes away.
-        self.rtt.peer_max_ack_delay = Duration::from_micros(handshake.max_ack_delay_us.min(1_000_000).into());
+        self.rtt.set_peer_max_ack_delay(handshake.max_ack_delay_us);
     }
 
     /// ACCEPT arrived for a connecting flow.
@@ -66,7 +74,9 @@ impl Flow {
 
     /// The peer's address is validated, but nobody accepts it yet: it goes on knocking, and so we go on waiting.
     pub(crate) fn on_backlog_full(&mut self, now: Instant) {
-        self.state = State::HalfOpen { give_up: now + self.limits.connect_timeout };
+        if let State::HalfOpen { give_up, .. } = &mut self.state {
+            *give_up = now + self.limits.connect_timeout;
+        }
     }
 
     /// RETRY arrived for a connecting flow.
@@ -83,7 +93,7 @@ impl Flow {
 
     pub(super) fn sample_handshake(&mut self, now: Instant) {
         if let Some(at) = self.handshake_sent.take() {
-            self.rtt.sample(now.since(at), Duration::ZERO);
+            self.rtt.sample(now, now.since(at), Duration::ZERO);
         }
     }
 }

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use machnet_channel::CloseReason;
 
-use super::{Control, Flow, State, transmit};
+use super::{Alarm, Control, Flow, State, transmit};
 use crate::Instant;
+use crate::cc::Controller as _;
 use crate::wire::Reason;
 
 /// A flow that was idle for so long gives back the memory of its queues.
@@ -17,17 +18,17 @@ impl Flow {
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let own = match self.state {
             State::Connecting { give_up, next_init, .. } => return Some(next_init.min(give_up)),
-            State::HalfOpen { give_up } => return Some(give_up),
+            State::HalfOpen { give_up, .. } => return Some(give_up),
             State::Tombstone { until, .. } => Some(until),
-            State::Aborting { until } => [Some(until), self.sent.deadline(self.pto())].into_iter().flatten().min(),
-            State::Open => [self.sent.deadline(self.pto()), self.linger, self.shed_at].into_iter().flatten().min(),
+            State::Aborting { until } => [Some(until), self.sent.deadline(&self.rtt)].into_iter().flatten().min(),
+            State::Open => {
+                // Only the pace is waited for: nothing else would bring the flow its turn.
+                let pace = self.pacer.deadline().filter(|_| self.sent.in_flight() < self.cc.window());
+                [self.sent.deadline(&self.rtt), self.linger.get(), self.shed_at.get(), pace].into_iter().flatten().min()
+            }
             State::Closed => return None,
         };
         [own, self.acks.deadline()].into_iter().flatten().min()
-    }
-
-    pub(super) fn pto(&self) -> Duration {
-        self.rtt.pto(self.sent.backoff())
     }
 
     /// A deadline passed. Sending, if due, is left to [`Flow::transmit`].
@@ -38,7 +39,7 @@ impl Flow {
                     self.close(CloseReason::ConnectTimeout);
                 }
             }
-            State::HalfOpen { give_up: until } | State::Tombstone { until, .. } => {
+            State::HalfOpen { give_up: until, .. } | State::Tombstone { until, .. } => {
                 if until <= now {
                     self.close(CloseReason::ConnectTimeout);
                 }
@@ -51,10 +52,10 @@ impl Flow {
                 }
             }
             State::Open => {
-                if self.shed_at.is_some_and(|at| at <= now) {
+                if self.shed_at.is_due(now) {
                     self.shed(now);
                 }
-                if self.linger.is_some_and(|at| at <= now) {
+                if self.linger.is_due(now) {
                     self.abort(now, Reason::Linger, CloseReason::Aborted);
                 } else {
                     self.on_sent_timer(now);
@@ -65,7 +66,7 @@ impl Flow {
     }
 
     pub(super) fn on_sent_timer(&mut self, now: Instant) {
-        if self.sent.on_timeout(now, self.pto()) {
+        if self.sent.on_timeout(now, &self.rtt) {
             self.probe_now();
         } else {
             self.detect_losses(now);
@@ -97,18 +98,18 @@ impl Flow {
 
     pub(super) fn on_traffic(&mut self, now: Instant) {
         self.active_at = now;
-        if self.shed_at.is_none() {
-            self.shed_at = Some(now + IDLE);
+        if !self.shed_at.is_set() {
+            self.shed_at = Alarm::at(now + IDLE);
         }
     }
 
     /// Gives back the memory of past traffic, unless there was some lately.
     pub(super) fn shed(&mut self, now: Instant) {
         if self.sent.in_flight() > 0 || self.active_at + IDLE > now {
-            self.shed_at = Some(self.active_at.max(now) + IDLE);
+            self.shed_at = Alarm::at(self.active_at.max(now) + IDLE);
             return;
         }
-        self.shed_at = None;
+        self.shed_at = Alarm::NONE;
         self.shed_channel = true;
         self.sent.shed();
         self.acks.shed();

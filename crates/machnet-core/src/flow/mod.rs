@@ -6,8 +6,10 @@
 //! |---|---|
 //! | [`send`] | what is to be sent: messages, parts, what was acknowledged of them |
 //! | [`loss`] | packets in flight: numbers, losses, probes |
+//! | [`rack`] | how long a packet may be overtaken before it is lost |
 //! | [`acks`] | numbers received, and when to say so |
 //! | [`receive`] | messages received, reassembly, the credit of the peer |
+//! | [`pacer`] | how soon packets may follow each other |
 //! | [`rtt`] | round-trip time |
 //! | [`crate::cc`] | the congestion window |
 //!
@@ -27,6 +29,7 @@
 //! clock, and holds no reference to the engine.
 
 mod acks;
+mod alarm;
 mod app;
 mod credit;
 mod ending;
@@ -36,6 +39,8 @@ mod handshake;
 mod input;
 mod liveness;
 mod loss;
+mod pacer;
+mod rack;
 mod receive;
 mod rtt;
 mod send;
@@ -46,18 +51,20 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use machnet_channel::{CloseReason, FlowState, UNIT, cost_in_units};
+use machnet_channel::{CloseReason, Congestion, FlowOptions, FlowState, UNIT, cost_in_units};
 
 pub(crate) use receive::Store;
 pub(crate) use send::Cut;
 pub(crate) use units::UnitSet;
 
-use crate::cc::{Aimd, Controller};
+use crate::cc::AnyController;
 use crate::engine::Membership;
 use crate::wire::Reason;
-use crate::{Config, Instant, Slot};
+use crate::{Capabilities, Config, Instant, Slot};
 use acks::Acks;
+use alarm::Alarm;
 use loss::Outstanding;
+use pacer::Pacer;
 use receive::ReceiveQueue;
 use rtt::Rtt;
 use send::{Part, SendQueue};
@@ -87,6 +94,8 @@ pub(crate) enum State {
     },
     HalfOpen {
         give_up: Instant,
+        /// The initiator's start, as it says.
+        instance: u64,
     },
     Open,
     Aborting {
@@ -137,6 +146,14 @@ impl Control {
     }
 }
 
+/// When a round of the engine is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Round {
+    pub(crate) now: Instant,
+    /// How long before `now` what arrived in this round may have arrived.
+    pub(crate) gap: Duration,
+}
+
 /// What of the configuration each flow needs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
@@ -150,10 +167,14 @@ pub(crate) struct Limits {
     pub(crate) linger: Duration,
     pub(crate) max_ack_delay: Duration,
     pub(crate) cut: Cut,
+    pub(crate) congestion: Congestion,
+    /// Packets and time that a paced flow may be ahead.
+    pub(crate) burst: pacer::Burst,
 }
 
 impl Limits {
-    pub(crate) fn new(config: &Config, max_payload: usize) -> Self {
+    pub(crate) fn new(config: &Config, max_payload: usize, driver: &Capabilities) -> Self {
+        let default = if driver.can_sleep { Congestion::Cubic } else { Congestion::Swift };
         Self {
             max_message: config.max_message,
             receive_window: u64::from(config.receive_window) / UNIT,
@@ -163,6 +184,8 @@ impl Limits {
             linger: config.linger,
             max_ack_delay: config.max_ack_delay,
             cut: Cut::new(max_payload),
+            congestion: config.congestion.unwrap_or(default),
+            burst: pacer::Burst::of(driver),
         }
     }
 }
@@ -170,7 +193,6 @@ impl Limits {
 /// What the application was last told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 struct Published {
-    room: u64,
     acknowledged: u64,
     state: FlowState,
 }
@@ -188,7 +210,6 @@ pub(crate) struct Flow {
     pub(crate) slot: Option<Slot>,
     /// The engine's lists that hold it.
     pub(crate) is_unfinished: bool,
-    pub(crate) is_ready: bool,
     pub(crate) is_touched: bool,
     /// It counts as half-open.
     pub(crate) half_open: Option<Opening>,
@@ -200,14 +221,13 @@ pub(crate) struct Flow {
     pub(crate) charged: [u32; 2],
     /// Its place among the flows of its peer, once that is validated.
     pub(crate) peer: Option<Membership>,
-    /// The peer's start, as it says.
-    pub(crate) peer_instance: u64,
 
     limits: Arc<Limits>,
     sent: Outstanding,
     acks: Acks,
     rtt: Rtt,
-    cc: Box<dyn Controller>,
+    cc: AnyController,
+    pacer: Pacer,
     send: SendQueue,
     recv: ReceiveQueue,
 
@@ -236,8 +256,8 @@ pub(crate) struct Flow {
     /// How often PING and BLOCKED were asked for.
     ping_round: u32,
     blocked_round: u32,
-    /// The credit at which BLOCKED was last said.
-    blocked_at: Option<u64>,
+    /// The credit at which BLOCKED was last said; `u64::MAX`: never.
+    blocked_at: u64,
     /// Probes that may go out whatever the window.
     probes: u8,
     stop_reason: Reason,
@@ -245,9 +265,9 @@ pub(crate) struct Flow {
     peer_stopped: bool,
     /// What was to be sent was dropped before it was acknowledged.
     cut_off: bool,
-    linger: Option<Instant>,
+    linger: Alarm,
     /// When the last INIT or ACCEPT went out, if there was but one: then its answer is a sample of the round trip.
-    handshake_sent: Option<Instant>,
+    handshake_sent: Alarm,
     closed: Option<CloseReason>,
     published: Published,
     packets_sent: u64,
@@ -255,7 +275,7 @@ pub(crate) struct Flow {
     /// When the last packet was received or sent.
     active_at: Instant,
     /// When to look whether the flow is idle: its memory of past traffic is then given back.
-    shed_at: Option<Instant>,
+    shed_at: Alarm,
     /// The channel's is to be given back, too.
     shed_channel: bool,
     /// Lost packets that the engine has counted.
@@ -265,7 +285,14 @@ pub(crate) struct Flow {
 }
 
 impl Flow {
-    fn new(id: u64, local: SocketAddr, remote: SocketAddr, state: State, limits: &Arc<Limits>) -> Self {
+    fn new(
+        id: u64,
+        (local, remote): (SocketAddr, SocketAddr),
+        state: State,
+        options: FlowOptions,
+        limits: &Arc<Limits>,
+    ) -> Self {
+        let congestion = options.congestion.unwrap_or(limits.congestion);
         Self {
             id,
             remote_id: 0,
@@ -274,19 +301,18 @@ impl Flow {
             state,
             slot: None,
             is_unfinished: false,
-            is_ready: false,
             is_touched: false,
             half_open: None,
             is_waiting: false,
             is_entombed: false,
             charged: [0; 2],
             peer: None,
-            peer_instance: 0,
             limits: Arc::clone(limits),
             sent: Outstanding::new(),
             acks: Acks::new(),
             rtt: Rtt::new(),
-            cc: Box::new(Aimd::new(limits.cut.packet as u64)),
+            cc: AnyController::new(congestion, limits.cut.packet as u32),
+            pacer: Pacer::new(),
             send: SendQueue::new(limits.cut),
             recv: ReceiveQueue::new(limits.receive_window, limits.max_message),
             peer_credit: 0,
@@ -304,20 +330,20 @@ impl Flow {
             blocked: Control::Idle,
             ping_round: 0,
             blocked_round: 0,
-            blocked_at: None,
+            blocked_at: u64::MAX,
             probes: 0,
             stop_reason: Reason::None,
             abort_reason: Reason::None,
             peer_stopped: false,
             cut_off: false,
-            linger: None,
-            handshake_sent: None,
+            linger: Alarm::NONE,
+            handshake_sent: Alarm::NONE,
             closed: None,
             published: Published::default(),
             packets_sent: 0,
             packets_received: 0,
             active_at: Instant::ZERO,
-            shed_at: None,
+            shed_at: Alarm::NONE,
             shed_channel: false,
             lost_counted: 0,
             token: None,
@@ -339,3 +365,17 @@ impl Flow {
 }
 
 const _: () = assert!(cost_in_units(0) == 1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An idle flow is this, its entry in the tables, and the mailbox: less than 2 KiB in all
+    /// (`machnet-sim`, test `memory_of_idle_flows`).
+    #[test]
+    fn a_flow_is_small() {
+        let size = size_of::<Flow>();
+        println!("{size} bytes");
+        assert!(size <= 1000, "{size}");
+    }
+}

@@ -7,11 +7,11 @@
 //! ```text
 //!   wire.rs            parsers: total, and parse → emit → parse gives the same
 //!   flow/fuzz/…        sub-machines of a flow against naive models
-//!   timers.rs          the timing wheel against a sorted map
+//!   engine/fuzz.rs     the timing wheel against a sorted map; tokens
 //! ```
 mod wire;
 
-use crate::engine::fuzz::timers;
+use crate::engine::fuzz::{timers, token};
 use crate::flow::fuzz::{acks, credit, receive, units};
 
 /// A fuzz target.
@@ -32,6 +32,7 @@ pub const TARGETS: &[(&str, Body)] = &[
     ("credit", credit),
     ("units", units),
     ("timers", timers),
+    ("token", token),
 ];
 
 /// Runs the target called `name` on `bytes`.

@@ -72,7 +72,9 @@ fn config() -> Config {
     config.send_buffer = 4096;
     config.max_flows = MAX_FLOWS;
     config.max_half_open = 4;
+    config.max_tombstones = 3;
     config.reassembly_bytes = 64 << 10;
+    config.peer_reassembly_bytes = 20 << 10;
     config.connect_timeout = Duration::from_millis(300);
     config.dead_peer_timeout = Duration::from_secs(1);
     config.linger = Duration::from_secs(1);

@@ -35,10 +35,10 @@ impl Known {
         self.bytes.iter().all(Option::is_some)
     }
 
-    /// What its sender was charged at least.
-    fn cost(&self) -> u64 {
-        let end = self.bytes.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
-        cost_in_units(end)
+    /// What its sender was charged at least: all of it before it sent the next, else up to the last byte seen.
+    fn cost(&self, is_last: bool) -> u64 {
+        let seen = self.bytes.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
+        cost_in_units(if is_last { seen } else { self.bytes.len() })
     }
 }
 
@@ -97,6 +97,8 @@ fn run(u: &mut Unstructured<'_>) -> arbitrary::Result<()> {
                 {
                     queue.reserve(frame, &mut heap);
                     assert_eq!(queue.wanted(), None);
+                    limit = limit.max(queue.reserved());
+                    queue.raise_limit(limit);
                 }
             }
         }
@@ -111,7 +113,8 @@ fn run(u: &mut Unstructured<'_>) -> arbitrary::Result<()> {
             next += 1;
         }
         assert!(model.get(&next).is_none_or(|known| !known.is_complete()), "message {next} is complete and waits");
-        let held: u64 = model.values().map(Known::cost).sum();
+        let last = model.keys().next_back().copied();
+        let held: u64 = model.iter().map(|(&id, known)| known.cost(Some(id) == last)).sum();
         assert!(delivered + held <= limit, "{delivered} delivered and {held} held of {limit}");
         assert!(heap.in_use() as usize <= model.len() + 1, "a frame per message at most");
     }
