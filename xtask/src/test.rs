@@ -180,6 +180,13 @@ fn summary(times: &[(Step, Duration)]) {
 pub(crate) fn cargo(command: &str) -> Command {
     let mut cargo = Command::new("cargo");
     cargo.arg(command).current_dir(root());
+    // What `cargo run` says of this program is none of its business, but build scripts (ring's) would run again for it,
+    // and everything above them would be built again.
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")) {
+            cargo.env_remove(name);
+        }
+    }
     cargo
 }
 
