@@ -138,6 +138,10 @@ impl Driver for Udp {
         taken
     }
 
+    fn reap(&mut self) {
+        self.pool.gather();
+    }
+
     fn unreachable(&mut self) -> Option<Unreachable> {
         let report = self.errors.next();
         self.show_work();
