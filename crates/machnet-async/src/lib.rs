@@ -254,7 +254,7 @@ pub use flow::{Flow, RecvHalf, ReuniteError, SendHalf};
 pub use hook::{ParkHook, park_hook};
 pub use idle::IdlePolicy;
 pub use listener::{Incoming, Listener};
-pub use machnet_channel::{CloseReason, FlowStats, Message, Reserved};
+pub use machnet_channel::{CloseReason, Congestion, FlowOptions, FlowStats, Message, Reserved};
 pub use machnet_core::{Config, ConfigError, Driver, DropReason, Drops, EngineStats};
 pub use machnet_shm::{Shm, ShmBuilder, ShmStats};
 pub use machnet_udp::{Udp, UdpBuilder};

@@ -9,7 +9,7 @@ use crate::spinner::SpinnerSlot;
 use crate::spsc::{KeepOne, Spsc};
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use crate::sync::{self, Arc, AtomicWaker};
-use crate::{Intake, RecvEnd, SendEnd};
+use crate::{FlowOptions, Intake, RecvEnd, SendEnd};
 use std::sync::OnceLock;
 
 /// An accepted flow on its way to the application.
@@ -25,6 +25,7 @@ pub struct Accepted {
 pub struct Backlog {
     port: u16,
     limit: u32,
+    options: FlowOptions,
     ready: Spsc<Accepted, KeepOne>,
     waiting: AtomicU32,
     status: AtomicU8,
@@ -49,9 +50,16 @@ impl Backlog {
     /// accepted. If the engine is gone, the listener is closed at once.
     #[must_use]
     pub fn listen(intake: &Arc<Intake>, port: u16, limit: u32) -> BacklogConsumer {
+        Self::listen_with(intake, port, limit, FlowOptions::new())
+    }
+
+    /// [`Backlog::listen`] with options for the flows it accepts.
+    #[must_use]
+    pub fn listen_with(intake: &Arc<Intake>, port: u16, limit: u32, options: FlowOptions) -> BacklogConsumer {
         let backlog = Arc::new(Self {
             port,
             limit,
+            options,
             ready: Spsc::new(),
             waiting: AtomicU32::new(0),
             status: AtomicU8::new(OPENING),
@@ -66,6 +74,12 @@ impl Backlog {
         });
         intake.hint_listener(&backlog);
         BacklogConsumer { backlog }
+    }
+
+    /// What the application chose for the flows it accepts.
+    #[must_use]
+    pub const fn options(&self) -> FlowOptions {
+        self.options
     }
 
     /// The port asked for.

@@ -25,6 +25,7 @@ mod hint_queue;
 mod intake;
 mod mailbox;
 mod message;
+mod options;
 mod reserved;
 mod ring;
 #[cfg(all(test, not(machnet_loom)))]
@@ -51,6 +52,7 @@ pub use hint_queue::{Drain, HintQueue, Link, Linked};
 pub use intake::Intake;
 pub use mailbox::{EngineEnd, FlowStats, Mailbox, RecvEnd, SendEnd, Wakes};
 pub use message::Message;
+pub use options::{Congestion, FlowOptions};
 pub use reserved::Reserved;
 pub use ring::{RingConsumer, RingError, RingProducer, RingSide, ring_words};
 #[cfg(not(machnet_loom))]

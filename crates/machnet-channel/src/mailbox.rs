@@ -23,7 +23,7 @@ use crate::spinner::{self, SpinnerSlot};
 use crate::spsc::{KeepAll, KeepOne, Spsc};
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
 use crate::sync::{self, Arc, AtomicWaker};
-use crate::{FlowState, Intake, Intent, Message, cost_in_units};
+use crate::{FlowOptions, FlowState, Intake, Intent, Message, cost_in_units};
 
 /// Written by the application, read by the engine.
 #[derive(Debug)]
@@ -37,6 +37,8 @@ struct AppWords {
 struct Names {
     peer: SocketAddr,
     local: OnceLock<SocketAddr>,
+    /// What the application chose.
+    options: FlowOptions,
     intake: Arc<Intake>,
 }
 
@@ -95,7 +97,7 @@ const _: () = {
 pub(crate) const NO_SLOT: u32 = u32::MAX;
 
 impl Mailbox {
-    fn new(intake: Arc<Intake>, peer: SocketAddr) -> Arc<Self> {
+    fn new(intake: Arc<Intake>, peer: SocketAddr, options: FlowOptions) -> Arc<Self> {
         Arc::new(Self {
             link: Link::new(),
             due_link: Link::new(),
@@ -103,7 +105,7 @@ impl Mailbox {
             due: AtomicU8::new(0),
             claimed: AtomicBool::new(false),
             app: AppWords { consumed: AtomicU64::new(0), intent: AtomicU32::new(0) },
-            names: Names { peer, local: OnceLock::new(), intake },
+            names: Names { peer, local: OnceLock::new(), options, intake },
             engine: EngineWords {
                 room: AtomicU64::new(0),
                 acknowledged: AtomicU64::new(0),
@@ -125,7 +127,13 @@ impl Mailbox {
     /// is gone, the flow is closed ([`CloseReason::Shutdown`](crate::CloseReason::Shutdown)) at once.
     #[must_use]
     pub fn connect(intake: &Arc<Intake>, peer: SocketAddr) -> (SendEnd, RecvEnd) {
-        let mailbox = Self::new(Arc::clone(intake), peer);
+        Self::connect_with(intake, peer, FlowOptions::new())
+    }
+
+    /// [`Mailbox::connect`] with options.
+    #[must_use]
+    pub fn connect_with(intake: &Arc<Intake>, peer: SocketAddr, options: FlowOptions) -> (SendEnd, RecvEnd) {
+        let mailbox = Self::new(Arc::clone(intake), peer, options);
         let ends = Self::app_ends(&mailbox);
         intake.hint_flow(&mailbox);
         ends
@@ -134,7 +142,7 @@ impl Mailbox {
     /// Engine: a flow that a peer opened, for a listener's backlog.
     #[must_use]
     pub fn accepted(intake: &Arc<Intake>, local: SocketAddr, peer: SocketAddr) -> (EngineEnd, SendEnd, RecvEnd) {
-        let mailbox = Self::new(Arc::clone(intake), peer);
+        let mailbox = Self::new(Arc::clone(intake), peer, FlowOptions::new());
         let _ = mailbox.names.local.set(local);
         let (send, recv) = Self::app_ends(&mailbox);
         mailbox.claimed.store(true, Ordering::Relaxed);
@@ -171,6 +179,12 @@ impl Mailbox {
     #[must_use]
     pub const fn peer(&self) -> SocketAddr {
         self.names.peer
+    }
+
+    /// What the application chose when it connected the flow.
+    #[must_use]
+    pub const fn options(&self) -> FlowOptions {
+        self.names.options
     }
 
     /// The address the flow uses on this side; known once it is open.

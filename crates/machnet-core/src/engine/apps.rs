@@ -75,8 +75,8 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             self.channel.release(slot);
             return;
         }
-        let (now, limits) = (self.now, &self.limits);
-        let key = self.flows.insert(&mut self.rng, |id| Flow::connect(now, id, home, peer, limits));
+        let (now, limits, options) = (self.now, &self.limits, self.channel.options(slot));
+        let key = self.flows.insert(&mut self.rng, |id| Flow::connect(now, id, home, peer, options, limits));
         if let Some(flow) = self.flows.get(key) {
             flow.slot = Some(slot);
             tracing::debug!(flow = flow.id, %peer, "connecting");

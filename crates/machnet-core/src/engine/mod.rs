@@ -18,6 +18,7 @@ mod buffers;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod memory;
+mod paths;
 mod peers;
 mod receive;
 mod resets;
@@ -36,10 +37,11 @@ use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use crate::driver::RxPacket;
-use crate::flow::{Cut, Limits, State};
+use crate::flow::{Cut, Limits, Round, State};
 use crate::wire::BASE_PAYLOAD;
 use crate::{AppChannel, Config, ConfigError, Driver, Drops, Instant, ListenSlot, Slot};
 use buffers::Buffers;
+use paths::Paths;
 pub(crate) use peers::Membership;
 use peers::{Peers, Verdict};
 use resets::ResetLimit;
@@ -102,6 +104,10 @@ pub struct Engine<D, C> {
     limits: Arc<Limits>,
     rng: ChaCha12Rng,
     now: Instant,
+    /// How long before that arrivals may have waited to be seen.
+    gap: Duration,
+    /// The runner may have slept since the last round: then it was woken, and nothing waited.
+    slept: bool,
 
     flows: FlowTable,
     tx: Tx<D>,
@@ -163,8 +169,8 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             max: isize::MAX as u64,
         })?;
         Ok(Self {
-            limits: Arc::new(Limits::new(&config, max_payload as usize)),
-            tx: Tx::new(driver, rng.next_u64(), config.device_queue.into()),
+            limits: Arc::new(Limits::new(&config, max_payload as usize, driver.capabilities())),
+            tx: Tx::new(driver, rng.next_u64(), Paths::new(Keyed::new(&mut rng)), config.device_queue.into()),
             flows: FlowTable::new(&mut rng),
             peers: Peers::new(&mut rng, config.dead_peer_timeout, config.peer_reassembly_bytes),
             resets: ResetLimit::new(Keyed::new(&mut rng)),
@@ -172,6 +178,8 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             config,
             rng,
             now: Instant::ZERO,
+            gap: Duration::ZERO,
+            slept: true,
             by_slot: Vec::new(),
             listening: Vec::new(),
             half_open: [0; 2],
@@ -199,7 +207,9 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
 
     /// One bounded round: receive, look at applications, timers, send, wake. `now` never goes back.
     pub fn poll(&mut self, now: Instant) -> Progress {
-        self.now = self.now.max(now);
+        let before = self.now;
+        self.now = before.max(now);
+        self.gap = if std::mem::take(&mut self.slept) { Duration::ZERO } else { self.now.since(before) };
         self.notice_freeze();
         self.tx.begin();
         self.serve_waiting();
@@ -308,6 +318,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             self.tx.begin_turn(allowed);
             let more = flow.transmit(self.now, &mut self.tx);
             let how = match more {
+                false if flow.keeps_data_back() => Ended::Held,
                 false => Ended::Done,
                 true if self.tx.is_full() || self.tx.is_starved() => Ended::Blocked,
                 true => Ended::Spent,
@@ -426,7 +437,12 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             && self.channel.is_closing() == self.shutting_down
             && (self.turns.is_empty() || self.tx.is_starved() || !self.tx.is_empty());
         // Without frames nothing can be sent, and on some drivers nothing received: the next one to come home rings.
-        idle && !self.tx.driver.starve()
+        self.slept = idle && !self.tx.driver.starve();
+        self.slept
+    }
+
+    const fn round(&self) -> Round {
+        Round { now: self.now, gap: self.gap }
     }
 
     /// True once the application asked to close and every flow has ended: the engine may be dropped.
@@ -467,9 +483,9 @@ impl Config {
         };
         let message = u64::from(self.max_message);
         within("max_message", message, 0, crate::MAX_MESSAGE.into())?;
-        // The first part of a message must fit, or its room is never reserved.
-        let part = (u64::from(max_payload) + 2 * machnet_channel::UNIT).max(2048);
-        within("receive_window", self.receive_window.into(), part, 1 << 30)?;
+        // The first part of a message must fit, or its room is never reserved: peers keep to half of the window, but may
+        // always send 1 232 bytes.
+        within("receive_window", self.receive_window.into(), 2048, 1 << 30)?;
         within("send_buffer", self.send_buffer.into(), 2048, 1 << 30)?;
         within("max_flows", self.max_flows.into(), 1, 1 << 24)?;
         within("max_half_open", self.max_half_open.into(), 1, 1 << 24)?;

@@ -77,7 +77,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             }
             return Err(DropReason::UnknownFlow);
         };
-        let now = self.now;
+        let (now, round) = (self.now, self.round());
         let Some(flow) = self.flows.get(key) else { return Err(DropReason::UnknownFlow) };
         if flow.remote.ip() != meta.remote.ip() {
             return Err(DropReason::WrongPeer);
@@ -101,7 +101,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         }
         let Some(flow) = self.flows.get(key) else { return Err(DropReason::UnknownFlow) };
         self.buffers.set_peer_room(flow.peer.map_or([u64::MAX; 2], |membership| self.peers.room(membership)));
-        let result = flow.on_data(now, header, &data, packet, &mut self.buffers);
+        let result = flow.on_data(round, header, &data, packet, &mut self.buffers);
         flow.deliver(now, &mut self.channel);
         if let Some(membership) = flow.peer
             && result.is_ok()
@@ -174,8 +174,10 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         if self.tx.driver.open(meta.local.port()).is_err() {
             return Err(DropReason::NotListening);
         }
-        let (now, limits) = (self.now, &self.limits);
-        let key = self.flows.insert(&mut self.rng, |id| Flow::accept(now, id, meta.local, meta.remote, &init, limits));
+        let (now, limits, options) = (self.now, &self.limits, self.channel.listen_options(listening.slot));
+        let key = self
+            .flows
+            .insert(&mut self.rng, |id| Flow::accept(now, id, (meta.local, meta.remote), &init, options, limits));
         self.flows.learn_remote(key);
         if let Some(flow) = self.flows.get(key) {
             flow.half_open = Some(opening);
@@ -265,7 +267,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
     }
 
     /// Only our INITs make it count: everybody can send ICMP.
-    fn on_unreachable(&mut self, remote: std::net::SocketAddr, quoted: &[u8]) {
+    pub(super) fn on_unreachable(&mut self, remote: std::net::SocketAddr, quoted: &[u8]) {
         let quotes_init = Header::parse(quoted).is_ok_and(|(header, _)| header.packet_type == PacketType::Init);
         if !quotes_init {
             return;

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use super::BURST;
+use super::paths::Paths;
 use crate::Driver;
 use crate::driver::{Meta, TxPacket};
 use crate::flow::Sent;
@@ -18,20 +19,22 @@ pub(crate) struct Tx<D> {
     pub(crate) driver: D,
     /// Of this start of the endpoint: INIT and ACCEPT say it.
     pub(crate) instance: u64,
+    /// What paths carry.
+    pub(crate) paths: Paths,
     /// What the packet that was built last carries.
     pub(crate) contents: Vec<Sent>,
     batch: VecDeque<TxPacket>,
-    /// Packets built in one round.
-    burst: usize,
     /// Bytes in the batch.
     bytes: u64,
     /// Bytes that the driver may hold before nothing more is built.
     device_limit: u64,
-    /// Bytes that the driver held when the round began, and those given to it since.
-    device: u64,
+    /// Bytes that the driver held when the round began, if it knows.
+    device: Option<u64>,
     /// What the flow whose turn it is may send, and has sent.
     allowed: u32,
     used: u32,
+    /// Packets built in one round.
+    burst: usize,
     /// The driver had no frame in this round: the engine tries again when one comes home.
     starved: bool,
     /// Packets ever built.
@@ -39,16 +42,17 @@ pub(crate) struct Tx<D> {
 }
 
 impl<D: Driver> Tx<D> {
-    pub(super) fn new(driver: D, instance: u64, device_limit: u64) -> Self {
+    pub(super) fn new(driver: D, instance: u64, paths: Paths, device_limit: u64) -> Self {
         Self {
             driver,
             instance,
+            paths,
             contents: Vec::new(),
             batch: VecDeque::with_capacity(BURST),
-            burst: BURST,
             bytes: 0,
+            burst: BURST,
             device_limit,
-            device: 0,
+            device: None,
             allowed: 0,
             used: 0,
             starved: false,
@@ -75,7 +79,7 @@ impl<D: Driver> Tx<D> {
 
     /// True if the driver holds so much that what comes next had better wait here, where it can be overtaken.
     fn is_device_full(&self) -> bool {
-        self.device > 0 && self.device + self.bytes >= self.device_limit
+        self.device.is_some_and(|held| held + self.bytes >= self.device_limit)
     }
 
     /// True if nothing can be sent until the driver has done something.

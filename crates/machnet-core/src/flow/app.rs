@@ -2,7 +2,8 @@
 
 use machnet_channel::{CloseReason, FlowState, FlowStats, Intent};
 
-use super::{Control, Flow, Published, State};
+use super::{Alarm, Control, Flow, Published, State};
+use crate::cc::Controller as _;
 use crate::wire::Reason;
 use crate::{AppChannel, Instant};
 
@@ -60,8 +61,8 @@ impl Flow {
             if self.fin == Control::Idle {
                 self.fin = Control::Wanted;
             }
-            if intent.has(Intent::STOP) && self.linger.is_none() {
-                self.linger = Some(now + self.limits.linger);
+            if intent.has(Intent::STOP) && !self.linger.is_set() {
+                self.linger = Alarm::at(now + self.limits.linger);
                 // Nobody waits for the answer any more.
                 if matches!(self.state, State::Connecting { .. }) && self.send.all_sent() {
                     self.close(CloseReason::Aborted);

@@ -4,8 +4,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use machnet_channel::{FlowOptions, UNIT};
+
 use super::{Flow, Hurry, Limits, State};
-use crate::wire::Handshake;
+use crate::wire::{BASE_PAYLOAD, Handshake};
 use crate::{Instant, Slot};
 
 /// First interval of repeated INITs, doubled each time.
@@ -13,32 +15,34 @@ pub(super) const INIT_INTERVAL: Duration = Duration::from_millis(10);
 
 impl Flow {
     /// A flow that begins to connect.
-    pub(crate) fn connect(now: Instant, id: u64, local: SocketAddr, remote: SocketAddr, limits: &Arc<Limits>) -> Self {
+    pub(crate) fn connect(
+        now: Instant,
+        id: u64,
+        local: SocketAddr,
+        remote: SocketAddr,
+        options: FlowOptions,
+        limits: &Arc<Limits>,
+    ) -> Self {
         let state = State::Connecting {
             give_up: now + limits.connect_timeout,
             next_init: now,
             tries: 0,
             hurry: Hurry::Allowed,
         };
-        Self::new(id, local, remote, state, limits)
+        Self::new(id, (local, remote), state, options, limits)
     }
 
     /// A flow that a valid INIT opened.
     pub(crate) fn accept(
         now: Instant,
         id: u64,
-        local: SocketAddr,
-        remote: SocketAddr,
+        addresses: (SocketAddr, SocketAddr),
         init: &Handshake<'_>,
+        options: FlowOptions,
         limits: &Arc<Limits>,
     ) -> Self {
-        let mut flow = Self::new(
-            id,
-            local,
-            remote,
-            State::HalfOpen { give_up: now + limits.connect_timeout, instance: init.instance },
-            limits,
-        );
+        let state = State::HalfOpen { give_up: now + limits.connect_timeout, instance: init.instance };
+        let mut flow = Self::new(id, addresses, state, options, limits);
         flow.learn(init);
         flow
     }
@@ -47,8 +51,10 @@ impl Flow {
         self.remote_id = handshake.source;
         self.peer_credit = handshake.credit.into();
         self.max_message = self.max_message.min(handshake.max_message);
-        // A promise beyond a second helps nobody, and would keep probes away.
-        self.rtt.peer_max_ack_delay = Duration::from_micros(handshake.max_ack_delay_us.min(1_000_000).into());
+        // Two parts at least fit the window, or the peer's credit would come in steps that none is covered by.
+        let half = handshake.credit.saturating_mul(UNIT as u32 / 2);
+        self.max_payload = self.max_payload.min(half).max(BASE_PAYLOAD as u32);
+        self.rtt.set_peer_max_ack_delay(handshake.max_ack_delay_us);
     }
 
     /// ACCEPT arrived for a connecting flow.
@@ -90,7 +96,7 @@ impl Flow {
 
     pub(super) fn sample_handshake(&mut self, now: Instant) {
         if let Some(at) = self.handshake_sent.take() {
-            self.rtt.sample(now.since(at), Duration::ZERO);
+            self.rtt.sample(now, now.since(at), Duration::ZERO);
         }
     }
 }

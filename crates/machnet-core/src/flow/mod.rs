@@ -6,8 +6,10 @@
 //! |---|---|
 //! | [`send`] | what is to be sent: messages, parts, what was acknowledged of them |
 //! | [`loss`] | packets in flight: numbers, losses, probes |
+//! | [`rack`] | how long a packet may be overtaken before it is lost |
 //! | [`acks`] | numbers received, and when to say so |
 //! | [`receive`] | messages received, reassembly, the credit of the peer |
+//! | [`pacer`] | how soon packets may follow each other |
 //! | [`rtt`] | round-trip time |
 //! | [`crate::cc`] | the congestion window |
 //!
@@ -27,6 +29,7 @@
 //! clock, and holds no reference to the engine.
 
 mod acks;
+mod alarm;
 mod app;
 mod credit;
 mod ending;
@@ -36,6 +39,9 @@ mod handshake;
 mod input;
 mod liveness;
 mod loss;
+pub(crate) mod mtu;
+mod pacer;
+mod rack;
 mod receive;
 mod rtt;
 mod send;
@@ -46,18 +52,21 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use machnet_channel::{CloseReason, FlowState, UNIT, cost_in_units};
+use machnet_channel::{CloseReason, Congestion, FlowOptions, FlowState, UNIT, cost_in_units};
 
 pub(crate) use receive::Store;
 pub(crate) use send::Cut;
 pub(crate) use units::UnitSet;
 
-use crate::cc::{Aimd, Controller};
+use crate::cc::AnyController;
 use crate::engine::Membership;
-use crate::wire::Reason;
-use crate::{Config, Instant, Slot};
+use crate::wire::{BASE_PAYLOAD, Reason};
+use crate::{Capabilities, Config, Instant, Slot};
 use acks::Acks;
+use alarm::Alarm;
 use loss::Outstanding;
+use mtu::Mtu;
+use pacer::Pacer;
 use receive::ReceiveQueue;
 use rtt::Rtt;
 use send::{Part, SendQueue};
@@ -73,6 +82,8 @@ pub(crate) enum Sent {
     Blocked(u32),
     /// Likewise: it may stand for the credit that the packet named.
     Ping(u32),
+    /// A probe of the path's MTU: the UDP payload whose passing it shows.
+    Probe(u32),
 }
 
 /// Where a flow stands (`docs/spec/flow.md#states`).
@@ -139,6 +150,14 @@ impl Control {
     }
 }
 
+/// When a round of the engine is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Round {
+    pub(crate) now: Instant,
+    /// How long before `now` what arrived in this round may have arrived.
+    pub(crate) gap: Duration,
+}
+
 /// What of the configuration each flow needs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
@@ -151,11 +170,18 @@ pub(crate) struct Limits {
     pub(crate) dead_peer_timeout: Duration,
     pub(crate) linger: Duration,
     pub(crate) max_ack_delay: Duration,
+    /// How packets are cut that every path carries.
     pub(crate) cut: Cut,
+    /// The longest UDP payload that may be tried.
+    pub(crate) max_payload: u32,
+    pub(crate) congestion: Congestion,
+    /// Packets and time that a paced flow may be ahead.
+    pub(crate) burst: pacer::Burst,
 }
 
 impl Limits {
-    pub(crate) fn new(config: &Config, max_payload: usize) -> Self {
+    pub(crate) fn new(config: &Config, max_payload: usize, driver: &Capabilities) -> Self {
+        let default = if driver.can_sleep { Congestion::Cubic } else { Congestion::Swift };
         Self {
             max_message: config.max_message,
             receive_window: u64::from(config.receive_window) / UNIT,
@@ -164,7 +190,10 @@ impl Limits {
             dead_peer_timeout: config.dead_peer_timeout,
             linger: config.linger,
             max_ack_delay: config.max_ack_delay,
-            cut: Cut::new(max_payload),
+            cut: Cut::new(BASE_PAYLOAD),
+            max_payload: max_payload as u32,
+            congestion: config.congestion.unwrap_or(default),
+            burst: pacer::Burst::of(driver),
         }
     }
 }
@@ -205,14 +234,19 @@ pub(crate) struct Flow {
     sent: Outstanding,
     acks: Acks,
     rtt: Rtt,
-    cc: Box<dyn Controller>,
+    cc: AnyController,
+    pacer: Pacer,
     send: SendQueue,
+    /// The path's MTU, once that was looked for.
+    mtu: Option<Box<Mtu>>,
     recv: ReceiveQueue,
 
     /// Cumulative units the peer lets us send.
     peer_credit: u64,
     /// The smaller of both sides' limits.
     max_message: u32,
+    /// The longest UDP payload that may be tried: ours, and half of the peer's window.
+    max_payload: u32,
     /// Cumulative units the application consumed, as last seen.
     consumed: u64,
     /// The end of the furthest message that has or had a buffer, cumulative units.
@@ -234,8 +268,8 @@ pub(crate) struct Flow {
     /// How often PING and BLOCKED were asked for.
     ping_round: u32,
     blocked_round: u32,
-    /// The credit at which BLOCKED was last said.
-    blocked_at: Option<u64>,
+    /// The credit at which BLOCKED was last said; `u64::MAX`: never.
+    blocked_at: u64,
     /// Probes that may go out whatever the window.
     probes: u8,
     stop_reason: Reason,
@@ -243,9 +277,9 @@ pub(crate) struct Flow {
     peer_stopped: bool,
     /// What was to be sent was dropped before it was acknowledged.
     cut_off: bool,
-    linger: Option<Instant>,
+    linger: Alarm,
     /// When the last INIT or ACCEPT went out, if there was but one: then its answer is a sample of the round trip.
-    handshake_sent: Option<Instant>,
+    handshake_sent: Alarm,
     closed: Option<CloseReason>,
     published: Published,
     packets_sent: u64,
@@ -253,7 +287,7 @@ pub(crate) struct Flow {
     /// When the last packet was received or sent.
     active_at: Instant,
     /// When to look whether the flow is idle: its memory of past traffic is then given back.
-    shed_at: Option<Instant>,
+    shed_at: Alarm,
     /// The channel's is to be given back, too.
     shed_channel: bool,
     /// Lost packets that the engine has counted.
@@ -263,7 +297,14 @@ pub(crate) struct Flow {
 }
 
 impl Flow {
-    fn new(id: u64, local: SocketAddr, remote: SocketAddr, state: State, limits: &Arc<Limits>) -> Self {
+    fn new(
+        id: u64,
+        (local, remote): (SocketAddr, SocketAddr),
+        state: State,
+        options: FlowOptions,
+        limits: &Arc<Limits>,
+    ) -> Self {
+        let congestion = options.congestion.unwrap_or(limits.congestion);
         Self {
             id,
             remote_id: 0,
@@ -282,11 +323,14 @@ impl Flow {
             sent: Outstanding::new(),
             acks: Acks::new(),
             rtt: Rtt::new(),
-            cc: Box::new(Aimd::new(limits.cut.packet as u64)),
+            cc: AnyController::new(congestion, limits.cut.packet() as u32),
+            pacer: Pacer::new(),
             send: SendQueue::new(limits.cut),
+            mtu: None,
             recv: ReceiveQueue::new(limits.receive_window, limits.max_message),
             peer_credit: 0,
             max_message: limits.max_message,
+            max_payload: limits.max_payload,
             consumed: 0,
             reserved: 0,
             credit_sent: limits.receive_window,
@@ -300,20 +344,20 @@ impl Flow {
             blocked: Control::Idle,
             ping_round: 0,
             blocked_round: 0,
-            blocked_at: None,
+            blocked_at: u64::MAX,
             probes: 0,
             stop_reason: Reason::None,
             abort_reason: Reason::None,
             peer_stopped: false,
             cut_off: false,
-            linger: None,
-            handshake_sent: None,
+            linger: Alarm::NONE,
+            handshake_sent: Alarm::NONE,
             closed: None,
             published: Published::default(),
             packets_sent: 0,
             packets_received: 0,
             active_at: Instant::ZERO,
-            shed_at: None,
+            shed_at: Alarm::NONE,
             shed_channel: false,
             lost_counted: 0,
             token: None,
@@ -335,3 +379,17 @@ impl Flow {
 }
 
 const _: () = assert!(cost_in_units(0) == 1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An idle flow is this, its entry in the tables, and the mailbox: less than 2 KiB in all
+    /// (`machnet-sim`, test `memory_of_idle_flows`).
+    #[test]
+    fn a_flow_is_small() {
+        let size = size_of::<Flow>();
+        println!("{size} bytes");
+        assert!(size <= 1000, "{size}");
+    }
+}

@@ -6,11 +6,15 @@
 
 mod common;
 mod cookies;
+mod economy;
 mod ending;
 mod fabric;
+mod fairness;
 mod handshake;
 mod hostile;
 mod limits;
+mod loss;
+mod mtu;
 mod regressions;
 mod seeds;
 mod transfer;
