@@ -8,7 +8,7 @@ use clap::ValueEnum;
 
 use crate::run::{capture, describe, run};
 use crate::tools::{self, Tool};
-use crate::{dissector, mutants, netns, root, soak, target};
+use crate::{dissector, mutants, netns, root, sim, soak, target};
 
 /// Options of `cargo xtask test`.
 #[derive(clap::Args)]
@@ -37,7 +37,7 @@ pub(crate) enum Step {
     Doc,
     /// Unit, integration and documentation tests
     Test,
-    /// Simulations, optimised
+    /// Simulations, optimised: suite, scenarios, 2 000 seeds, matrix
     Sim,
     /// Model checking of the lock-free parts
     Loom,
@@ -101,11 +101,7 @@ impl Step {
             ),
             // Tests that need a namespace may not do without it here.
             Self::Test => run(cargo("test").env("MACHNET_NAMESPACES", "1").args(["--workspace", "--locked"]), LIMIT),
-            Self::Sim => {
-                let arguments = ["--package", "machnet-sim", "--release", "--locked"];
-                list_tests(cargo("test").args(arguments), "sim")?;
-                run(cargo("test").args(arguments), LIMIT)
-            }
+            Self::Sim => sim::check(),
             Self::Loom => {
                 list_tests(&mut loom(), "loom")?;
                 run(&mut loom(), LIMIT)

@@ -230,6 +230,7 @@ mod idle;
 mod inline;
 mod listener;
 mod messages;
+mod pace;
 mod parker;
 mod reserve;
 mod runner;

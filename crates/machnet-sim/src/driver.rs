@@ -13,7 +13,7 @@ use machnet_channel::{Doorbell, Frame, FramePool, FrameRef, Region};
 use machnet_core::{Capabilities, Driver, DropReason, Drops, Instant, Meta, RxPacket, TxPacket, Unreachable};
 
 use crate::fabric::HostId;
-use crate::{EventKind, Fabric, NicStats};
+use crate::{EventKind, Fabric, Link, NicStats};
 
 /// What happens to a datagram in the ring when no frame is free for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +45,8 @@ pub struct NicConfig {
     pub tx_delay: Duration,
     /// What each packet, received or sent, costs its engine.
     pub packet_cost: Duration,
+    /// Bits per second that leave the NIC; `None`: infinitely many. What waits for the line stays in its descriptor.
+    pub line_rate: Option<u64>,
     /// How long the device holds a transmitted frame.
     pub hold: Duration,
     /// And until how many more were transmitted. Less than `tx_descriptors`.
@@ -65,6 +67,7 @@ impl Default for NicConfig {
             tx_descriptors: 256,
             tx_delay: Duration::ZERO,
             packet_cost: Duration::ZERO,
+            line_rate: None,
             hold: Duration::ZERO,
             hold_packets: 0,
             no_frame: NoFrame::Wait,
@@ -95,6 +98,8 @@ pub struct SimDriver {
     transmitted: u64,
     /// What the packets of the engine's round have cost so far.
     spent: Duration,
+    /// When the line will be free.
+    line_free: Instant,
     /// A frame was wanted and none was free.
     wants_frame: bool,
     /// `tx_burst` found the ring full.
@@ -131,6 +136,7 @@ impl SimDriver {
             held: VecDeque::new(),
             transmitted: 0,
             spent: Duration::ZERO,
+            line_free: Instant::ZERO,
             wants_frame: false,
             wants_descriptor: false,
             drops: Drops::default(),
@@ -305,12 +311,15 @@ impl Driver for SimDriver {
                 self.drops.count(DropReason::Oversized);
             }
             self.spent += self.config.packet_cost;
-            inner.transmit(self.nic, from, packet.meta.remote, payload, self.spent);
+            let line = Link { rate: self.config.line_rate, ..Link::default() };
+            self.line_free = self.line_free.max(inner.now + self.spent) + line.serialisation(payload.len());
+            let late = self.line_free.since(inner.now);
+            inner.transmit(self.nic, from, packet.meta.remote, payload, late);
             self.transmitted += 1;
             taken += 1;
             let Some(packet) = batch.pop_front() else { break };
             self.held.push_back(Held {
-                until: inner.now + self.config.hold,
+                until: inner.now + late + self.config.hold,
                 after: self.transmitted + u64::from(self.config.hold_packets),
                 _payload: packet.payload,
             });
@@ -323,6 +332,11 @@ impl Driver for SimDriver {
         while self.held.front().is_some_and(|held| self.is_done(held, now)) {
             self.held.pop_front();
         }
+    }
+
+    fn backlog(&self) -> Option<u64> {
+        let waits = self.line_free.since(self.fabric.now()).as_nanos();
+        self.config.line_rate.map(|rate| (waits * u128::from(rate) / 8_000_000_000) as u64)
     }
 
     fn unreachable(&mut self) -> Option<Unreachable> {

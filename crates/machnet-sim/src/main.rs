@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks to its user")]
 
+use std::fs;
 use std::num::NonZero;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -14,7 +15,7 @@ use anyhow::{Context, Result, bail};
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use machnet_sim::scenario::{self, Scenario};
-use machnet_sim::{Outcome, Tally, attempt, keep_panics, trace};
+use machnet_sim::{CELLS, Outcome, Tally, attempt, difference, keep_panics, matrix, trace};
 
 #[derive(Parser)]
 #[command(bin_name = "cargo xtask sim", about = "The transport in virtual time. Without options: every scenario, once")]
@@ -37,6 +38,18 @@ struct Cli {
     /// Write what happens to FILE, and beside it a pcapng for Wireshark
     #[arg(long, value_name = "FILE", requires = "scenario", conflicts_with = "seeds")]
     trace: Option<PathBuf>,
+    /// Print the matrix loss × round-trip time × size of what one flow makes of it
+    #[arg(long, conflicts_with_all = ["list", "scenario", "seeds"])]
+    matrix: bool,
+    /// Fail, and show the difference, if the matrix is not the committed one
+    #[arg(long, requires = "matrix")]
+    check: bool,
+    /// Commit the matrix to its file
+    #[arg(long, requires = "matrix", conflicts_with = "check")]
+    write: bool,
+    /// The file of the matrix
+    #[arg(long, value_name = "FILE", default_value = "docs/results/matrix.md")]
+    table: PathBuf,
     /// Where traces of failed runs go
     #[arg(long, value_name = "DIR", default_value = "target/sim")]
     out: PathBuf,
@@ -61,6 +74,9 @@ fn run(cli: &Cli) -> Result<()> {
             println!("{:<24}{}{pending}", scenario.name, scenario.about);
         }
         return Ok(());
+    }
+    if cli.matrix {
+        return run_matrix(cli);
     }
     let named = cli.scenario.as_deref().map(find).transpose()?;
     match (named, cli.seeds) {
@@ -166,6 +182,37 @@ fn run_seeds(cli: &Cli, scenario: &Scenario, seeds: u64) -> Result<()> {
     let texts: Result<Vec<String>> =
         failures.iter().map(|(seed, outcome)| explain(cli, scenario, *seed, outcome)).collect();
     bail!("{} seeds fail\n\n{}", failures.len(), texts?.join("\n\n"))
+}
+
+/// The matrix: printed, compared or written.
+fn run_matrix(cli: &Cli) -> Result<()> {
+    let start = Instant::now();
+    let bar = ProgressBar::new(CELLS).with_style(style("cells")?);
+    bar.set_message("matrix");
+    let table = matrix(|| bar.inc(1));
+    bar.finish_and_clear();
+    let path = cli.table.display();
+    if cli.write {
+        if let Some(directory) = cli.table.parent() {
+            fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
+        }
+        fs::write(&cli.table, &table).with_context(|| format!("cannot write {path}"))?;
+    } else if cli.check {
+        let committed = fs::read_to_string(&cli.table).with_context(|| format!("cannot read {path}"))?;
+        let difference = difference(&committed, &table);
+        if !difference.is_empty() {
+            bail!("the matrix is not that of {path}:\n{difference}if that is meant: cargo xtask sim --matrix --write");
+        }
+    } else {
+        print!("{table}");
+    }
+    eprintln!("{CELLS} cells in {:.1} s", start.elapsed().as_secs_f64());
+    Ok(())
+}
+
+fn style(unit: &str) -> Result<ProgressStyle> {
+    let template = format!("{{msg}} [{{bar:40}}] {{pos}}/{{len}} {unit}, {{elapsed}} of about {{duration}}");
+    Ok(ProgressStyle::with_template(&template)?)
 }
 
 /// Why a run failed, where its trace is, and how to repeat it.

@@ -30,8 +30,8 @@ pub(crate) struct Oracle {
     sides: Vec<Side>,
     /// Sides by their host and the id that they chose.
     by_own: HashMap<(IpAddr, u64), usize>,
-    /// Sides by their host and the id that they write into their packets.
-    by_destination: HashMap<(IpAddr, u64), usize>,
+    /// Sides by their host, the other one, and the id that they write into their packets.
+    by_destination: HashMap<(IpAddr, IpAddr, u64), usize>,
     /// What hosts heard from and told to addresses.
     heard: HashMap<(IpAddr, SocketAddr), Heard>,
 }
@@ -95,7 +95,7 @@ impl Oracle {
         let source = || Handshake::parse(rest).ok().map(|handshake| handshake.source);
         let sender = match header.packet_type {
             PacketType::Init | PacketType::Accept => source().and_then(|id| self.by_own.get(&(from.ip(), id))),
-            PacketType::Data => self.by_destination.get(&(from.ip(), header.flow)),
+            PacketType::Data => self.by_destination.get(&(from.ip(), to.ip(), header.flow)),
             PacketType::Retry | PacketType::Reset => None,
         };
         heard.is_validated |= header.flow != 0 && self.by_own.contains_key(&(to.ip(), header.flow));
@@ -123,9 +123,9 @@ impl Oracle {
             PacketType::Accept => {
                 let handshake = Handshake::parse(rest).map_err(bad)?;
                 let side = self.side(from.ip(), handshake.source);
-                self.by_destination.insert((from.ip(), header.flow), side);
+                self.by_destination.insert((from.ip(), to.ip(), header.flow), side);
                 if let Some(&peer) = self.by_own.get(&(to.ip(), header.flow)) {
-                    self.by_destination.insert((to.ip(), handshake.source), peer);
+                    self.by_destination.insert((to.ip(), from.ip(), handshake.source), peer);
                     (self.sides[side].peer, self.sides[peer].peer) = (Some(peer), Some(side));
                 }
                 self.number(side, &header)?;
@@ -135,7 +135,7 @@ impl Oracle {
             PacketType::Data => {
                 let data = Data::parse(&header, rest).map_err(bad)?;
                 // Who answers a forged handshake is unknown.
-                let Some(&side) = self.by_destination.get(&(from.ip(), header.flow)) else { return Ok(()) };
+                let Some(&side) = self.by_destination.get(&(from.ip(), to.ip(), header.flow)) else { return Ok(()) };
                 self.number(side, &header)?;
                 if !self.distrusts {
                     self.check_data(side, &data)?;
@@ -341,7 +341,7 @@ mod tests {
         ];
         oracle.sides[1].arrived.set(0);
         oracle.by_own = HashMap::from([((a.ip(), 7), 0), ((b.ip(), 8), 1)]);
-        oracle.by_destination = HashMap::from([((a.ip(), 8), 0), ((b.ip(), 7), 1)]);
+        oracle.by_destination = HashMap::from([((a.ip(), b.ip(), 8), 0), ((b.ip(), a.ip(), 7), 1)]);
         oracle.heard.insert((a.ip(), b), Heard { is_validated: true, ..Heard::default() });
         for packet in packets {
             oracle.on_sent(Instant(0), a, b, packet);

@@ -26,6 +26,8 @@ use crate::wire::{self, Job, Rx, Side, Tx, Url, Wire};
 
 /// Flows that are opened at once.
 const OPENING: usize = 64;
+/// Messages that pass all packet buffers, of which there are some thousand.
+const TOUCHING: u64 = 60_000;
 /// More flows than anybody has memory for.
 const MOST_FLOWS: usize = 1 << 20;
 
@@ -180,6 +182,9 @@ async fn open<W: Wire>(options: &Options, wire: &Arc<W>) -> anyhow::Result<Opene
     let settings = Settings { mode: options.mode, size: options.size, verify: options.verify };
     let (mut control, session, server_runs) =
         within(options.running.timeout, Control::open(wire.as_ref(), &settings)).await?;
+    if options.mode == Mode::Idle {
+        within(options.running.timeout, touch_frames(wire, session)).await?;
+    }
     let server_before = within(options.running.timeout, control.sample()).await?;
     let client_before = Usage::now();
     let began = tokio::time::Instant::now();
@@ -218,6 +223,15 @@ async fn join<W: Wire>(wire: &Arc<W>, session: u64, index: usize) -> anyhow::Res
         Some(welcome) if welcome.as_ref().is_empty() => Ok(Flow { index, tx, rx, sequence: 0 }),
         _ => bail!("the server does not take flow {index}"),
     }
+}
+
+/// Uses the packet buffers of both sides once: they are memory that has nothing to do with how many flows there are.
+async fn touch_frames<W: Wire>(wire: &Arc<W>, session: u64) -> anyhow::Result<()> {
+    let plan = Plan { size: 0, outstanding: 1024, flows: 1, rate: None, verify: false };
+    let phase = Phase::new(&plan, Limit::Count(TOUCHING));
+    let mut flow = join(wire, session, 0).await?;
+    flow.round_trips(&phase, &Bytes::new()).await;
+    Ok(flow.tx.close().await?)
 }
 
 impl<W: Wire> Opened<W> {

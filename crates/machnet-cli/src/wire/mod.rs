@@ -1,7 +1,7 @@
 //! What carries messages between client and server: Machnet, and its rivals behind the same few calls.
 //!
 //! ```text
-//! machnet.rs   udp://       flows of an endpoint
+//! machnet.rs   udp://, shm://  flows of an endpoint
 //! framed.rs                 messages on byte streams, a length in front of each
 //! tcp.rs       tcp://       tokio's TcpStream
 //! uds.rs       uds://       tokio's UnixStream
@@ -147,7 +147,11 @@ pub(crate) trait Job {
 /// Does `job` over the transport of `url`.
 pub(crate) async fn over<J: Job>(job: J, url: &Url, setup: &Setup, side: Side) -> anyhow::Result<J::Output> {
     match url.scheme {
-        Scheme::Udp => job.run(machnet::Machnet::open(url.resolve().await?, setup, side)?).await,
+        Scheme::Udp => job.run(machnet::Machnet::udp(url.resolve().await?, setup, side)?).await,
+        Scheme::Shm => {
+            let (name, port) = url.name();
+            job.run(machnet::Machnet::shm(name, port, setup, side)?).await
+        }
         Scheme::Tcp => job.run(tcp::Tcp::new(url.resolve().await?, setup.bind)).await,
         Scheme::TcpSpin => job.run(spin::TcpSpin::new(url.resolve().await?, setup.bind)).await,
         Scheme::UdpSpin => job.run(udp_spin::UdpSpin::new(url.resolve().await?, setup.bind)).await,

@@ -12,6 +12,8 @@ use anyhow::{Context, bail};
 pub(crate) enum Scheme {
     /// Machnet over UDP sockets.
     Udp,
+    /// Machnet over shared memory.
+    Shm,
     /// tokio's TCP.
     Tcp,
     /// TCP sockets, busily polled.
@@ -28,6 +30,7 @@ pub(crate) enum Scheme {
 impl Scheme {
     const ALL: &[(&'static str, Self)] = &[
         ("udp", Self::Udp),
+        ("shm", Self::Shm),
         ("tcp", Self::Tcp),
         ("tcp+spin", Self::TcpSpin),
         ("udp+spin", Self::UdpSpin),
@@ -48,12 +51,15 @@ impl Scheme {
 
     /// True if this is Machnet itself, not a rival.
     pub(crate) fn is_machnet(self) -> bool {
-        self == Self::Udp
+        matches!(self, Self::Udp | Self::Shm)
     }
 }
 
 /// Schemes of Machnet endpoints that later versions have.
-const PLANNED: [&str; 4] = ["shm", "dpdk", "xdp", "unix"];
+const PLANNED: [&str; 3] = ["dpdk", "xdp", "unix"];
+
+/// The port of `shm://` URLs without one.
+const SHM_PORT: u16 = 7000;
 
 /// Where a server is: a transport and a place.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,6 +110,14 @@ impl Url {
         self.place.resolve().await
     }
 
+    /// The name of shared memory, and the port there.
+    pub(crate) fn name(&self) -> (&str, u16) {
+        match &self.place {
+            Place::Host { name, port } => (name, *port),
+            Place::Path(_) => ("", SHM_PORT),
+        }
+    }
+
     /// The file.
     pub(crate) fn path(&self) -> &Path {
         match &self.place {
@@ -131,6 +145,8 @@ impl FromStr for Url {
                 return Err("no path; wanted is for example uds:///tmp/machnet.sock".to_owned());
             }
             Place::Path(PathBuf::from(rest))
+        } else if scheme == Scheme::Shm && !rest.is_empty() && !rest.contains(':') {
+            Place::Host { name: rest.to_owned(), port: SHM_PORT }
         } else {
             Place::host(rest.strip_suffix('/').unwrap_or(rest))?
         };
@@ -160,7 +176,14 @@ mod tests {
 
     #[test]
     fn urls_are_read_and_shown() {
-        for text in ["udp://127.0.0.1:0", "tcp://[::1]:7000", "tcp+spin://host:1", "udp+spin://h:2", "uds:///tmp/x"] {
+        for text in [
+            "udp://127.0.0.1:0",
+            "tcp://[::1]:7000",
+            "tcp+spin://host:1",
+            "udp+spin://h:2",
+            "uds:///tmp/x",
+            "shm://n:7",
+        ] {
             let url: Url = text.parse().unwrap();
             assert_eq!(url.to_string(), text);
         }
@@ -174,7 +197,8 @@ mod tests {
             ("", "known schemes: udp, tcp, tcp+spin"),
             ("127.0.0.1:7000", "known schemes: udp"),
             ("http://h:1", "\"http\" is unknown; known schemes: udp"),
-            ("shm://name", "\"shm\" is not in this version"),
+            ("dpdk://0", "\"dpdk\" is not in this version"),
+            ("shm://", "no port"),
             ("udp://", "no port in \"\""),
             ("udp://:7", "no host"),
             ("udp://h", "no port"),

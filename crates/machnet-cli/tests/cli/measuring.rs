@@ -54,6 +54,11 @@ fn udp_round_trips_over_ipv6() {
 }
 
 #[test]
+fn shm_round_trips() {
+    round_trips(&format!("shm://test-{}", std::process::id()));
+}
+
+#[test]
 fn tcp_round_trips() {
     round_trips("tcp://127.0.0.1:0");
 }

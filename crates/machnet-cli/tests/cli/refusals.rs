@@ -16,7 +16,7 @@ fn bad_urls() {
             ("udp://127.0.0.1", &["no port", "host:port"]),
             ("udp://127.0.0.1:70000", &["\"70000\" is no port"]),
             ("uds://", &["no path"]),
-            ("shm://name", &["\"shm\" is not in this version"]),
+            ("xdp://eth1", &["\"xdp\" is not in this version"]),
         ] {
             machnet(&format!("perf {side} {url}")).refused(2, parts);
         }
@@ -71,6 +71,7 @@ fn a_server_that_is_not_there() {
     machnet(&format!("perf client udp://{at}")).refused(1, &["cannot measure udp://", "refused"]);
     machnet(&format!("perf client tcp://{at}")).refused(1, &["cannot measure tcp://", "refused"]);
     machnet(&format!("perf client tcp+spin://{at}")).refused(1, &["cannot measure tcp+spin://", "refused"]);
+    machnet("perf client shm://nobody-is-there").refused(1, &["nobody-is-there"]);
     machnet("perf client uds:///no/such/socket").refused(1, &["cannot measure uds:///no/such/socket", "No such file"]);
 }
 

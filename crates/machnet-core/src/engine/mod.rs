@@ -50,10 +50,8 @@ use tombstones::Tombstones;
 use turns::{Ended, Turns};
 pub(crate) use tx::Tx;
 
-/// Packets received in one round: the LCD's ring.
-const RX_BURST: usize = 256;
-/// Hints looked at in one round.
-const HINTS: usize = 256;
+/// Of each kind of work, what one round does at most: the LCD's ring.
+const BURST: usize = 256;
 /// How soon the timer of a flow that cannot send is looked at again.
 const BLOCKED_TIMER: Duration = Duration::from_millis(1);
 
@@ -65,6 +63,8 @@ pub struct Progress {
     pub busy: bool,
     /// When to poll again at the latest, if nothing happens before.
     pub next_deadline: Option<Instant>,
+    /// True if a bound ended the round, not a lack of work ([`Engine::set_burst`]).
+    pub full: bool,
 }
 
 /// Counters of an engine.
@@ -134,6 +134,10 @@ pub struct Engine<D, C> {
     /// Flows to publish, and whose timer to set, at the end of the round.
     touched: Vec<u32>,
     due: Vec<u32>,
+    /// Flows whose timers expired, and that a full round left to the next; the next one last.
+    expired: Vec<u32>,
+    /// See [`Engine::set_burst`].
+    burst: usize,
     rx: Vec<RxPacket>,
 
     packets_received: u64,
@@ -189,7 +193,9 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             unfinished: VecDeque::new(),
             touched: Vec::new(),
             due: Vec::new(),
-            rx: Vec::with_capacity(RX_BURST),
+            expired: Vec::new(),
+            burst: BURST,
+            rx: Vec::with_capacity(BURST),
             packets_received: 0,
             packets_lost: 0,
             drops: Drops::default(),
@@ -209,12 +215,22 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         self.tx.begin();
         self.serve_waiting();
         let received = self.receive_burst();
-        let hints = self.look_at_applications();
+        let looked = self.look_at_applications();
         let expired = self.expire_timers() | self.expire_peers();
         let sent = self.send();
+        let full = received.max(looked) >= self.burst || self.tx.is_full() || !self.expired.is_empty();
         self.end_round();
         self.promised = [self.timers.next_deadline(), self.peers.next_deadline()].into_iter().flatten().min();
-        Progress { busy: received || hints || expired || sent, next_deadline: self.promised }
+        let busy = received > 0 || looked > 0 || expired || sent;
+        Progress { busy, next_deadline: self.promised, full }
+    }
+
+    /// From now on a round receives at most `most` packets, builds about as many, and looks at as many hints of
+    /// applications, flows with more to take, and expired timers: from 1 to 256, which is the default. For who has a clock
+    /// and wants rounds of bounded time.
+    pub fn set_burst(&mut self, most: usize) {
+        self.burst = most.clamp(1, BURST);
+        self.tx.set_burst(self.burst);
     }
 
     /// A process that was stopped, or a machine that was frozen, heard nobody: that is not the peers' silence. They are
@@ -273,17 +289,18 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
     }
 
     fn expire_timers(&mut self) -> bool {
-        let mut due = std::mem::take(&mut self.due);
-        self.timers.expire(self.now, &mut due);
-        for &key in &due {
+        if self.expired.is_empty() {
+            self.timers.expire(self.now, &mut self.expired);
+            self.expired.reverse();
+        }
+        let any = !self.expired.is_empty();
+        for _ in 0..self.burst {
+            let Some(key) = self.expired.pop() else { break };
             if let Some(flow) = self.flows.get(key) {
                 flow.on_timer(self.now);
             }
             self.touch(key);
         }
-        let any = !due.is_empty();
-        due.clear();
-        self.due = due;
         any
     }
 
@@ -302,6 +319,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             self.tx.begin_turn(allowed);
             let more = flow.transmit(self.now, &mut self.tx);
             let how = match more {
+                false if flow.keeps_data_back() => Ended::Held,
                 false => Ended::Done,
                 true if self.tx.is_full() || self.tx.is_starved() => Ended::Blocked,
                 true => Ended::Spent,
@@ -414,6 +432,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
     /// the doorbell or the driver's file descriptor.
     pub fn may_sleep(&mut self) -> bool {
         let idle = self.unfinished.is_empty()
+            && self.expired.is_empty()
             && !self.channel.has_work()
             && self.channel.is_closing() == self.shutting_down
             && (self.turns.is_empty() || self.tx.is_starved() || !self.tx.is_empty());

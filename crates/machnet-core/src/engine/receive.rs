@@ -2,8 +2,8 @@
 
 use machnet_channel::FrameRef;
 
+use super::Engine;
 use super::tokens::Claim;
-use super::{Engine, RX_BURST};
 use crate::driver::{Meta, RxPacket};
 use crate::flow::{Flow, Opening, State};
 use crate::wire::{
@@ -15,10 +15,10 @@ use crate::{AppChannel, Driver, DropReason};
 const UNREACHABLE_PER_ROUND: usize = 16;
 
 impl<D: Driver, C: AppChannel> Engine<D, C> {
-    /// Receives one burst. Returns true if anything arrived.
-    pub(super) fn receive_burst(&mut self) -> bool {
+    /// Receives one burst. Returns how much arrived.
+    pub(super) fn receive_burst(&mut self) -> usize {
         let mut packets = std::mem::take(&mut self.rx);
-        let n = self.tx.driver.rx_burst(&mut packets, RX_BURST);
+        let n = self.tx.driver.rx_burst(&mut packets, self.burst);
         self.packets_received += n as u64;
         for packet in packets.drain(..) {
             // Per packet, not per burst: what is lent, perhaps behind a hole that only another packet can fill, must never
@@ -29,13 +29,13 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             }
         }
         self.rx = packets;
-        let mut any = n > 0;
+        let mut news = n;
         for _ in 0..UNREACHABLE_PER_ROUND {
             let Some(unreachable) = self.tx.driver.unreachable() else { break };
-            any = true;
+            news += 1;
             self.on_unreachable(unreachable.remote, &unreachable.quoted);
         }
-        any
+        news
     }
 
     fn receive(&mut self, packet: RxPacket) -> Result<(), DropReason> {

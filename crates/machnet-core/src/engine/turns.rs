@@ -2,12 +2,13 @@
 //!
 //! ```text
 //!   becomes ready ─▶ fresh ──── its quantum of this rotation used up ───▶ ongoing ◀─┐
-//!                      │ served first                                        │      │ more, a quantum later
-//!                      └─ nothing more: out                                  └──────┘
+//!          │           │ served first                                        │      │ more, a quantum later
+//!          │           └─ nothing more: out                                  ├──────┘
+//!          └──────────── kept data back when it was served last ────────────▶┘
 //! ```
 //!
 //! In each *rotation* every flow may send [`QUANTUM`] bytes. Whoever wants less is served at once, as often as it becomes
-//! ready; whoever wants more takes turns. So a request waits for no bulk transfer, and nobody gets more than his share by
+//! ready; whoever wants more takes turns, also if it is a window that makes it wait in between. So a request waits for no bulk transfer, and nobody gets more than his share by
 //! asking often. That fresh flows go first is bounded: after a quantum of theirs, an ongoing one has its turn.
 //!
 //! This is Shreedhar and Varghese's deficit round robin with the new-flows list of fq_codel (RFC 8290 §4), whose priority
@@ -36,10 +37,12 @@ struct Node {
     left: u32,
     rotation: u16,
     place: Place,
+    /// It had more than it could send when its last turn ended.
+    bulk: bool,
 }
 
 impl Node {
-    const NEW: Self = Self { prev: NIL, next: NIL, left: QUANTUM, rotation: 0, place: Place::Nowhere };
+    const NEW: Self = Self { prev: NIL, next: NIL, left: QUANTUM, rotation: 0, place: Place::Nowhere, bulk: false };
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -71,6 +74,8 @@ pub(crate) struct Turns {
 pub(crate) enum Ended {
     /// Nothing is left to send.
     Done,
+    /// There is more, and a window is full.
+    Held,
     /// Its bytes are used up, or the next packet would not fit them.
     Spent,
     /// The driver takes no more: the turn goes on in the next round.
@@ -103,7 +108,7 @@ impl Turns {
         if node.rotation != rotation {
             (node.rotation, node.left) = (rotation, QUANTUM);
         }
-        let place = if node.left > 0 { Place::Fresh } else { Place::Ongoing };
+        let place = if node.left > 0 && !node.bulk { Place::Fresh } else { Place::Ongoing };
         self.link(key, place);
     }
 
@@ -142,11 +147,13 @@ impl Turns {
         if how == Ended::Blocked && node.left > 0 {
             return;
         }
-        if how != Ended::Done {
+        node.bulk = how != Ended::Done;
+        let more = matches!(how, Ended::Spent | Ended::Blocked);
+        if more {
             node.left = 0;
         }
         self.unlink(key);
-        if how != Ended::Done {
+        if more {
             self.link(key, Place::Ongoing);
         }
         if place == Place::Ongoing {
@@ -284,6 +291,24 @@ mod tests {
         assert!(sent >= 10_000 / 16 * 65_000, "{sent}");
     }
 
+    /// A transfer that its window holds back is bulk all the same: it does not come in front of a request.
+    #[test]
+    fn who_is_held_by_a_window_takes_turns() {
+        let mut turns = Turns::new();
+        for key in 0..3 {
+            turns.push(key);
+            turns.end(key, 5000, Ended::Held);
+            turns.push(key);
+        }
+        turns.push(3);
+        assert_eq!(turns.next().unwrap().0, 3);
+        turns.end(3, 100, Ended::Done);
+        assert_eq!(turns.next().unwrap().0, 0);
+        turns.end(0, 5000, Ended::Done);
+        turns.push(0);
+        assert_eq!(turns.next().unwrap().0, 0, "no longer");
+    }
+
     #[test]
     fn a_blocked_turn_goes_on() {
         let mut turns = Turns::new();
@@ -318,7 +343,7 @@ mod tests {
     proptest! {
         /// Whatever happens, the lists hold exactly who is ready, and everybody's turn comes.
         #[test]
-        fn nobody_is_lost(steps in prop::collection::vec((0..6u8, 0..8u32, 0..70_000u32), 0..300)) {
+        fn nobody_is_lost(steps in prop::collection::vec((0..7u8, 0..8u32, 0..70_000u32), 0..300)) {
             let mut turns = Turns::new();
             let mut ready = std::collections::BTreeSet::new();
             for (step, key, bytes) in steps {
@@ -334,9 +359,9 @@ mod tests {
                     _ => {
                         let Some((key, allowed)) = turns.next() else { continue };
                         prop_assert!(ready.contains(&key) && (1..=QUANTUM).contains(&allowed));
-                        let how = [Ended::Done, Ended::Spent, Ended::Blocked][usize::from(step) - 3];
+                        let how = [Ended::Done, Ended::Held, Ended::Spent, Ended::Blocked][usize::from(step) - 3];
                         turns.end(key, bytes.min(allowed), how);
-                        if how == Ended::Done {
+                        if matches!(how, Ended::Done | Ended::Held) {
                             ready.remove(&key);
                         }
                     }

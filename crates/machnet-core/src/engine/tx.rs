@@ -2,12 +2,11 @@
 
 use std::collections::VecDeque;
 
+use super::BURST;
 use crate::Driver;
 use crate::driver::{Meta, TxPacket};
 use crate::flow::Sent;
 
-/// Packets built in one round: the LCD's ring.
-const BURST: usize = 256;
 /// What a packet counts at least in a flow's turn.
 const LEAST: usize = 64;
 /// Bytes built in one round: as many packets of 1 500 bytes, or six GSO batches.
@@ -26,11 +25,13 @@ pub(crate) struct Tx<D> {
     bytes: u64,
     /// Bytes that the driver may hold before nothing more is built.
     device_limit: u64,
-    /// Bytes that the driver held when the round began, and those given to it since.
-    device: u64,
+    /// Bytes that the driver held when the round began, if it knows.
+    device: Option<u64>,
     /// What the flow whose turn it is may send, and has sent.
     allowed: u32,
     used: u32,
+    /// Packets built in one round.
+    burst: usize,
     /// The driver had no frame in this round: the engine tries again when one comes home.
     starved: bool,
     /// Packets ever built.
@@ -45,13 +46,19 @@ impl<D: Driver> Tx<D> {
             contents: Vec::new(),
             batch: VecDeque::with_capacity(BURST),
             bytes: 0,
+            burst: BURST,
             device_limit,
-            device: 0,
+            device: None,
             allowed: 0,
             used: 0,
             starved: false,
             built: 0,
         }
+    }
+
+    /// Packets built in one round, from now on.
+    pub(super) const fn set_burst(&mut self, burst: usize) {
+        self.burst = burst;
     }
 
     /// A round begins.
@@ -63,12 +70,12 @@ impl<D: Driver> Tx<D> {
 
     /// True if flows are to wait for the next round.
     pub(crate) fn is_full(&self) -> bool {
-        self.batch.len() >= BURST || self.bytes >= BURST_BYTES || self.is_device_full()
+        self.batch.len() >= self.burst || self.bytes >= BURST_BYTES || self.is_device_full()
     }
 
     /// True if the driver holds so much that what comes next had better wait here, where it can be overtaken.
     fn is_device_full(&self) -> bool {
-        self.device > 0 && self.device + self.bytes >= self.device_limit
+        self.device.is_some_and(|held| held + self.bytes >= self.device_limit)
     }
 
     /// True if nothing can be sent until the driver has done something.

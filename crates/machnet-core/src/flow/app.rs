@@ -7,12 +7,12 @@ use crate::cc::Controller as _;
 use crate::wire::Reason;
 use crate::{AppChannel, Instant};
 
-/// Messages taken from the application in one round.
-const TAKE_PER_ROUND: usize = 256;
+/// Messages taken from one application in one round.
+const TAKE_PER_TURN: usize = 256;
 
 impl Flow {
     /// Looks at the application's side. Returns true if there is more to take in the next round.
-    pub(crate) fn on_app(&mut self, now: Instant, channel: &mut impl AppChannel) -> bool {
+    pub(crate) fn on_app(&mut self, now: Instant, channel: &mut impl AppChannel, takes: &mut usize) -> bool {
         let Some(slot) = self.slot else { return false };
         let intent = channel.intent(slot);
         self.consumed = channel.consumed(slot);
@@ -23,12 +23,13 @@ impl Flow {
         }
         let mut taken = 0;
         let mut drained = false;
-        while taken < TAKE_PER_ROUND {
+        while taken < TAKE_PER_TURN && *takes > 0 {
             let Some(message) = channel.take(slot) else {
                 drained = true;
                 break;
             };
             taken += 1;
+            *takes -= 1;
             // After FIN only an endpoint that shuts down under its application posts.
             if self.peer_stopped || self.fin != Control::Idle {
                 continue;

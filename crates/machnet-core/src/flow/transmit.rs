@@ -33,6 +33,11 @@ impl Flow {
         false
     }
 
+    /// True if there are messages, or parts of them, that were never sent.
+    pub(crate) fn keeps_data_back(&self) -> bool {
+        !self.send.all_sent()
+    }
+
     fn transmit_init<D: Driver>(&mut self, now: Instant, tx: &mut Tx<D>) -> bool {
         let State::Connecting { next_init, tries, .. } = self.state else { return false };
         if next_init > now {

@@ -8,6 +8,7 @@ mod common;
 mod cookies;
 mod ending;
 mod fabric;
+mod fairness;
 mod handshake;
 mod hostile;
 mod limits;

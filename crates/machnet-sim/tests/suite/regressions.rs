@@ -345,3 +345,81 @@ fn an_acknowledgement_does_not_keep_a_tombstone() {
     pair.world.run(seconds(1)).unwrap();
     pair.world.settle(millis(300)).unwrap();
 }
+
+/// FIN is there, a message before it is not, and then the sender aborts: that the flow is over does not make an end of the
+/// stream of it.
+#[test]
+fn a_reset_over_a_hole_is_no_end_of_the_stream() {
+    let mut pair = pair(12, &Link::with_delay(micros(20)));
+    let (mut a, b) = pair.open();
+    pair.world.run_for(millis(10)).unwrap();
+    let fins = Arc::new(Mutex::new(0));
+    let passed = Arc::clone(&fins);
+    pair.world.fabric().filter(pair.there, move |seen| {
+        let seen = read(seen.payload);
+        if seen.has(|chunk| matches!(chunk, Chunk::Message { id: 0, .. })) {
+            return Verdict::Drop;
+        }
+        *passed.lock().unwrap() += u64::from(seen.has(|chunk| *chunk == Chunk::Fin));
+        Verdict::Pass
+    });
+    for byte in [1, 2] {
+        assert!(a.send.post(vec![byte; 1100].into()).is_ok());
+    }
+    a.send.finish();
+    pair.world.run_for(millis(5)).unwrap();
+    assert!(*fins.lock().unwrap() > 0, "FIN never arrived");
+    let Flow { mut send, mut recv } = b;
+    assert!(!send.mailbox().state().has(FlowState::READ_ENDED));
+    a.send.abort();
+    let reader = pair.world.spawn("b", async move {
+        let received = machnet_sim::receive(&mut recv).await;
+        (received.is_none(), machnet_sim::reaches(&mut send, FlowState::CLOSED).await)
+    });
+    let (nothing, state) = pair.world.wait(&reader, seconds(5)).unwrap();
+    assert!(nothing, "what is behind a hole is not delivered");
+    assert_eq!(state.reason(), Some(CloseReason::Reset));
+    assert!(!state.has(FlowState::READ_ENDED), "{state:?}");
+    drop(a);
+    pair.world.settle(seconds(10)).unwrap();
+}
+
+/// The endpoint is shut down under an application that goes on posting: what comes after the FIN is neither sent, which
+/// would break the protocol, nor said to be acknowledged. The peer sees an end in order.
+#[test]
+fn what_is_posted_after_a_shutdowns_fin_is_not_sent() {
+    let mut pair = pair(13, &Link::with_delay(millis(1)));
+    let (mut a, mut b) = pair.open();
+    let after = Arc::new(Mutex::new(0));
+    let sent = Arc::clone(&after);
+    pair.world.fabric().filter(pair.there, move |seen| {
+        let message = read(seen.payload).has(|chunk| matches!(chunk, Chunk::Message { id: 1, .. }));
+        *sent.lock().unwrap() += u64::from(message);
+        Verdict::Pass
+    });
+    assert!(a.send.post(b"before"[..].into()).is_ok());
+    let before = a.send.posted();
+    pair.world.run_for(micros(100)).unwrap();
+    pair.world.shut_down(pair.a);
+    pair.world.run_for(micros(100)).unwrap();
+    // The FIN is on its way, and its acknowledgement is two milliseconds off.
+    assert!(a.send.post(b"after"[..].into()).is_ok());
+    let reader = pair.world.spawn("b", async move {
+        let mut received = Vec::new();
+        while let Some(message) = b.receive().await {
+            received.push(message.as_slice().to_vec());
+        }
+        let read = b.state();
+        b.send.finish();
+        (received, read, b.reaches(FlowState::CLOSED).await)
+    });
+    let (received, read, state) = pair.world.wait(&reader, seconds(5)).unwrap();
+    assert_eq!(received, [b"before"]);
+    assert!(read.has(FlowState::READ_ENDED), "{read:?}");
+    assert_eq!(state.reason(), Some(CloseReason::Finished));
+    assert!(a.send.acknowledged() <= before, "{} of {before} units", a.send.acknowledged());
+    drop(a);
+    pair.world.run_for(seconds(1)).unwrap();
+    assert!(pair.world.is_finished(pair.a));
+    assert_eq!(*after.lock().unwrap(), 0, "sent after FIN");
+}

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
-use machnet_channel::CloseReason;
+use machnet_channel::{CloseReason, FlowState};
 
 use super::draw;
 use crate::scenario::Run;
@@ -94,26 +94,26 @@ pub(super) fn forged(run: &Run) {
 /// why, and serves the next flow as ever.
 pub(super) fn gone(run: &Run) {
     let rng = &mut run.rng();
-    let mut pair = run.pair(&Link { loss: 0.05 * rng.unit(), ..Link::with_delay(micros(1 + rng.below(100))) });
+    let mut pair = run.pair(&Link::with_delay(micros(1 + rng.below(100))));
+    let (mut a, mut b) = pair.open();
+    let loss = 0.05 * rng.unit();
+    for link in [pair.there, pair.back] {
+        pair.world.fabric().reconfigure(link, |link| link.loss = loss);
+    }
     // Ends whenever the other side does, however that goes.
     let plan = Plan::fixed(rng.word(), 2000, 10_000);
-    let listener = pair.listen();
-    let (node, to) = (pair.world.node(pair.a), pair.world.node(pair.b).at(PORT));
     let sent = plan.clone();
     let survivor = pair.world.spawn("survivor", async move {
-        let mut flow = node.connect(to).await.expect("a flow");
-        let (_, state) = sent.send(&mut flow.send).await;
+        let (_, state) = sent.send(&mut a.send).await;
         let state = match state {
             Some(state) => state,
-            None => flow.reaches(machnet_channel::FlowState::CLOSED).await,
+            None => a.reaches(FlowState::CLOSED).await,
         };
         state.reason()
     });
     pair.world.spawn("victim", async move {
-        let mut listener = listener;
-        let mut flow = listener.accept().await.expect("a flow");
         let mut index = 0;
-        while let Some(message) = flow.receive().await {
+        while let Some(message) = b.receive().await {
             plan.verify(index, message.as_slice());
             index += 1;
         }

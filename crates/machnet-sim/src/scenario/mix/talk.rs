@@ -16,7 +16,7 @@ pub(super) fn pair(run: &Run) {
     draw::outages(rng, &fabric, &links);
     let flows = 1 + rng.log_uniform(7) as u16;
     let pairs: Vec<_> = (0..flows).map(|i| if i % 3 == 2 { (1, 0) } else { (0, 1) }).collect();
-    talk(rng, world, &machines, &pairs, 24 / u64::from(flows) + 2);
+    talk(rng, world, &machines, &pairs, 100 / u64::from(flows) + 2);
 }
 
 /// Up to six machines at a switch; each talks to some others.
@@ -32,7 +32,7 @@ pub(super) fn switch(run: &Run) {
     draw::outages(rng, &fabric, &links);
     let pairs: Vec<_> =
         (0..count).map(|from| (from, (from + 1 + rng.below(count as u64 - 1) as usize) % count)).collect();
-    talk(rng, world, &machines, &pairs, 10);
+    talk(rng, world, &machines, &pairs, 30);
 }
 
 /// Up to three machines on each side of one link.
@@ -45,7 +45,7 @@ pub(super) fn dumbbell(run: &Run) {
     let fabric = world.fabric().clone();
     draw::outages(rng, &fabric, &links);
     let pairs: Vec<_> = (0..2 * width).map(|i| (i % width, width + rng.below(width as u64) as usize)).collect();
-    talk(rng, world, &machines, &pairs, 10);
+    talk(rng, world, &machines, &pairs, 30);
 }
 
 /// Many machines send to one, whose ring and engine are small.
@@ -63,7 +63,7 @@ pub(super) fn incast(run: &Run) {
     let running: Vec<_> = (0..senders)
         .map(|i| {
             let port = PORT + i as u16;
-            let dialog = Dialog { port, ..Dialog::new(draw::plan(rng, 10, 1 << 17), draw::plan(rng, 3, 1000)) };
+            let dialog = Dialog { port, ..Dialog::new(draw::plan(rng, 40, 1 << 17), draw::plan(rng, 3, 1000)) };
             let tasks = dialog.start(&mut world, machines[i], receiver);
             (dialog, tasks)
         })
