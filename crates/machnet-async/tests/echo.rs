@@ -299,3 +299,8 @@ fn flows_have_the_congestion_control_that_was_chosen() {
         assert_eq!(far.stats().congestion_window, 50_000);
     });
 }
+
+#[test]
+fn all_of_it_over_shared_memory() {
+    support::again_over_shm(&["over_ipv6"]);
+}

@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks to its user")]
 
 use std::fs;
+use std::io::{self, Write as _};
 use std::num::NonZero;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -69,11 +70,12 @@ fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> Result<()> {
     if cli.list {
-        for scenario in scenario::all() {
-            let pending = scenario.pending.map(|why| format!(" [pending: {why}]")).unwrap_or_default();
-            println!("{:<24}{}{pending}", scenario.name, scenario.about);
+        let mut text = String::new();
+        for Scenario { name, about, pending, .. } in scenario::all() {
+            let pending = pending.map(|why| format!(" [pending: {why}]")).unwrap_or_default();
+            text += &format!("{name:<24}{about}{pending}\n");
         }
-        return Ok(());
+        return print(&text);
     }
     if cli.matrix {
         return run_matrix(cli);
@@ -204,10 +206,18 @@ fn run_matrix(cli: &Cli) -> Result<()> {
             bail!("the matrix is not that of {path}:\n{difference}if that is meant: cargo xtask sim --matrix --write");
         }
     } else {
-        print!("{table}");
+        print(&table)?;
     }
     eprintln!("{CELLS} cells in {:.1} s", start.elapsed().as_secs_f64());
     Ok(())
+}
+
+/// Prints to whoever still reads.
+fn print(text: &str) -> Result<()> {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => Ok(result?),
+    }
 }
 
 fn style(unit: &str) -> Result<ProgressStyle> {

@@ -155,7 +155,7 @@ fn rpc_beside_bulk(run: &Run) {
         };
         let flows: Vec<Bulk> = (0..bulk).map(|i| flow(i, &mut world)).collect();
         world.run_for(millis(5)).unwrap();
-        let calls = Calls { think: micros(37), ..Calls::of(64, 500) };
+        let calls = Calls { think: micros(37), ..Calls::of(64, 300) };
         let task = calls.start(&mut world, [server, client], PORT, 1000);
         let latencies = world.wait(&task, seconds(5)).unwrap();
         flows.iter().for_each(Bulk::stop);
@@ -174,7 +174,7 @@ fn rpc_beside_large(run: &Run) {
         let start = |i: usize| Bulk::start(&mut pair.world, [pair.a, pair.b], PORT + 1 + i as u16, i as u64, 1 << 20);
         let flows: Vec<Bulk> = (0..bulk).map(start).collect();
         pair.world.run_for(millis(5)).unwrap();
-        let calls = Calls { think: micros(37), ..Calls::of(64, 500) };
+        let calls = Calls { think: micros(37), ..Calls::of(64, 300) };
         let task = calls.start(&mut pair.world, [pair.a, pair.b], PORT, 1000);
         let latencies = pair.world.wait(&task, seconds(5)).unwrap();
         flows.iter().for_each(Bulk::stop);

@@ -13,6 +13,7 @@ mod handshake;
 mod hostile;
 mod limits;
 mod loss;
+mod mtu;
 mod regressions;
 mod seeds;
 mod transfer;

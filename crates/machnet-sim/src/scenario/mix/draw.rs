@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use machnet_channel::Congestion;
 use machnet_core::{Config, Instant};
 
 use crate::fault::{outage, outage_of_acknowledgements, outage_of_long};
@@ -71,6 +72,7 @@ pub(super) fn engine_config(rng: &mut SimRng) -> Config {
     config.receive_window = one_of(rng, &[8 << 10, 64 << 10, 1 << 20, 2 << 20]);
     config.send_buffer = one_of(rng, &[8 << 10, 64 << 10, 2 << 20]);
     config.max_ack_delay = micros(one_of(rng, &[50, 250, 1000]));
+    config.congestion = one_of(rng, &[None, Some(Congestion::Cubic), Some(Congestion::Swift)]);
     config.max_payload = one_of(rng, &[1232, 1232, 1472]);
     config
 }
