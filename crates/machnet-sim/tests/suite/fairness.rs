@@ -12,10 +12,11 @@ const RPC_PORT: u16 = 7002;
 const GBIT: u64 = 1_000_000_000;
 
 /// Two machines at 10 Gbit/s: the line of each NIC is the bottleneck, and so the engine decides who waits.
-fn pair(seed: u64, config: Config) -> Pair {
-    let mut config = config;
-    // It fills every queue it finds: what is left for a request is the engine's doing.
+fn pair(seed: u64, mut config: Config) -> Pair {
+    // Flows that always have more to send: Swift would keep the device's queue short itself.
     config.congestion = Some(Congestion::Cubic);
+    // A frame for each flow's message: what is refused for want of memory looks like congestion.
+    config.reassembly_bytes = 256 << 20;
     let mut nic = nic();
     nic.line_rate = Some(10 * GBIT);
     nic.frames = 4096;
