@@ -189,7 +189,6 @@ async fn beside_on_one_core(config: Config) -> Result<Beside, String> {
         by_time.push(median(times));
         by_cpu.push(median(cpus));
     }
-    println!("{by_time:.2?} {by_cpu:.2?}");
     Ok(Beside { by_time: mean(&by_time), by_cpu: mean(&by_cpu), messages })
 }
 

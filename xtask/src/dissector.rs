@@ -1,6 +1,6 @@
 //! The Wireshark dissector `tools/machnet.lua`, run by tshark on two captures:
 //!
-//! - `tools/sample.pcapng`, which `sample_capture` (an example of machnet-core) makes of the wire formats' own emitters: every
+//! - `tools/sample.pcapng`, which `sample_capture` (an example of machnet-sim) makes of the wire formats' own emitters: every
 //!   packet type, every chunk, and every fault; what tshark says of it is committed too;
 //! - real traffic of `echo_client` and `echo_server` over a link with too short a queue: every packet is dissected, none is
 //!   malformed, and the messages in it are those that the client sent.
@@ -49,7 +49,7 @@ pub(crate) fn check(programs: &Path) -> Result<()> {
 fn sample() -> Result<()> {
     let made = target().join("xtask/sample.pcapng");
     let mut example = cargo("run");
-    example.args(["--quiet", "--locked", "--package", "machnet-core", "--example", "sample_capture", "--"]).arg(&made);
+    example.args(["--quiet", "--locked", "--package", "machnet-sim", "--example", "sample_capture", "--"]).arg(&made);
     fs::create_dir_all(target().join("xtask"))?;
     run::run(&mut example, LIMIT)?;
     same(&made, SAMPLE)?;

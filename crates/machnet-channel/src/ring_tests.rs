@@ -113,13 +113,13 @@ fn an_impossible_index_is_named() {
 #[test]
 #[should_panic(expected = "power of two, not 12")]
 fn capacities_are_powers_of_two() {
-    RingConsumer::new(HeapWords::new(ring_words(12)), 0, 12);
+    let _ = RingConsumer::new(HeapWords::new(ring_words(12)), 0, 12);
 }
 
 #[test]
 #[should_panic(expected = "outside of its memory")]
 fn rings_lie_inside_their_memory() {
-    RingConsumer::new(HeapWords::new(ring_words(8)), 1, 8);
+    let _ = RingConsumer::new(HeapWords::new(ring_words(8)), 1, 8);
 }
 
 /// What a stranger does to the words, and what we do meanwhile.

@@ -16,7 +16,8 @@ pub struct Config {
     pub max_message: u32,
     /// What a peer may have sent on one flow that the application has not consumed, bytes (rounded to units of 64 B, of
     /// which each message costs at least one). The flow's next message may be larger: room for it is reserved when it
-    /// begins to arrive. Default 2 MiB, at least 2 KiB and `max_payload` + 128.
+    /// begins to arrive. Default 2 MiB, at least 2 KiB. Peers send no packet beyond
+    /// 1 232 bytes that is longer than half of it.
     pub receive_window: u32,
     /// What the application may have posted on one flow that the peer has not acknowledged, bytes, counted alike; exceeded
     /// by at most one message. Default 2 MiB, at least 2 KiB.
@@ -42,8 +43,8 @@ pub struct Config {
     /// Congestion control of flows that choose none. Default `None`: CUBIC on drivers that can sleep (sockets, whose paths are
     /// the world's), Swift on polled ones.
     pub congestion: Option<Congestion>,
-    /// The longest UDP payload sent, bytes; never more than the driver's. Default 1 232: IPv6's minimum MTU, which
-    /// every path carries.
+    /// The longest UDP payload sent, bytes; never more than the driver's. A flow begins with 1 232, which every path carries, and
+    /// looks for more up to this. Default 65 507, the longest there is.
     pub max_payload: u32,
     /// Bytes that a device which says how much it holds is given ahead: what waits there cannot be overtaken. Default
     /// 24 KiB: what 100 Gbit/s send in 2 µs, the time of a round.
@@ -70,7 +71,7 @@ impl Default for Config {
             linger: Duration::from_secs(10),
             max_ack_delay: Duration::from_micros(500),
             congestion: None,
-            max_payload: 1232,
+            max_payload: 65_507,
             device_queue: 24 << 10,
             reassembly_bytes: 128 << 20,
             peer_reassembly_bytes: 64 << 20,

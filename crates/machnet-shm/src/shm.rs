@@ -346,6 +346,7 @@ impl Driver for Shm {
     }
 
     fn reap(&mut self) {
+        self.pool.gather();
         self.wires.flush(&mut self.pool);
     }
 

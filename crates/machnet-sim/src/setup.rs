@@ -25,6 +25,8 @@ pub fn config() -> Config {
     let mut config = Config::default();
     config.max_message = 1 << 20;
     config.reassembly_bytes = 7 << 21;
+    // Path MTU discovery has scenarios of its own (tests/suite/mtu.rs): elsewhere its probes are not to be counted.
+    config.max_payload = 1232;
     config
 }
 

@@ -33,7 +33,7 @@ pub(crate) fn draw(results: &Results, folder: &Path) -> Result<Vec<PathBuf>> {
     };
     let percentiles: Vec<Line> = percentiles.into_iter().map(nines).collect();
     if has_points(&percentiles) {
-        let percent = |x: f64| format!("{}", 100.0 - 100.0 / x);
+        let percent = |x: f64| format!("{:.*}", (x.log10() + 1e-6).max(1.0) as usize - 1, 100.0 - 100.0 / x);
         lines(&file("latency.svg"), ROUND_TRIP, ("percentile", &percent), "latency, us", &percentiles)?;
     }
 

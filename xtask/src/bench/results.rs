@@ -126,7 +126,10 @@ impl Results {
                 let Spread { median, least, most } = self.spread(&experiment.name, contender, field)?;
                 Some(format!("{name} {} [{} {}]", short(median), short(least), short(most)))
             });
-            println!("  {:<18} {}", contender.name, shown.collect::<Vec<_>>().join("   "));
+            let shown = shown.collect::<Vec<_>>().join("   ");
+            if !shown.is_empty() {
+                println!("  {:<18} {shown}", contender.name);
+            }
         }
     }
 

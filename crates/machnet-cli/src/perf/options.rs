@@ -76,12 +76,18 @@ impl Running {
         Ok(Setup {
             placement,
             idle: self.idle(),
-            engine_core: self.cores().and_then(|cores| cores.get(1).or(cores.first())).copied(),
+            engine_core: self.engine_core(),
             bind: None,
             max_flows: u32::try_from(flows).context("too many flows")?.max(1 << 16),
             max_payload,
             timeout: self.timeout,
         })
+    }
+
+    /// An inline engine has no thread of its own: it runs where its runtime does.
+    fn engine_core(&self) -> Option<usize> {
+        let cores = self.cores().filter(|_| self.place() == Place::Thread)?;
+        cores.get(1).or(cores.first()).copied()
     }
 
     fn place(&self) -> Place {

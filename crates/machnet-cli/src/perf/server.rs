@@ -93,9 +93,9 @@ impl Job for Serve<'_> {
     }
 }
 
-struct Server<W> {
+struct Server<W: Wire> {
     wire: W,
-    session: Mutex<Option<Session>>,
+    session: Mutex<Option<Session<W>>>,
     /// How many there were, in this process and, so that they are told apart, in those before it.
     sessions: AtomicU64,
     /// Told of each session's end.
@@ -103,16 +103,18 @@ struct Server<W> {
 }
 
 /// A client's measurement.
-struct Session {
+struct Session<W: Wire> {
     id: u64,
     settings: Settings,
     /// What serves its flows.
     tasks: Vec<AbortHandle>,
+    /// Idle flows, that nothing serves.
+    idle: Vec<Link<W>>,
     bad: Arc<AtomicU64>,
 }
 
 impl<W: Wire> Server<W> {
-    fn session(&self) -> MutexGuard<'_, Option<Session>> {
+    fn session(&self) -> MutexGuard<'_, Option<Session<W>>> {
         self.session.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -157,7 +159,8 @@ impl<W: Wire> Server<W> {
             return Err(format!("messages of {} bytes; it takes at most {max_size}", settings.size));
         }
         let id = self.sessions.fetch_add(1, Ordering::Relaxed);
-        *session = Some(Session { id, settings: settings.clone(), tasks: Vec::new(), bad: Arc::default() });
+        *session =
+            Some(Session { id, settings: settings.clone(), tasks: Vec::new(), idle: Vec::new(), bad: Arc::default() });
         Ok(id)
     }
 
@@ -185,6 +188,11 @@ impl<W: Wire> Server<W> {
         let Settings { mode, verify, .. } = session.settings;
         let bad = Arc::clone(&session.bad);
         let task = match mode {
+            // The first one echoes all the same: it is used to warm up.
+            Mode::Idle if flow > 0 => {
+                session.idle.push((tx, rx));
+                return Ok(());
+            }
             Mode::Stream => tokio::spawn(async move { drop(sink::<W>(tx, rx, verify.then_some(flow), &bad).await) }),
             Mode::Rr | Mode::Connect | Mode::Idle => tokio::spawn(async move { drop(echo::<W>(tx, rx).await) }),
         };

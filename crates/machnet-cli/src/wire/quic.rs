@@ -1,4 +1,4 @@
-//! `quic://`: quinn. Flows are streams of one connection; whoever connects and closes makes a connection each time.
+//! `quic://`: quinn. Flows are streams of a connection, up to a hundred of each; whoever connects and closes makes a connection each time.
 //!
 //! The server's certificate is its own, and clients take any: what is measured includes encryption, which QUIC cannot do
 //! without, but trust is not the subject. Windows and socket buffers are as large as Machnet's, so that they are not what
@@ -17,7 +17,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, SignatureScheme};
-use tokio::sync::{OnceCell, mpsc};
+use tokio::sync::{Mutex, mpsc};
 
 use super::framed::{Calm, FramedRx, FramedTx, framed};
 use super::{Link, Listener, Setup, Side, Wire};
@@ -27,7 +27,9 @@ const NAME: &str = "machnet-perf";
 /// What a connection, and each of its streams, may have underway, bytes.
 const WINDOW: u32 = 8 << 20;
 const SOCKET_BUFFER: usize = 4 << 20;
-const STREAMS: u32 = 1 << 17;
+/// Streams of one connection: quinn's default. It keeps a record for each from the start, so that many make connecting
+/// slow; who needs more flows opens another connection.
+const STREAMS: u32 = 100;
 /// What Ethernet carries: quinn would find it out, later.
 const MTU: u16 = 1452;
 /// Streams that may wait to be accepted.
@@ -36,7 +38,8 @@ const BACKLOG: usize = 1024;
 pub(crate) struct Quic {
     endpoint: quinn::Endpoint,
     at: SocketAddr,
-    connection: OnceCell<Connection>,
+    /// The newest connection, and how many streams it has.
+    newest: Mutex<Option<(Connection, u32)>>,
 }
 
 impl Quic {
@@ -54,7 +57,7 @@ impl Quic {
         let runtime = Arc::new(quinn::TokioRuntime);
         let mut endpoint = quinn::Endpoint::new(EndpointConfig::default(), server, socket, runtime)?;
         endpoint.set_default_client_config(client(transport)?);
-        Ok(Self { endpoint, at, connection: OnceCell::new() })
+        Ok(Self { endpoint, at, newest: Mutex::default() })
     }
 
     async fn new_connection(&self) -> io::Result<Connection> {
@@ -149,8 +152,14 @@ impl Wire for Quic {
     }
 
     async fn connect(&self) -> io::Result<Link<Self>> {
-        let connection = self.connection.get_or_try_init(|| self.new_connection()).await?;
+        let mut newest = self.newest.lock().await;
+        let (connection, streams) = match newest.take() {
+            Some((connection, streams)) if streams < STREAMS => (connection, streams),
+            // Its streams keep the one before alive.
+            _ => (self.new_connection().await?, 0),
+        };
         let (tx, rx) = connection.open_bi().await?;
+        *newest = Some((connection, streams + 1));
         Ok(framed(rx, tx))
     }
 
@@ -161,9 +170,7 @@ impl Wire for Quic {
     }
 
     async fn shut_down(&self) -> io::Result<()> {
-        if let Some(connection) = self.connection.get() {
-            connection.close(VarInt::from_u32(0), b"");
-        }
+        self.endpoint.close(VarInt::from_u32(0), b"");
         self.endpoint.wait_idle().await;
         Ok(())
     }

@@ -111,6 +111,14 @@ fn connecting_and_closing() {
     }
 }
 
+/// More streams than a connection of quinn's has.
+#[test]
+fn many_flows() {
+    for url in ["udp://127.0.0.1:0", "tcp://127.0.0.1:0", "quic://127.0.0.1:0"] {
+        report(url, "--flows 150 --count 300 --warmup 0 --verify", 300);
+    }
+}
+
 #[test]
 fn idle_flows() {
     let report = report("udp://127.0.0.1:0", "--mode idle --flows 200 --duration 50ms", 200);
@@ -134,7 +142,7 @@ fn placements_and_idle_policies() {
     for options in [
         "--placement thread --spin-us 20 --yield-us 50 --park-hook",
         "--placement inline",
-        "--placement inline --yield-us 0",
+        "--placement inline --yield-us 0 --pin 0",
         "--pin 0 --max-payload 1400",
     ] {
         let report = report("udp://127.0.0.1:0", &format!("--count 200 --warmup 10 {options}"), 200);

@@ -83,7 +83,10 @@ impl Buffers {
         let choices = if self.contended { 1 } else { self.classes.len() };
         let fitting = self.classes.iter_mut().filter(|pool| pool.frame_size() >= len).take(choices);
         let allowed = fitting.filter(|pool| u64::from(pool.frame_size()) <= room);
-        allowed.filter(|pool| oldest || pool.free() > pool.capacity() / 2).find_map(FramePool::take)
+        allowed.filter(|pool| oldest || pool.free() > pool.capacity() / 2).find_map(|pool| {
+            pool.gather();
+            pool.take()
+        })
     }
 
     /// Frames in use, of all classes.

@@ -18,6 +18,7 @@ mod buffers;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod memory;
+mod paths;
 mod peers;
 mod receive;
 mod resets;
@@ -40,6 +41,7 @@ use crate::flow::{Cut, Limits, Round, State};
 use crate::wire::BASE_PAYLOAD;
 use crate::{AppChannel, Config, ConfigError, Driver, Drops, Instant, ListenSlot, Slot};
 use buffers::Buffers;
+use paths::Paths;
 pub(crate) use peers::Membership;
 use peers::{Peers, Verdict};
 use resets::ResetLimit;
@@ -168,7 +170,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         })?;
         Ok(Self {
             limits: Arc::new(Limits::new(&config, max_payload as usize, driver.capabilities())),
-            tx: Tx::new(driver, rng.next_u64(), config.device_queue.into()),
+            tx: Tx::new(driver, rng.next_u64(), Paths::new(Keyed::new(&mut rng)), config.device_queue.into()),
             flows: FlowTable::new(&mut rng),
             peers: Peers::new(&mut rng, config.dead_peer_timeout, config.peer_reassembly_bytes),
             resets: ResetLimit::new(Keyed::new(&mut rng)),
@@ -214,8 +216,8 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         let received = self.receive_burst();
         let looked = self.look_at_applications();
         let expired = self.expire_timers() | self.expire_peers();
-        let sent = self.send();
-        let full = received.max(looked) >= self.burst || self.tx.is_full() || !self.expired.is_empty();
+        let (sent, filled) = self.send();
+        let full = received.max(looked) >= self.burst || filled || !self.expired.is_empty();
         self.end_round();
         self.promised = [self.timers.next_deadline(), self.peers.next_deadline()].into_iter().flatten().min();
         let busy = received > 0 || looked > 0 || expired || sent;
@@ -302,7 +304,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
     }
 
     /// Gives flows their turns, and the driver what they built.
-    fn send(&mut self) -> bool {
+    fn send(&mut self) -> (bool, bool) {
         // Twice, since a fresh flow may have a second turn as an ongoing one.
         for _ in 0..2 * self.turns.len() {
             if self.tx.is_full() {
@@ -330,7 +332,8 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
                 break;
             }
         }
-        self.tx.flush()
+        let filled = self.tx.is_full();
+        (self.tx.flush(), filled)
     }
 
     /// Publishes what changed, forgets what is over, sets timers, and wakes who waits.
@@ -480,9 +483,9 @@ impl Config {
         };
         let message = u64::from(self.max_message);
         within("max_message", message, 0, crate::MAX_MESSAGE.into())?;
-        // The first part of a message must fit, or its room is never reserved.
-        let part = (u64::from(max_payload) + 2 * machnet_channel::UNIT).max(2048);
-        within("receive_window", self.receive_window.into(), part, 1 << 30)?;
+        // The first part of a message must fit, or its room is never reserved: peers keep to half of the window, but may
+        // always send 1 232 bytes.
+        within("receive_window", self.receive_window.into(), 2048, 1 << 30)?;
         within("send_buffer", self.send_buffer.into(), 2048, 1 << 30)?;
         within("max_flows", self.max_flows.into(), 1, 1 << 24)?;
         within("max_half_open", self.max_half_open.into(), 1, 1 << 24)?;

@@ -267,7 +267,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
     }
 
     /// Only our INITs make it count: everybody can send ICMP.
-    fn on_unreachable(&mut self, remote: std::net::SocketAddr, quoted: &[u8]) {
+    pub(super) fn on_unreachable(&mut self, remote: std::net::SocketAddr, quoted: &[u8]) {
         let quotes_init = Header::parse(quoted).is_ok_and(|(header, _)| header.packet_type == PacketType::Init);
         if !quotes_init {
             return;

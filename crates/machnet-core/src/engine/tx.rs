@@ -3,14 +3,15 @@
 use std::collections::VecDeque;
 
 use super::BURST;
+use super::paths::Paths;
 use crate::Driver;
 use crate::driver::{Meta, TxPacket};
 use crate::flow::Sent;
 
 /// What a packet counts at least in a flow's turn.
 const LEAST: usize = 64;
-/// Bytes built in one round: as many packets of 1 500 bytes, or six GSO batches.
-const BURST_BYTES: u64 = 256 * 1500;
+/// Bytes built in one round for each packet that may be: 256 are six GSO batches.
+const PACKET_BYTES: u64 = 1500;
 
 /// See the module. The engine lends it to one flow after the other.
 #[derive(Debug)]
@@ -18,6 +19,8 @@ pub(crate) struct Tx<D> {
     pub(crate) driver: D,
     /// Of this start of the endpoint: INIT and ACCEPT say it.
     pub(crate) instance: u64,
+    /// What paths carry.
+    pub(crate) paths: Paths,
     /// What the packet that was built last carries.
     pub(crate) contents: Vec<Sent>,
     batch: VecDeque<TxPacket>,
@@ -39,10 +42,11 @@ pub(crate) struct Tx<D> {
 }
 
 impl<D: Driver> Tx<D> {
-    pub(super) fn new(driver: D, instance: u64, device_limit: u64) -> Self {
+    pub(super) fn new(driver: D, instance: u64, paths: Paths, device_limit: u64) -> Self {
         Self {
             driver,
             instance,
+            paths,
             contents: Vec::new(),
             batch: VecDeque::with_capacity(BURST),
             bytes: 0,
@@ -70,7 +74,7 @@ impl<D: Driver> Tx<D> {
 
     /// True if flows are to wait for the next round.
     pub(crate) fn is_full(&self) -> bool {
-        self.batch.len() >= self.burst || self.bytes >= BURST_BYTES || self.is_device_full()
+        self.batch.len() >= self.burst || self.bytes >= self.burst as u64 * PACKET_BYTES || self.is_device_full()
     }
 
     /// True if the driver holds so much that what comes next had better wait here, where it can be overtaken.

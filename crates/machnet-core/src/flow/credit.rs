@@ -29,7 +29,7 @@ impl Flow {
 
     /// max(¼ of the window, 2 packets), in units.
     pub(super) fn credit_step(&self) -> u64 {
-        (self.limits.receive_window / 4).max(2 * self.limits.cut.packet as u64 / UNIT)
+        (self.limits.receive_window / 4).max(2 * self.limits.cut.packet() as u64 / UNIT)
     }
 
     /// Asks to be told when the application has consumed enough for [`Flow::check_credit`].

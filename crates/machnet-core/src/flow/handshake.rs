@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use machnet_channel::FlowOptions;
+use machnet_channel::{FlowOptions, UNIT};
 
 use super::{Flow, Hurry, Limits, State};
-use crate::wire::Handshake;
+use crate::wire::{BASE_PAYLOAD, Handshake};
 use crate::{Instant, Slot};
 
 /// First interval of repeated INITs, doubled each time.
@@ -51,6 +51,9 @@ impl Flow {
         self.remote_id = handshake.source;
         self.peer_credit = handshake.credit.into();
         self.max_message = self.max_message.min(handshake.max_message);
+        // Two parts at least fit the window, or the peer's credit would come in steps that none is covered by.
+        let half = handshake.credit.saturating_mul(UNIT as u32 / 2);
+        self.max_payload = self.max_payload.min(half).max(BASE_PAYLOAD as u32);
         self.rtt.set_peer_max_ack_delay(handshake.max_ack_delay_us);
     }
 

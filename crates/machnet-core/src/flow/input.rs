@@ -6,7 +6,7 @@ use machnet_channel::{CloseReason, FrameRef};
 
 use super::acks::Arrival;
 use super::receive::Stored;
-use super::{Control, Flow, Round, Sent, State, Store};
+use super::{Control, Flow, Mtu, Round, Sent, State, Store};
 use crate::cc::{Acked, Controller as _, Lost};
 use crate::seq::expand;
 use crate::wire::{AckBlock, Chunk, Data, Header, Reason};
@@ -94,10 +94,18 @@ impl Flow {
 
     fn on_ack(&mut self, round: Round, block: &AckBlock, store: &mut impl Store) {
         let now = round.now;
-        let Self { sent, send, fin, stop, abort, ping, ping_round, blocked, blocked_round, .. } = self;
+        let Self { sent, send, mtu, fin, stop, abort, ping, ping_round, blocked, blocked_round, .. } = self;
         let result = sent.on_ack(now, block, |content| match content {
             Sent::Message(part) => {
+                if let Some(mtu) = mtu.as_mut().filter(|_| Mtu::is_long(part.len)) {
+                    mtu.on_long_acked();
+                }
                 send.acked(part, store);
+            }
+            Sent::Probe(size) => {
+                if let Some(mtu) = mtu {
+                    mtu.on_acked(now, size);
+                }
             }
             Sent::Fin => *fin = Control::Acked,
             Sent::Stop => *stop = Control::Acked,
@@ -115,6 +123,10 @@ impl Flow {
         }
         if result.new {
             self.probes = 0;
+            if let Some(mtu) = self.mtu.as_mut().filter(|_| self.sent.backoff() > 0) {
+                mtu.on_short_acked();
+            }
+            self.adopt_mtu();
             self.cc.on_ack(&Acked {
                 now,
                 bytes: result.bytes,
@@ -133,9 +145,19 @@ impl Flow {
     }
 
     pub(super) fn detect_losses(&mut self, now: Instant) {
-        let Self { sent, send, fin, stop, abort, ping, ping_round, blocked, blocked_round, rtt, .. } = self;
+        let Self { sent, send, mtu, fin, stop, abort, ping, ping_round, blocked, blocked_round, rtt, .. } = self;
         let losses = sent.detect(now, rtt, |content| match content {
-            Sent::Message(part) => send.lost(part),
+            Sent::Message(part) => {
+                if let Some(mtu) = mtu.as_mut().filter(|_| Mtu::is_long(part.len)) {
+                    mtu.on_long_lost(now, rtt.smoothed_or_initial());
+                }
+                send.lost(part);
+            }
+            Sent::Probe(size) => {
+                if let Some(mtu) = mtu {
+                    mtu.on_lost(now, size);
+                }
+            }
             Sent::Fin => fin.lost(),
             Sent::Stop => stop.lost(),
             Sent::Abort => abort.lost(),
@@ -143,6 +165,7 @@ impl Flow {
             Sent::Blocked(round) if round == *blocked_round => blocked.lost(),
             Sent::Ping(_) | Sent::Blocked(_) => {}
         });
+        self.adopt_mtu();
         if losses.packets > 0 {
             self.cc.on_loss(&Lost {
                 now,

@@ -5,13 +5,15 @@ use std::time::Duration;
 
 use machnet_channel::CloseReason;
 
-use super::{Alarm, Control, Flow, State, transmit};
+use super::{Alarm, Control, Cut, Flow, State, transmit};
 use crate::Instant;
 use crate::cc::Controller as _;
 use crate::wire::Reason;
 
 /// A flow that was idle for so long gives back the memory of its queues.
 const IDLE: Duration = Duration::from_millis(100);
+/// PTOs in a row after which, if short packets pass, the long ones are believed to vanish (as persistent congestion, RFC 9002 §7.6.1).
+const STUCK: u32 = 3;
 
 impl Flow {
     /// When [`Flow::on_timer`] has something to do.
@@ -24,7 +26,9 @@ impl Flow {
             State::Open => {
                 // Only the pace is waited for: nothing else would bring the flow its turn.
                 let pace = self.pacer.deadline().filter(|_| self.sent.in_flight() < self.cc.window());
-                [self.sent.deadline(&self.rtt), self.linger.get(), self.shed_at.get(), pace].into_iter().flatten().min()
+                let mtu = self.mtu.as_ref().and_then(|mtu| mtu.deadline());
+                let own = [self.sent.deadline(&self.rtt), self.linger.get(), self.shed_at.get(), pace, mtu];
+                own.into_iter().flatten().min()
             }
             State::Closed => return None,
         };
@@ -52,6 +56,9 @@ impl Flow {
                 }
             }
             State::Open => {
+                if let Some(mtu) = &mut self.mtu {
+                    mtu.on_timer(now);
+                }
                 if self.shed_at.is_due(now) {
                     self.shed(now);
                 }
@@ -67,6 +74,12 @@ impl Flow {
 
     pub(super) fn on_sent_timer(&mut self, now: Instant) {
         if self.sent.on_timeout(now, &self.rtt) {
+            if self.sent.backoff() >= STUCK
+                && let Some(mtu) = &mut self.mtu
+                && mtu.on_stuck(now)
+            {
+                self.adopt_mtu();
+            }
             self.probe_now();
         } else {
             self.detect_losses(now);
@@ -81,6 +94,13 @@ impl Flow {
         }
         self.send.probe();
         self.probes = transmit::PROBES;
+    }
+
+    /// Packets are as long as the path carries from now on.
+    pub(super) fn adopt_mtu(&mut self) {
+        if let Some(mtu) = &self.mtu {
+            self.send.set_cut(Cut::new(mtu.current() as usize));
+        }
     }
 
     /// Asks for a PING that is repeated until acknowledged. The acknowledgement of an earlier one says nothing of this.

@@ -187,7 +187,8 @@ impl Outstanding {
         u16::try_from(self.packets.len()).unwrap_or(u16::MAX)
     }
 
-    /// Records a packet with its contents; a packet without any elicits nothing.
+    /// Records a packet with its contents; a packet without any elicits nothing. A probe of the MTU counts 0 bytes: neither window nor
+    /// PTO know of it.
     pub(crate) fn sent(&mut self, now: Instant, bytes: u32, contents: &[Sent], limited: bool) {
         let fate = if contents.is_empty() { Fate::Quiet } else { Fate::InFlight };
         if fate == Fate::InFlight {
@@ -243,7 +244,8 @@ impl Outstanding {
             }
             match packet.fate {
                 Fate::InFlight => self.in_flight -= u64::from(packet.bytes),
-                Fate::Lost(at) => result.undo |= self.rack.refuted(at, next),
+                Fate::Lost(at) if packet.bytes > 0 => result.undo |= self.rack.refuted(at, next),
+                Fate::Lost(_) => {}
                 Fate::Acknowledged | Fate::Quiet => continue,
             }
             packet.fate = Fate::Acknowledged;
@@ -256,7 +258,7 @@ impl Outstanding {
             result.limited += if packet.limited { u64::from(packet.bytes) } else { 0 };
             result.newest = result.newest.max(packet.sent);
             for &sent in self.contents.range(packet.contents_after(self.contents_gone)) {
-                content_acked |= !matches!(sent, Sent::Ping(_));
+                content_acked |= !matches!(sent, Sent::Ping(_) | Sent::Probe(_));
                 acked(sent);
             }
         }
@@ -303,10 +305,14 @@ impl Outstanding {
             }
             packet.fate = Fate::Lost(now);
             self.in_flight -= u64::from(packet.bytes);
+            self.contents.range(packet.contents_after(self.contents_gone)).copied().for_each(&mut lost);
+            if packet.bytes == 0 {
+                // That a probe of the MTU is lost is no sign of congestion (RFC 8899 §3).
+                continue;
+            }
             self.packets_lost += 1;
             losses.packets += 1;
             losses.newest = losses.newest.max(packet.sent);
-            self.contents.range(packet.contents_after(self.contents_gone)).copied().for_each(&mut lost);
             let since = *silent.get_or_insert(packet.sent);
             losses.persistent |= rtt.persistent().is_some_and(|limit| packet.sent.since(since) >= limit);
             self.rack.lost(now, next);

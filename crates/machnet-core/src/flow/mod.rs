@@ -39,6 +39,7 @@ mod handshake;
 mod input;
 mod liveness;
 mod loss;
+pub(crate) mod mtu;
 mod pacer;
 mod rack;
 mod receive;
@@ -59,11 +60,12 @@ pub(crate) use units::UnitSet;
 
 use crate::cc::AnyController;
 use crate::engine::Membership;
-use crate::wire::Reason;
+use crate::wire::{BASE_PAYLOAD, Reason};
 use crate::{Capabilities, Config, Instant, Slot};
 use acks::Acks;
 use alarm::Alarm;
 use loss::Outstanding;
+use mtu::Mtu;
 use pacer::Pacer;
 use receive::ReceiveQueue;
 use rtt::Rtt;
@@ -80,6 +82,8 @@ pub(crate) enum Sent {
     Blocked(u32),
     /// Likewise: it may stand for the credit that the packet named.
     Ping(u32),
+    /// A probe of the path's MTU: the UDP payload whose passing it shows.
+    Probe(u32),
 }
 
 /// Where a flow stands (`docs/spec/flow.md#states`).
@@ -166,7 +170,10 @@ pub(crate) struct Limits {
     pub(crate) dead_peer_timeout: Duration,
     pub(crate) linger: Duration,
     pub(crate) max_ack_delay: Duration,
+    /// How packets are cut that every path carries.
     pub(crate) cut: Cut,
+    /// The longest UDP payload that may be tried.
+    pub(crate) max_payload: u32,
     pub(crate) congestion: Congestion,
     /// Packets and time that a paced flow may be ahead.
     pub(crate) burst: pacer::Burst,
@@ -183,7 +190,8 @@ impl Limits {
             dead_peer_timeout: config.dead_peer_timeout,
             linger: config.linger,
             max_ack_delay: config.max_ack_delay,
-            cut: Cut::new(max_payload),
+            cut: Cut::new(BASE_PAYLOAD),
+            max_payload: max_payload as u32,
             congestion: config.congestion.unwrap_or(default),
             burst: pacer::Burst::of(driver),
         }
@@ -229,12 +237,16 @@ pub(crate) struct Flow {
     cc: AnyController,
     pacer: Pacer,
     send: SendQueue,
+    /// The path's MTU, once that was looked for.
+    mtu: Option<Box<Mtu>>,
     recv: ReceiveQueue,
 
     /// Cumulative units the peer lets us send.
     peer_credit: u64,
     /// The smaller of both sides' limits.
     max_message: u32,
+    /// The longest UDP payload that may be tried: ours, and half of the peer's window.
+    max_payload: u32,
     /// Cumulative units the application consumed, as last seen.
     consumed: u64,
     /// The end of the furthest message that has or had a buffer, cumulative units.
@@ -311,12 +323,14 @@ impl Flow {
             sent: Outstanding::new(),
             acks: Acks::new(),
             rtt: Rtt::new(),
-            cc: AnyController::new(congestion, limits.cut.packet as u32),
+            cc: AnyController::new(congestion, limits.cut.packet() as u32),
             pacer: Pacer::new(),
             send: SendQueue::new(limits.cut),
+            mtu: None,
             recv: ReceiveQueue::new(limits.receive_window, limits.max_message),
             peer_credit: 0,
             max_message: limits.max_message,
+            max_payload: limits.max_payload,
             consumed: 0,
             reserved: 0,
             credit_sent: limits.receive_window,

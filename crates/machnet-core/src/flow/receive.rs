@@ -127,13 +127,18 @@ impl ReceiveQueue {
         let slot = &mut self.slots[place].1;
         match slot {
             Slot::Complete(_) => Stored::Yes,
-            Slot::Partial(partial) if partial.end > 0 || partial.total as usize != payload.len() => {
-                Stored::Violation("a message came in parts and whole")
+            Slot::Partial(partial) if partial.total as usize != payload.len() => {
+                Stored::Violation("two totals for one message")
             }
+            // It came in parts, for it was cut anew for shorter packets; or not at all yet.
             Slot::Partial(partial) => {
                 let bytes = partial.frame.bytes_mut().and_then(|bytes| bytes.get_mut(..payload.len()));
                 let Some(bytes) = bytes else { return Stored::NoMemory };
-                bytes.copy_from_slice(payload);
+                if payload.is_empty() {
+                    self.complete(place, store);
+                    return Stored::Yes;
+                }
+                partial.got.fill(0, payload, bytes);
                 self.complete(place, store);
                 Stored::Yes
             }
@@ -469,7 +474,22 @@ mod tests {
         let mut queue = ReceiveQueue::new(50, 1 << 10);
         assert_eq!(queue.part(0, 0, 200, &[0; 64], &mut heap), Stored::Yes);
         assert!(matches!(queue.part(0, 64, 201, &[0; 64], &mut heap), Stored::Violation(_)));
-        assert!(matches!(whole(&mut queue, 0, &[0; 200], &mut heap), Stored::Violation(_)));
+        assert!(matches!(whole(&mut queue, 0, &[0; 201], &mut heap), Stored::Violation(_)));
+    }
+
+    /// A whole message was late, not lost, and its sender cut it anew for shorter packets meanwhile.
+    #[test]
+    fn whole_and_in_parts_is_the_same_message() {
+        let mut heap = Heap::new();
+        let message: Vec<u8> = (0..200).collect();
+        let mut queue = ReceiveQueue::new(50, 1 << 10);
+        assert_eq!(queue.part(0, 64, 200, &[9; 64], &mut heap), Stored::Yes);
+        assert_eq!(whole(&mut queue, 0, &message, &mut heap), Stored::Yes);
+        assert_eq!(queue.part(0, 0, 200, &message[..64], &mut heap), Stored::Yes);
+        let mut expected = message;
+        expected[64..128].fill(9);
+        assert_eq!(queue.pop().unwrap(), expected, "the first copy of a byte");
+        assert_eq!((queue.held, queue.reassembling()), (0, [0, 0]));
     }
 
     /// A message that another one follows was charged in full: a peer cannot make us hold more than its credit, and one

@@ -1,10 +1,12 @@
 //! Building a flow's packets (`docs/spec/flow.md#sending`, `#acknowledging`).
 
-use super::{Alarm, Control, Flow, Hurry, Limits, Sent, State, handshake};
+use super::{Alarm, Control, Flow, Hurry, Limits, Mtu, Sent, State, handshake};
 use crate::cc::Controller as _;
 use crate::driver::Meta;
 use crate::engine::Tx;
-use crate::wire::{Chunk, Data, HEADER_LEN, Handshake, Header, MIN_ELICITING_LEN, PacketType, VERSIONS};
+use crate::wire::{
+    BASE_PAYLOAD, Chunk, Data, HEADER_LEN, Handshake, Header, MIN_ELICITING_LEN, PacketType, TAILROOM, VERSIONS,
+};
 use crate::{Driver, Instant};
 
 /// Packets of a window whose quarter is less than what peers acknowledge at once.
@@ -25,8 +27,9 @@ impl Flow {
             State::HalfOpen { .. } | State::Closed => return false,
             State::Open | State::Aborting { .. } | State::Tombstone { .. } => {}
         }
+        self.probe_path(now, tx);
         while self.has_something(now) {
-            if tx.is_full() || tx.is_turn_over(self.send.cut().packet) || !self.transmit_data(now, tx) {
+            if tx.is_full() || tx.is_turn_over(self.send.cut().packet()) || !self.transmit_data(now, tx) {
                 return true;
             }
         }
@@ -36,6 +39,46 @@ impl Flow {
     /// True if there are messages, or parts of them, that were never sent.
     pub(crate) fn keeps_data_back(&self) -> bool {
         !self.send.all_sent()
+    }
+
+    /// Looks for the longest packets that the path carries, once there is a message that needs several.
+    fn probe_path<D: Driver>(&mut self, now: Instant, tx: &mut Tx<D>) {
+        if self.state != State::Open {
+            return;
+        }
+        let Some(mtu) = &mut self.mtu else {
+            if self.max_payload > BASE_PAYLOAD as u32 && self.send.is_large() {
+                let known = tx.paths.get(now, self.remote.ip());
+                self.mtu = Some(Box::new(Mtu::new(self.max_payload, self.remote.is_ipv4(), known)));
+                self.adopt_mtu();
+                self.probe_path(now, tx);
+            }
+            return;
+        };
+        if let Some(payload) = mtu.take_news() {
+            tx.paths.learn(now, self.remote.ip(), payload);
+        }
+        let Some(size) = mtu.due().filter(|_| !tx.is_full() && self.sent.has_span()) else { return };
+        let distance = self.sent.floor_distance(now, self.rtt.pto(0));
+        let (number, credit) = (self.sent.next() as u32, self.credit());
+        let (flow, len) = (self.remote_id, size as usize - TAILROOM);
+        let sent = tx.packet(self.meta(), len, |bytes, contents| {
+            Header { packet_type: PacketType::Data, blocks: 0, ack_now: true, flow, number }.emit(bytes);
+            Data::emit_fixed(distance, credit as u32, &mut bytes[HEADER_LEN..]);
+            let mut at = HEADER_LEN + Data::FIXED_LEN;
+            at += Chunk::Ping.emit(&mut bytes[at..]);
+            Chunk::emit_pad(&mut bytes[at..]);
+            contents.push(Sent::Probe(size));
+            len
+        });
+        if sent {
+            self.credit_sent = credit;
+            self.sent.sent(now, 0, &tx.contents, false);
+            self.packets_sent += 1;
+            if let Some(mtu) = &mut self.mtu {
+                mtu.sent(now, self.rtt.pto(0));
+            }
+        }
     }
 
     fn transmit_init<D: Driver>(&mut self, now: Instant, tx: &mut Tx<D>) -> bool {
@@ -117,7 +160,7 @@ impl Flow {
     /// True if a packet with content may go out now.
     fn window_open(&mut self, now: Instant) -> bool {
         let Limits { cut, burst, .. } = *self.limits;
-        self.pacer.is_ready(now, &self.cc, self.rtt.smoothed_or_initial(), cut.packet as u32, burst)
+        self.pacer.is_ready(now, &self.cc, self.rtt.smoothed_or_initial(), cut.packet() as u32, burst)
             && self.sent.has_span()
             && self.sent.in_flight() < self.cc.window()
             && !self.sent.is_stretched()
@@ -128,7 +171,7 @@ impl Flow {
     fn wants_ack(&self, bytes: u64) -> bool {
         let (window, before) = (self.cc.window(), self.sent.in_flight());
         let quarter = (window / 4).max(1);
-        let small = window < SMALL_WINDOW * self.send.cut().packet as u64;
+        let small = window < SMALL_WINDOW * self.send.cut().packet() as u64;
         before + bytes >= window || (small && 2 * before >= window && before / quarter < (before + bytes) / quarter)
     }
 
@@ -137,7 +180,7 @@ impl Flow {
         let distance = self.sent.floor_distance(now, self.rtt.pto(0));
         let number = self.sent.next();
         let credit = self.credit();
-        let room = self.send.cut().packet;
+        let room = self.send.cut().packet();
         let mut sent_len = 0;
         let built = tx.packet(self.meta(), room, |bytes, contents| {
             let mut at = HEADER_LEN + Data::FIXED_LEN;

@@ -12,7 +12,7 @@
 mod wire;
 
 use crate::engine::fuzz::{timers, token};
-use crate::flow::fuzz::{acks, credit, receive, units};
+use crate::flow::fuzz::{acks, credit, loss, receive, units};
 
 /// A fuzz target.
 pub type Body = fn(&[u8]);
@@ -30,6 +30,7 @@ pub const TARGETS: &[(&str, Body)] = &[
     ("acks", acks),
     ("receive", receive),
     ("credit", credit),
+    ("loss", loss),
     ("units", units),
     ("timers", timers),
     ("token", token),

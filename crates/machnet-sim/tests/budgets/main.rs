@@ -100,11 +100,11 @@ fn an_engine_does_not_allocate() {
         received
     };
     // The queues are longest with the smallest messages and the largest windows, the unit sets with the largest.
-    run(&mut pair, 0, 6..7, 300_000);
+    run(&mut pair, 0, 6..7, 600_000);
     run(&mut pair, 50, 6..7, 100_000);
     run(&mut pair, 0, 20..21, 100_000);
     run(&mut pair, 50, 12..21, 200_000);
-    run(&mut pair, 100, 6..21, 500_000);
+    run(&mut pair, 100, 6..21, 1_500_000);
     let counters = |pair: &Pair| {
         let lost: u64 = pair.hosts.iter().map(|host| host.stats().packets_lost).sum();
         (pair.hosts.each_ref().map(|host| host.allocations), lost)

@@ -55,7 +55,9 @@ fn a_request_and_its_reply_are_two_packets() {
 }
 
 /// The messages in each packet that carries any, and when it was sent.
-fn log_messages(pair: &Pair) -> Arc<Mutex<Vec<(Instant, Vec<u32>)>>> {
+type Log = Arc<Mutex<Vec<(Instant, Vec<u32>)>>>;
+
+fn log_messages(pair: &Pair) -> Log {
     let log = Arc::<Mutex<Vec<_>>>::default();
     let shared = Arc::clone(&log);
     pair.world.fabric().filter(pair.there, move |packet: &Sighting<'_>| {

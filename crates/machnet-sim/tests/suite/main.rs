@@ -14,6 +14,7 @@ mod handshake;
 mod hostile;
 mod limits;
 mod loss;
+mod mtu;
 mod regressions;
 mod seeds;
 mod transfer;

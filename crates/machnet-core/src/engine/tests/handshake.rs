@@ -101,3 +101,19 @@ fn retry_echoes_the_source_id() {
     bench.poll();
     assert_eq!((bench.engine.flows.len(), bench.engine.half_open), (0, [0, 0]));
 }
+
+/// Anybody can send ICMP: once a flow is open nothing that it says is believed.
+#[test]
+fn icmp_has_no_effect_on_an_open_flow() {
+    let (mut bench, _) = Bench::with_flow("open");
+    let mut flow = accepted(&mut bench);
+    flow.send.post(vec![0; 100_000].into()).unwrap();
+    bench.poll();
+    let flow_before = bench.flow();
+    let sent = bench.engine.tx.driver.sent.clone();
+    for packet in sent {
+        let quoted: [u8; 16] = packet[..16].try_into().unwrap();
+        bench.engine.on_unreachable(peer(), &quoted);
+    }
+    assert_eq!(bench.flow(), flow_before);
+}

@@ -269,7 +269,7 @@ fn who_breaks_the_protocol_loses_that_flow_and_nothing_else() {
     for (case, chunks, (reason, closed)) in [
         ("a message beyond the credit", &[whole(window)][..], protocol),
         ("two totals for one message", &[part(128), part(192)], protocol),
-        ("a message in parts and whole", &[part(128), Chunk::Whole { id: 0, payload: &[0; 128] }], protocol),
+        ("a part and the whole of another message", &[part(128), Chunk::Whole { id: 0, payload: &[0; 192] }], protocol),
         ("a message after FIN", &[Chunk::Fin { next: 0 }, whole(0)], protocol),
         ("two FINs", &[Chunk::Fin { next: 3 }, Chunk::Fin { next: 4 }], protocol),
         ("a FIN before a message that is here", &[whole(5), Chunk::Fin { next: 5 }], protocol),

@@ -3,6 +3,7 @@
 
 mod acks;
 mod credit;
+mod loss;
 mod receive;
 mod units;
 
@@ -12,6 +13,7 @@ use super::{Store, UnitSet};
 
 pub(crate) use acks::acks;
 pub(crate) use credit::credit;
+pub(crate) use loss::loss;
 pub(crate) use receive::receive;
 pub(crate) use units::units;
 
