@@ -20,9 +20,9 @@
 #[doc(inline)]
 pub use machnet_async::{
     CloseReason, Config, ConfigError, Driver, DropReason, Drops, Endpoint, EndpointBuilder, EngineStats, Flow,
-    FlowError, FlowStats, IdlePolicy, Incoming, Listener, Message, Messages, NoDriver, ParkHook, Placement, RecvHalf,
-    Reserved, ReuniteError, SendError, SendErrorReason, SendHalf, TrySendError, Udp, UdpBuilder, WakeStats, future,
-    park_hook,
+    FlowError, FlowIncoming, FlowListener, FlowStats, FlowStream, IdlePolicy, Incoming, Listener, Message, Messages,
+    NoDriver, ParkHook, Placement, RecvHalf, Reserved, ReuniteError, SendError, SendErrorReason, SendHalf,
+    TrySendError, Udp, UdpBuilder, WakeStats, future, halves, park_hook,
 };
 
 // The README's example compiles.

@@ -2,7 +2,7 @@
 
 use machnet_channel::{CloseReason, FlowState, FlowStats, Intent};
 
-use super::{Control, Flow, Published, State};
+use super::{Control, Flow, Linger, Published, State};
 use crate::wire::Reason;
 use crate::{AppChannel, Instant};
 
@@ -59,8 +59,12 @@ impl Flow {
             if self.fin == Control::Idle {
                 self.fin = Control::Wanted;
             }
-            if intent.has(Intent::STOP) && self.linger.is_none() {
-                self.linger = Some(now + self.limits.linger);
+            let until = now + self.limits.linger;
+            if self.linger == Linger::Unasked {
+                self.linger = Linger::Finishing(until);
+            }
+            if intent.has(Intent::STOP) && !matches!(self.linger, Linger::Dropped(_)) {
+                self.linger = Linger::Dropped(until);
                 // Nobody waits for the answer any more.
                 if matches!(self.state, State::Connecting { .. }) && self.send.all_sent() {
                     self.close(CloseReason::Aborted);
@@ -114,6 +118,9 @@ impl Flow {
         }
         if self.is_finished() {
             state = state.with(FlowState::FIN_ACKED);
+        }
+        if self.linger == Linger::Late && !self.is_finished() {
+            state = state.with(FlowState::FIN_LATE);
         }
         // Bits are only ever added: an abort forgets what a FIN said.
         state = state.with(self.published.state);

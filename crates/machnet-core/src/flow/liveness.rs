@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use machnet_channel::CloseReason;
 
-use super::{Control, Flow, State, transmit};
+use super::{Control, Flow, Linger, State, transmit};
 use crate::Instant;
 use crate::wire::Reason;
 
@@ -20,7 +20,9 @@ impl Flow {
             State::HalfOpen { give_up } => return Some(give_up),
             State::Tombstone { until, .. } => Some(until),
             State::Aborting { until } => [Some(until), self.sent.deadline(self.pto())].into_iter().flatten().min(),
-            State::Open => [self.sent.deadline(self.pto()), self.linger, self.shed_at].into_iter().flatten().min(),
+            State::Open => {
+                [self.sent.deadline(self.pto()), self.linger.deadline(), self.shed_at].into_iter().flatten().min()
+            }
             State::Closed => return None,
         };
         [own, self.acks.deadline()].into_iter().flatten().min()
@@ -54,11 +56,14 @@ impl Flow {
                 if self.shed_at.is_some_and(|at| at <= now) {
                     self.shed(now);
                 }
-                if self.linger.is_some_and(|at| at <= now) {
-                    self.abort(now, Reason::Linger, CloseReason::Aborted);
-                } else {
-                    self.on_sent_timer(now);
+                match self.linger {
+                    Linger::Dropped(until) if until <= now => {
+                        return self.abort(now, Reason::Linger, CloseReason::Aborted);
+                    }
+                    Linger::Finishing(until) if until <= now => self.linger = Linger::Late,
+                    _ => {}
                 }
+                self.on_sent_timer(now);
             }
             State::Closed => {}
         }

@@ -219,7 +219,7 @@ pub(crate) struct Flow {
     peer_stopped: bool,
     /// What was to be sent was dropped before it was acknowledged.
     cut_off: bool,
-    linger: Option<Instant>,
+    linger: Linger,
     /// When the last INIT or ACCEPT went out, if there was but one: then its answer is a sample of the round trip.
     handshake_sent: Option<Instant>,
     closed: Option<CloseReason>,
@@ -236,6 +236,28 @@ pub(crate) struct Flow {
     lost_counted: u64,
     /// A token that a RETRY gave.
     token: Vec<u8>,
+}
+
+/// For how long the peer may take to acknowledge our FIN.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Linger {
+    /// There is no FIN yet.
+    Unasked,
+    /// Until then whoever waits for the acknowledgement is told nothing.
+    Finishing(Instant),
+    /// It took longer. The flow goes on.
+    Late,
+    /// The application is gone: until then the engine goes on without it, then it aborts the flow.
+    Dropped(Instant),
+}
+
+impl Linger {
+    const fn deadline(self) -> Option<Instant> {
+        match self {
+            Self::Finishing(until) | Self::Dropped(until) => Some(until),
+            Self::Unasked | Self::Late => None,
+        }
+    }
 }
 
 impl Flow {
@@ -282,7 +304,7 @@ impl Flow {
             abort_reason: Reason::None,
             peer_stopped: false,
             cut_off: false,
-            linger: None,
+            linger: Linger::Unasked,
             handshake_sent: None,
             closed: None,
             published: Published::default(),
