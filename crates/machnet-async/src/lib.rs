@@ -250,6 +250,7 @@
 //! The life of endpoints, listeners and flows goes to `tracing` at debug; nothing is logged per message.
 #![forbid(unsafe_code)]
 
+pub mod adapters;
 mod coop;
 mod datapath;
 mod default;
@@ -268,6 +269,7 @@ mod spin;
 mod stream;
 #[cfg(test)]
 mod tests;
+pub mod transport;
 mod wait;
 
 /// The futures that endpoints, listeners and flows return.

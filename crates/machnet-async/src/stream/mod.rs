@@ -28,7 +28,7 @@ use tokio::net::{ToSocketAddrs, lookup_host};
 pub use listener::{FlowIncoming, FlowListener};
 pub use split::{OwnedReadHalf, OwnedWriteHalf, ReadHalf, ReuniteError, WriteHalf};
 
-use crate::Flow;
+use crate::{Endpoint, Flow};
 use methods::{address_methods, read_methods, write_methods};
 use reader::Reader;
 use waits::Place;
@@ -110,9 +110,18 @@ impl FlowStream {
     /// # Cancel safety
     /// As [`Endpoint::connect`](crate::Endpoint::connect).
     pub async fn connect(peer: impl ToSocketAddrs) -> io::Result<Self> {
+        Self::connect_from(None, peer).await
+    }
+
+    /// From `endpoint`, or a default one.
+    pub(crate) async fn connect_from(endpoint: Option<&Endpoint>, peer: impl ToSocketAddrs) -> io::Result<Self> {
         let mut last = None;
         for peer in lookup_host(peer).await? {
-            match Flow::connect(peer).await {
+            let flow = match endpoint {
+                Some(endpoint) => endpoint.connect(peer).await,
+                None => Flow::connect(peer).await,
+            };
+            match flow {
                 Ok(flow) => return Ok(flow.into_stream()),
                 Err(error) => last = Some(error),
             }

@@ -1,0 +1,1 @@
+//! Examples of Machnet under RPC frameworks; see `examples/`.
