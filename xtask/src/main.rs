@@ -6,6 +6,7 @@
 //! run.rs       running commands: bounded, interruptible, with nothing left behind
 //! mutants.rs   the loom tests must notice every listed bug
 //! netns.rs     two hosts on one machine, and the end-to-end run between them
+//! rpc.rs       frameworks, servers and load tools that others wrote, over Machnet
 //! soak.rs      random faults against a model, for as long as wanted
 //! ```
 #![forbid(unsafe_code)]
@@ -13,6 +14,7 @@
 
 mod mutants;
 mod netns;
+mod rpc;
 mod run;
 mod soak;
 mod test;

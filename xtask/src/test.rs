@@ -8,7 +8,7 @@ use clap::ValueEnum;
 
 use crate::run::{capture, describe, run};
 use crate::tools::{self, Tool};
-use crate::{mutants, netns, root, soak, target};
+use crate::{mutants, netns, root, rpc, soak, target};
 
 /// Options of `cargo xtask test`.
 #[derive(clap::Args)]
@@ -49,6 +49,8 @@ pub(crate) enum Step {
     Soak,
     /// Two processes in two network namespaces, over IPv4 and IPv6
     Netns,
+    /// Frameworks, servers and load tools that others wrote: tonic, axum, tarpc, TLS, redis, PostgreSQL, h2load
+    Rpc,
 }
 
 /// Longer than any step takes; a step that hangs fails the run.
@@ -75,6 +77,7 @@ impl Step {
             Self::Deny => &[tools::CARGO_DENY],
             Self::Clippy => &[tools::CLIPPY],
             Self::Test | Self::Netns => &[tools::IP, tools::NAMESPACES],
+            Self::Rpc => &[tools::REDIS_SERVER, tools::REDIS_BENCHMARK, tools::H2LOAD, tools::INITDB, tools::SETPRIV],
             Self::Doc | Self::Sim | Self::Loom | Self::Mutants | Self::Examples | Self::Soak => &[],
         }
     }
@@ -119,6 +122,7 @@ impl Step {
                 run(&mut build, LIMIT)?;
                 netns::echo(&target().join("release/examples"))
             }
+            Self::Rpc => rpc::check(),
         }
     }
 }
