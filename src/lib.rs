@@ -21,8 +21,8 @@
 pub use machnet_async::{
     CloseReason, Config, ConfigError, Driver, DropReason, Drops, Endpoint, EndpointBuilder, EngineStats, Flow,
     FlowError, FlowIncoming, FlowListener, FlowStats, FlowStream, IdlePolicy, Incoming, Listener, Message, Messages,
-    NoDriver, ParkHook, Placement, RecvHalf, Reserved, ReuniteError, SendError, SendErrorReason, SendHalf,
-    TrySendError, Udp, UdpBuilder, WakeStats, adapters, future, halves, park_hook, transport,
+    NoDriver, ParkHook, Placement, RecvHalf, Reserved, ReuniteError, SendError, SendErrorReason, SendHalf, Shm,
+    ShmBuilder, ShmStats, TrySendError, Udp, UdpBuilder, WakeStats, adapters, future, halves, park_hook, transport,
 };
 
 // The README's example compiles.

@@ -7,12 +7,15 @@
 //!
 //! `--two-process` makes each node a process, in which the engine is a task of the current-thread runtime (inline) and the
 //! runtime has the park hook: nothing crosses threads.
+//!
+//! With `MACHNET_ENDPOINT=shm://name` machnet's messages go through shared memory instead of UDP; TCP stays what it is.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program")]
 
 mod measure;
 mod process;
 mod wire;
 
+use std::env::VarError;
 use std::error::Error;
 use std::io::{self, IsTerminal};
 use std::net::{IpAddr, SocketAddr};
@@ -24,7 +27,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use clap::{Parser, ValueEnum};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use machnet::{Endpoint, IdlePolicy, ParkHook, Udp, WakeStats};
+use machnet::{Config, Driver as _, Endpoint, IdlePolicy, ParkHook, Shm, Udp, WakeStats};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -129,8 +132,16 @@ impl Args {
             EnginePlace::Thread => machnet::Placement::Thread,
             EnginePlace::Inline => machnet::Placement::Inline,
         };
-        let endpoint = Endpoint::builder().driver(Udp::bind((self.bind, 0))?).idle(idle);
-        endpoint.thread_name(thread_name).placement(placement).start()
+        let endpoint = Endpoint::builder().idle(idle).thread_name(thread_name).placement(placement);
+        match shm_name()? {
+            None => endpoint.driver(Udp::bind((self.bind, 0))?).start(),
+            Some(name) => {
+                let shm = Shm::attach(&name)?;
+                let mut config = Config::default();
+                config.max_payload = shm.capabilities().max_payload;
+                endpoint.driver(shm).config(config).start()
+            }
+        }
     }
 
     /// Runs `work` as a task of a current-thread runtime.
@@ -141,6 +152,19 @@ impl Args {
             builder.on_thread_park(ParkHook::new().spin_for(self.spin_for()).yield_for(self.yield_for()).build());
         }
         builder.build()?.block_on(async { tokio::spawn(work).await.map_err(io::Error::other)? })
+    }
+}
+
+/// The shared memory to use instead of UDP, if `MACHNET_ENDPOINT` says so.
+fn shm_name() -> io::Result<Option<String>> {
+    match std::env::var("MACHNET_ENDPOINT") {
+        Err(VarError::NotPresent) => Ok(None),
+        Ok(url) if url.starts_with("udp://") => Ok(None),
+        Ok(url) if url.starts_with("shm://") => Ok(Some(url["shm://".len()..].to_owned())),
+        other => Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            format!("MACHNET_ENDPOINT is {other:?}; this example takes shm://name, or UDP without it"),
+        )),
     }
 }
 
@@ -308,8 +332,9 @@ fn print(args: &Args, Rows { rows, waking }: &Rows, cores: Cores) {
         EnginePlace::Thread => "a node has an engine thread",
         EnginePlace::Inline => "the engine is polled inline, as a task of the node's runtime",
     };
+    let wire = if matches!(shm_name(), Ok(Some(_))) { "shared memory" } else { "UDP" };
     println!(
-        "machnet: over UDP; {engine}; without work it spins for {} us, then yields for {} us, then parks.",
+        "machnet: over {wire}; {engine}; without work it spins for {} us, then yields for {} us, then parks.",
         args.spin_us, args.yield_us
     );
     println!("TCP: tokio TcpStream, nodelay, length-prefixed, small writes gathered; the kernel works in the threads.");

@@ -5,17 +5,25 @@
 //! tools.rs     finding and installing what a step needs
 //! run.rs       running commands: bounded, interruptible, with nothing left behind
 //! mutants.rs   the loom tests must notice every listed bug
+//! sim.rs       the transport in virtual time
 //! netns.rs     two hosts on one machine, and the end-to-end run between them
 //! rpc.rs       frameworks, servers and load tools that others wrote, over Machnet
+//! dissector.rs the Wireshark dissector, on a sample and on real traffic
+//! fuzz.rs      the fuzz targets, for as long as wanted
+//! bench/       Machnet and its rivals, measured side by side
 //! soak.rs      random faults against a model, for as long as wanted
 //! ```
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks to its user")]
 
+mod bench;
+mod dissector;
+mod fuzz;
 mod mutants;
 mod netns;
 mod rpc;
 mod run;
+mod sim;
 mod soak;
 mod test;
 mod tools;
@@ -38,6 +46,12 @@ enum Task {
     Test(test::Options),
     /// Random faults against a model: kills, stops, slow readers, storms of flows, large messages
     Soak(soak::Options),
+    /// Fuzz parsers, sub-machines and two engines against each other
+    Fuzz(fuzz::Options),
+    /// The transport in virtual time: named scenarios, seeds, the matrix (`--help` shows its options)
+    Sim(sim::Options),
+    /// Measure Machnet and its rivals on the same wires: rows, results, plots
+    Bench(bench::Options),
 }
 
 fn main() -> ExitCode {
@@ -45,6 +59,9 @@ fn main() -> ExitCode {
     let result = run::catch_signals().and_then(|()| match cli.task {
         Task::Test(options) => test::test(&options),
         Task::Soak(options) => soak::soak(&options),
+        Task::Fuzz(options) => fuzz::fuzz(&options),
+        Task::Sim(options) => sim::sim(&options),
+        Task::Bench(options) => bench::bench(&options),
     });
     match result {
         Ok(()) => ExitCode::SUCCESS,

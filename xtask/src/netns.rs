@@ -23,19 +23,19 @@ use crate::tools;
 const PREFIX: &str = "machnet-";
 
 /// Messages from client to server and back, with sizes log-uniform up to the maximum.
-struct Exchange {
-    client: &'static str,
-    server: &'static str,
-    messages: u32,
-    seed: u64,
+pub(crate) struct Exchange {
+    pub(crate) client: &'static str,
+    pub(crate) server: &'static str,
+    pub(crate) messages: u32,
+    pub(crate) max_size: u32,
+    pub(crate) seed: u64,
 }
 
 const EXCHANGES: [Exchange; 2] = [
-    Exchange { client: "10.77.0.1", server: "10.77.0.2", messages: 10_000, seed: 1 },
-    Exchange { client: "fd77::1", server: "fd77::2", messages: 2_000, seed: 2 },
+    Exchange { client: "10.77.0.1", server: "10.77.0.2", messages: 10_000, max_size: 1 << 20, seed: 1 },
+    Exchange { client: "fd77::1", server: "fd77::2", messages: 2_000, max_size: 1 << 20, seed: 2 },
 ];
-const MAX_SIZE: u32 = 1 << 20;
-const PORT: u16 = 9000;
+pub(crate) const PORT: u16 = 9000;
 
 /// For one exchange, on a machine busy with other things.
 const LIMIT: Duration = Duration::from_secs(5 * 60);
@@ -43,9 +43,8 @@ const LIMIT: Duration = Duration::from_secs(5 * 60);
 /// Runs `echo_server` and `echo_client` from `programs` against each other, each in a namespace of its own.
 pub(crate) fn echo(programs: &Path) -> Result<()> {
     if !tools::is_root() {
-        return in_user_namespace();
+        return in_user_namespace("netns");
     }
-    remove_stale()?;
     let hosts = Hosts::new()?;
     for exchange in &EXCHANGES {
         exchange.run(&hosts, programs)?;
@@ -53,18 +52,18 @@ pub(crate) fn echo(programs: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Runs this step again as root of a user namespace, where anybody may make network namespaces.
-fn in_user_namespace() -> Result<()> {
+/// Runs a step again as root of a user namespace, where anybody may make network namespaces.
+pub(crate) fn in_user_namespace(step: &str) -> Result<()> {
     // `ip netns` keeps its names under /run, which is not ours: a /run of our own, seen by this process tree alone.
-    let script = "mount -t tmpfs tmpfs /run && exec \"$0\" test --no-install --only netns";
+    let script = "mount -t tmpfs tmpfs /run && exec \"$0\" test --no-install --only \"$1\"";
     let xtask = std::env::current_exe().context("cannot find this program")?;
     let mut command = Command::new("unshare");
-    command.args(["--user", "--map-root-user", "--net", "--mount", "--", "sh", "-c", script]).arg(xtask);
+    command.args(["--user", "--map-root-user", "--net", "--mount", "--", "sh", "-c", script]).arg(xtask).arg(step);
     run::run(&mut command, 2 * LIMIT)
 }
 
 impl Exchange {
-    fn run(&self, hosts: &Hosts, programs: &Path) -> Result<()> {
+    pub(crate) fn run(&self, hosts: &Hosts, programs: &Path) -> Result<()> {
         let port = PORT.to_string();
         let mut server = hosts.b.command(&programs.join("echo_server"));
         server.args(["--bind", self.server, "--port", &port, "--once"]);
@@ -81,7 +80,7 @@ impl Exchange {
         }
 
         let to = std::net::SocketAddr::new(self.server.parse()?, PORT).to_string();
-        let (messages, max_size, seed) = (self.messages.to_string(), MAX_SIZE.to_string(), self.seed.to_string());
+        let (messages, max_size, seed) = (self.messages.to_string(), self.max_size.to_string(), self.seed.to_string());
         let mut client = hosts.a.command(&programs.join("echo_client"));
         client.args(["--bind", self.client, &to]);
         client.args(["--messages", &messages, "--max-size", &max_size, "--seed", &seed]);
@@ -106,13 +105,14 @@ pub(crate) fn has_udp_port(pid: u32, port: u16) -> bool {
 }
 
 /// The two namespaces.
-struct Hosts {
-    a: Namespace,
-    b: Namespace,
+pub(crate) struct Hosts {
+    pub(crate) a: Namespace,
+    pub(crate) b: Namespace,
 }
 
 impl Hosts {
-    fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
+        remove_stale()?;
         let pid = std::process::id();
         let (a, b) = (Namespace::new(format!("{PREFIX}{pid}-a"))?, Namespace::new(format!("{PREFIX}{pid}-b"))?);
         ip(&["link", "add", "eth0", "netns", &a.name, "type", "veth", "peer", "name", "eth0", "netns", &b.name])?;
@@ -128,8 +128,8 @@ impl Hosts {
 }
 
 /// A network namespace; removed, with what is in it, when dropped.
-struct Namespace {
-    name: String,
+pub(crate) struct Namespace {
+    pub(crate) name: String,
 }
 
 impl Namespace {
@@ -142,7 +142,7 @@ impl Namespace {
     }
 
     /// `program`, to be run in the namespace.
-    fn command(&self, program: &Path) -> Command {
+    pub(crate) fn command(&self, program: &Path) -> Command {
         let mut command = tools::command("ip");
         command.args(["netns", "exec", &self.name]).arg(program);
         command
@@ -188,7 +188,7 @@ fn is_xtask(pid: u32) -> bool {
 }
 
 /// Runs `ip`, to its end: it is quick, and is what cleans up after an interrupt.
-fn ip(arguments: &[&str]) -> Result<String> {
+pub(crate) fn ip(arguments: &[&str]) -> Result<String> {
     let mut command = tools::command("ip");
     command.args(arguments).stdin(Stdio::null()).process_group(0);
     let output = command.output().context("cannot start `ip`")?;

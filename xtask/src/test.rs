@@ -8,7 +8,7 @@ use clap::ValueEnum;
 
 use crate::run::{capture, describe, run};
 use crate::tools::{self, Tool};
-use crate::{mutants, netns, root, rpc, soak, target};
+use crate::{dissector, mutants, netns, root, rpc, sim, soak, target};
 
 /// Options of `cargo xtask test`.
 #[derive(clap::Args)]
@@ -37,7 +37,7 @@ pub(crate) enum Step {
     Doc,
     /// Unit, integration and documentation tests
     Test,
-    /// Simulations, optimised
+    /// Simulations, optimised: suite, scenarios, 2 000 seeds, matrix
     Sim,
     /// Model checking of the lock-free parts
     Loom,
@@ -49,6 +49,8 @@ pub(crate) enum Step {
     Soak,
     /// Two processes in two network namespaces, over IPv4 and IPv6
     Netns,
+    /// Wireshark's dissector, on the committed sample and on real traffic
+    Dissector,
     /// Frameworks, servers and load tools that others wrote: tonic, axum, tarpc, TLS, redis, PostgreSQL, h2load
     Rpc,
 }
@@ -77,6 +79,7 @@ impl Step {
             Self::Deny => &[tools::CARGO_DENY],
             Self::Clippy => &[tools::CLIPPY],
             Self::Test | Self::Netns => &[tools::IP, tools::NAMESPACES],
+            Self::Dissector => &[tools::IP, tools::TC, tools::NAMESPACES, tools::TSHARK],
             Self::Rpc => &[tools::REDIS_SERVER, tools::REDIS_BENCHMARK, tools::H2LOAD, tools::INITDB, tools::SETPRIV],
             Self::Doc | Self::Sim | Self::Loom | Self::Mutants | Self::Examples | Self::Soak => &[],
         }
@@ -101,30 +104,38 @@ impl Step {
             ),
             // Tests that need a namespace may not do without it here.
             Self::Test => run(cargo("test").env("MACHNET_NAMESPACES", "1").args(["--workspace", "--locked"]), LIMIT),
-            Self::Sim => {
-                let arguments = ["--package", "machnet-sim", "--release", "--locked"];
-                list_tests(cargo("test").args(arguments), "sim")?;
-                run(cargo("test").args(arguments), LIMIT)
-            }
+            Self::Sim => sim::check(),
             Self::Loom => {
                 list_tests(&mut loom(), "loom")?;
                 run(&mut loom(), LIMIT)
             }
             Self::Mutants => mutants::check(),
             Self::Examples => {
-                run(cargo("run").args(["--release", "--locked", "--example", "echo", "--", "--quick"]), LIMIT)?;
+                let echo = ["--release", "--locked", "--example", "echo", "--", "--quick"];
+                run(cargo("run").args(echo), LIMIT)?;
+                let shm = format!("shm://examples-{}", std::process::id());
+                run(cargo("run").args(echo).arg("--two-process").env("MACHNET_ENDPOINT", shm), LIMIT)?;
                 run(cargo("run").args(["--release", "--locked", "--example", "chat", "--", "demo"]), LIMIT)
             }
             Self::Soak => soak::soak_for(SMOKE, Some(1)),
             Self::Netns => {
-                let mut build = cargo("build");
-                build.args(["--release", "--locked", "--example", "echo_server", "--example", "echo_client"]);
-                run(&mut build, LIMIT)?;
+                build_echo()?;
                 netns::echo(&target().join("release/examples"))
+            }
+            Self::Dissector => {
+                build_echo()?;
+                dissector::check(&target().join("release/examples"))
             }
             Self::Rpc => rpc::check(),
         }
     }
+}
+
+/// The two programs of the steps between namespaces.
+fn build_echo() -> Result<()> {
+    let mut build = cargo("build");
+    build.args(["--release", "--locked", "--example", "echo_server", "--example", "echo_client"]);
+    run(&mut build, LIMIT)
 }
 
 /// Runs the chosen steps, all by default, until the first failure.
@@ -173,6 +184,13 @@ fn summary(times: &[(Step, Duration)]) {
 pub(crate) fn cargo(command: &str) -> Command {
     let mut cargo = Command::new("cargo");
     cargo.arg(command).current_dir(root());
+    // What `cargo run` says of this program is none of its business, but build scripts (ring's) would run again for it,
+    // and everything above them would be built again.
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")) {
+            cargo.env_remove(name);
+        }
+    }
     cargo
 }
 

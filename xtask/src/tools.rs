@@ -25,6 +25,8 @@ enum Source {
     Apt { command: &'static str, package: &'static str },
     /// The right to make network namespaces: root's, or that of an unprivileged user namespace.
     Namespaces,
+    /// A toolchain of rustup's.
+    Toolchain,
     /// A binary from a crate, built into `target/tools`.
     Crate { name: &'static str, version: &'static str },
 }
@@ -42,9 +44,16 @@ pub(crate) const INITDB: Tool =
     Tool { name: "PostgreSQL", source: Source::Apt { command: "initdb", package: "postgresql" } };
 pub(crate) const SETPRIV: Tool =
     Tool { name: "setpriv", source: Source::Apt { command: "setpriv", package: "util-linux" } };
+pub(crate) const TC: Tool = Tool { name: "tc", source: Source::Apt { command: "tc", package: "iproute2" } };
+pub(crate) const TSHARK: Tool = Tool { name: "tshark", source: Source::Apt { command: "tshark", package: "tshark" } };
 pub(crate) const NAMESPACES: Tool = Tool { name: "network namespaces", source: Source::Namespaces };
 pub(crate) const CARGO_DENY: Tool = Tool { name: DENY, source: Source::Crate { name: DENY, version: DENY_VERSION } };
 
+pub(crate) const NIGHTLY: Tool = Tool { name: "nightly", source: Source::Toolchain };
+pub(crate) const CARGO_FUZZ: Tool = Tool { name: FUZZ, source: Source::Crate { name: FUZZ, version: FUZZ_VERSION } };
+
+const FUZZ: &str = "cargo-fuzz";
+const FUZZ_VERSION: &str = "0.13.2";
 const DENY: &str = "cargo-deny";
 const DENY_VERSION: &str = "0.20.2";
 
@@ -58,6 +67,7 @@ impl Tool {
             Source::Namespaces => {
                 is_root() || succeeds(Command::new("unshare").args(["--user", "--map-root-user", "--net", "true"]))
             }
+            Source::Toolchain => succeeds(Command::new("rustc").env("RUSTUP_TOOLCHAIN", self.name).arg("--version")),
             Source::Crate { name, version } => binary(name, version).is_file(),
         }
     }
@@ -68,6 +78,7 @@ impl Tool {
             Source::Component { .. } => format!("rustup component add {}", self.name),
             Source::Apt { package, .. } => format!("apt-get install {package}"),
             Source::Namespaces => "run as root, or allow unprivileged user namespaces".to_owned(),
+            Source::Toolchain => format!("rustup toolchain install {} --profile minimal", self.name),
             Source::Crate { .. } => "run without --no-install: it is built into target/tools".to_owned(),
         }
     }
@@ -85,6 +96,10 @@ impl Tool {
                 run(install.args(["install", "--quiet", "--yes", "--no-install-recommends", package]), LIMIT)
             }
             Source::Namespaces => bail!("not permitted"),
+            Source::Toolchain => {
+                let mut install = Command::new("rustup");
+                run(install.args(["toolchain", "install", self.name, "--profile", "minimal"]), LIMIT)
+            }
             Source::Crate { name, version } => {
                 // Unoptimised: it runs for a second, which does not repay its release profile's link-time optimisation.
                 let mut install = Command::new("cargo");
@@ -125,6 +140,11 @@ pub(crate) fn is_root() -> bool {
 /// The binary of cargo-deny.
 pub(crate) fn cargo_deny() -> PathBuf {
     binary(DENY, DENY_VERSION)
+}
+
+/// The binary of cargo-fuzz.
+pub(crate) fn cargo_fuzz() -> PathBuf {
+    binary(FUZZ, FUZZ_VERSION)
 }
 
 fn binary(name: &str, version: &str) -> PathBuf {

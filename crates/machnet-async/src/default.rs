@@ -1,7 +1,7 @@
 //! The process's own endpoints: what [`Flow::connect`] and [`Listener::bind`] use, as `TcpStream` and `TcpListener` use
 //! the kernel.
 //!
-//! There is one engine per local address in use, usually one in all. It is started by the first call that needs it and
+//! There is one engine per local address in use, usually one in all (over shared memory, always). It is started by the first call that needs it and
 //! kept for the life of the process: it belongs to no runtime, and survives them all.
 
 use std::env::{self, VarError};
@@ -10,13 +10,13 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use crate::{Endpoint, Flow, Listener, Udp};
+use crate::{Config, Driver as _, Endpoint, Flow, Listener, Shm, Udp};
 
 /// Which endpoint processes use by default.
 const VARIABLE: &str = "MACHNET_ENDPOINT";
 
 /// What is meant if the variable is unset.
-const FALLBACK: Url = Url { address: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0) };
+const FALLBACK: Url = Url::Udp(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0));
 
 impl Flow {
     /// Connects to whoever listens at `peer`, from the process's default endpoint: see [`Endpoint::default_for`].
@@ -43,8 +43,7 @@ impl Listener {
     /// # Cancel safety
     /// As [`Endpoint::listen`].
     pub async fn bind(local: SocketAddr) -> io::Result<Self> {
-        let url = url()?;
-        endpoint_at(url, url.listens_at(local.ip())?)?.listen(local.port()).await
+        listening_at(url()?, local.ip())?.listen(local.port()).await
     }
 }
 
@@ -59,25 +58,28 @@ impl Endpoint {
     /// | `udp://0.0.0.0`, or not set | UDP sockets, any local address; for IPv6 peers another one, on `[::]` |
     /// | `udp://[::]` | the same |
     /// | `udp://192.0.2.1:7000` | UDP sockets at this address; flows leave from this port. Without one, or 0: any |
+    /// | `shm://name` | memory shared with processes of this host that use the same name: see [`Shm::attach`] |
     ///
     /// It lives as long as the process, whatever runtimes come and go. Shut down ([`Endpoint::shutdown`], to wait before
     /// the process exits until everything that was sent has arrived), the next call starts another.
     ///
     /// # Errors
     /// `InvalidInput`: `MACHNET_ENDPOINT` is malformed; the error says where. `Unsupported`: it names a kind of endpoint
-    /// that this version does not have; the error lists those it has. Else as [`Udp::bind`] and
-    /// [`EndpointBuilder::start`](crate::EndpointBuilder::start).
+    /// that this version does not have; the error lists those it has. Else as [`Udp::bind`],
+    /// [`Shm::attach`] and [`EndpointBuilder::start`](crate::EndpointBuilder::start).
     pub fn default_for(peer: IpAddr) -> io::Result<Self> {
-        let url = url()?;
-        endpoint_at(url, url.connects_from(peer))
+        match url()? {
+            Url::Udp(address) => udp_at(address, connects_from(address, peer)),
+            Url::Shm(name) => shm(name),
+        }
     }
 }
 
 /// The environment does not change while a process runs, but an error is worth another look.
-fn url() -> io::Result<Url> {
+fn url() -> io::Result<&'static Url> {
     static SEEN: OnceLock<Url> = OnceLock::new();
     if let Some(url) = SEEN.get() {
-        return Ok(*url);
+        return Ok(url);
     }
     let url = match env::var(VARIABLE) {
         Ok(text) => Url::parse(&text).map_err(|error| {
@@ -88,36 +90,91 @@ fn url() -> io::Result<Url> {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{VARIABLE} is not UTF-8")));
         }
     };
-    Ok(*SEEN.get_or_init(|| url))
+    Ok(SEEN.get_or_init(|| url))
 }
 
-/// The endpoint at `ip`, started if there is none, or none any more.
-fn endpoint_at(url: Url, ip: IpAddr) -> io::Result<Endpoint> {
-    static ENDPOINTS: Mutex<Vec<(IpAddr, Endpoint)>> = Mutex::new(Vec::new());
+/// The endpoints of this process, by what they were started for.
+static ENDPOINTS: Mutex<Vec<(IpAddr, Endpoint)>> = Mutex::new(Vec::new());
+
+/// The endpoint for `key`, started if there is none, or none any more.
+fn endpoint(key: IpAddr, start: impl FnOnce() -> io::Result<Endpoint>) -> io::Result<Endpoint> {
     let mut endpoints = ENDPOINTS.lock().unwrap_or_else(PoisonError::into_inner);
     endpoints.retain(|(_, endpoint)| !endpoint.is_closing());
-    if let Some((_, endpoint)) = endpoints.iter().find(|(at, _)| *at == ip) {
+    if let Some((_, endpoint)) = endpoints.iter().find(|(at, _)| *at == key) {
         return Ok(endpoint.clone());
     }
-    let port = if ip == url.address.ip() { url.address.port() } else { 0 };
-    let endpoint = Endpoint::builder().driver(Udp::bind((ip, port))?).start()?;
-    endpoints.push((ip, endpoint.clone()));
+    let endpoint = start()?;
+    endpoints.push((key, endpoint.clone()));
     Ok(endpoint)
 }
 
-/// What `MACHNET_ENDPOINT` says. The only kind of this version: UDP sockets at an address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Url {
-    address: SocketAddr,
+/// UDP sockets at `ip`.
+fn udp_at(url: &SocketAddr, ip: IpAddr) -> io::Result<Endpoint> {
+    let port = if ip == url.ip() { url.port() } else { 0 };
+    endpoint(ip, || Endpoint::builder().driver(Udp::bind((ip, port))?).start())
+}
+
+/// The one endpoint over shared memory.
+fn shm(name: &str) -> io::Result<Endpoint> {
+    endpoint(Ipv4Addr::UNSPECIFIED.into(), || {
+        let shm = Shm::attach(name)?;
+        let mut config = Config::default();
+        // All of the wire: both of its ends have the same.
+        config.max_payload = shm.capabilities().max_payload;
+        Endpoint::builder().driver(shm).config(config).start()
+    })
+}
+
+/// The endpoint that listens at `asked`.
+fn listening_at(url: &Url, asked: IpAddr) -> io::Result<Endpoint> {
+    match url {
+        Url::Udp(address) => udp_at(address, listens_at(address.ip(), asked, url)?),
+        Url::Shm(name) => {
+            let endpoint = shm(name)?;
+            listens_at(endpoint.local_addr().ip(), asked, url)?;
+            Ok(endpoint)
+        }
+    }
+}
+
+/// The address that flows to `peer` leave from. One of another family is refused by the endpoint.
+fn connects_from(url: &SocketAddr, peer: IpAddr) -> IpAddr {
+    match (url.ip(), peer) {
+        (own, _) if !own.is_unspecified() => own,
+        (_, IpAddr::V4(_)) => Ipv4Addr::UNSPECIFIED.into(),
+        (_, IpAddr::V6(_)) => Ipv6Addr::UNSPECIFIED.into(),
+    }
+}
+
+/// The address to listen at if `asked` is asked for and `own` is to be had: never more than was asked for.
+fn listens_at(own: IpAddr, asked: IpAddr, url: &Url) -> io::Result<IpAddr> {
+    if own.is_unspecified() || own == asked {
+        Ok(asked)
+    } else if asked.is_unspecified() && asked.is_ipv4() == own.is_ipv4() {
+        Ok(own)
+    } else {
+        let at = if matches!(url, Url::Shm(_)) { format!(", and this process is {own} there") } else { String::new() };
+        let text = format!("cannot listen at {asked}: {VARIABLE} is {url}{at}");
+        Err(io::Error::new(io::ErrorKind::AddrNotAvailable, text))
+    }
+}
+
+/// What `MACHNET_ENDPOINT` says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Url {
+    /// UDP sockets at an address.
+    Udp(SocketAddr),
+    /// Shared memory of a name.
+    Shm(String),
 }
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 enum UrlError {
     #[error("no \"://\" after the scheme; wanted is for example {FALLBACK}")]
     NoScheme,
-    #[error("\"{0}\" is not in this version; known schemes: udp")]
+    #[error("\"{0}\" is not in this version; known schemes: udp, shm")]
     Planned(&'static str),
-    #[error("unknown scheme \"{}\"; known schemes: udp", .0.escape_debug())]
+    #[error("unknown scheme \"{}\"; known schemes: udp, shm", .0.escape_debug())]
     UnknownScheme(String),
     #[error("no address after \"udp://\"; wanted is for example {FALLBACK}")]
     NoAddress,
@@ -139,7 +196,7 @@ impl UrlError {
 }
 
 /// Schemes of later versions.
-const PLANNED: [&str; 4] = ["dpdk", "xdp", "shm", "unix"];
+const PLANNED: [&str; 3] = ["dpdk", "xdp", "unix"];
 
 impl Url {
     fn parse(text: &str) -> Result<Self, UrlError> {
@@ -147,10 +204,14 @@ impl Url {
         if let Some(planned) = PLANNED.into_iter().find(|planned| scheme.eq_ignore_ascii_case(planned)) {
             return Err(UrlError::Planned(planned));
         }
+        let rest = rest.strip_suffix('/').unwrap_or(rest);
+        if scheme.eq_ignore_ascii_case("shm") {
+            // What may be in a name is for the driver to say.
+            return Ok(Self::Shm(rest.to_owned()));
+        }
         if !scheme.eq_ignore_ascii_case("udp") {
             return Err(UrlError::UnknownScheme(scheme.to_owned()));
         }
-        let rest = rest.strip_suffix('/').unwrap_or(rest);
         let (authority, trailing) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
         if !trailing.is_empty() {
             return Err(UrlError::Trailing(trailing.to_owned()));
@@ -165,29 +226,7 @@ impl Url {
             None => IpAddr::V4(ip.parse::<Ipv4Addr>().map_err(no_ip)?),
         };
         let port = port.map_or(Ok(0), |port| port.parse().map_err(|_| UrlError::NoPort(port.to_owned())))?;
-        Ok(Self { address: SocketAddr::new(address, port) })
-    }
-
-    /// The address that flows to `peer` leave from. One of another family is refused by the endpoint.
-    fn connects_from(self, peer: IpAddr) -> IpAddr {
-        match (self.address.ip(), peer) {
-            (own, _) if !own.is_unspecified() => own,
-            (_, IpAddr::V4(_)) => Ipv4Addr::UNSPECIFIED.into(),
-            (_, IpAddr::V6(_)) => Ipv6Addr::UNSPECIFIED.into(),
-        }
-    }
-
-    /// The address of the endpoint that listens at `asked`: never more than was asked for.
-    fn listens_at(self, asked: IpAddr) -> io::Result<IpAddr> {
-        let own = self.address.ip();
-        if own.is_unspecified() || own == asked {
-            Ok(asked)
-        } else if asked.is_unspecified() && asked.is_ipv4() == own.is_ipv4() {
-            Ok(own)
-        } else {
-            let text = format!("cannot listen at {asked}: {VARIABLE} is {self}");
-            Err(io::Error::new(io::ErrorKind::AddrNotAvailable, text))
-        }
+        Ok(Self::Udp(SocketAddr::new(address, port)))
     }
 }
 
@@ -201,7 +240,10 @@ fn split_port(authority: &str) -> (&str, Option<&str>) {
 
 impl fmt::Display for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "udp://{}", self.address)
+        match self {
+            Self::Udp(address) => write!(f, "udp://{address}"),
+            Self::Shm(name) => write!(f, "shm://{name}"),
+        }
     }
 }
 
@@ -219,7 +261,10 @@ mod tests {
             ("udp://[::1]", "[::1]:0"),
             ("udp://[2001:db8::1]:65535", "[2001:db8::1]:65535"),
         ] {
-            assert_eq!(Url::parse(text), Ok(Url { address: address.parse().unwrap() }), "{text}");
+            assert_eq!(Url::parse(text), Ok(Url::Udp(address.parse().unwrap())), "{text}");
+        }
+        for (text, name) in [("shm://x", "x"), ("SHM://perf-1/", "perf-1"), ("shm://", "")] {
+            assert_eq!(Url::parse(text), Ok(Url::Shm(name.to_owned())), "{text}");
         }
         assert_eq!(Url::parse(&FALLBACK.to_string()), Ok(FALLBACK));
     }
@@ -238,11 +283,14 @@ mod tests {
             ("udp://1.2.3.4:65536", "\"65536\" is no port", io::ErrorKind::InvalidInput),
             ("udp://1.2.3.4:", "\"\" is no port", io::ErrorKind::InvalidInput),
             ("udp://1.2.3.4:1?x=y", "\"?x=y\"", io::ErrorKind::InvalidInput),
-            ("dpdk://0000:00:06.0", "\"dpdk\" is not in this version; known schemes: udp", io::ErrorKind::Unsupported),
+            (
+                "dpdk://0000:00:06.0",
+                "\"dpdk\" is not in this version; known schemes: udp, shm",
+                io::ErrorKind::Unsupported,
+            ),
             ("xdp://eth1", "\"xdp\" is not in this version", io::ErrorKind::Unsupported),
-            ("shm://name", "\"shm\" is not in this version", io::ErrorKind::Unsupported),
             ("unix:///run/machnet.sock", "\"unix\" is not in this version", io::ErrorKind::Unsupported),
-            ("tcp://0.0.0.0", "unknown scheme \"tcp\"; known schemes: udp", io::ErrorKind::Unsupported),
+            ("tcp://0.0.0.0", "unknown scheme \"tcp\"; known schemes: udp, shm", io::ErrorKind::Unsupported),
         ] {
             let error = Url::parse(text).unwrap_err();
             assert!(error.to_string().contains(part), "{text}: {error}");
@@ -254,20 +302,27 @@ mod tests {
     fn what_is_used_for_whom() {
         let ip = |text: &str| text.parse::<IpAddr>().unwrap();
         let (v4, v6) = (ip("10.0.0.9"), ip("2001:db8::9"));
-        for any in ["udp://0.0.0.0:5", "udp://[::]"] {
-            let any = Url::parse(any).unwrap();
-            assert_eq!((any.connects_from(v4), any.connects_from(v6)), (ip("0.0.0.0"), ip("::")));
-            assert_eq!((any.listens_at(v4).unwrap(), any.listens_at(v6).unwrap()), (v4, v6));
-            assert_eq!(any.listens_at(ip("::")).unwrap(), ip("::"));
+        for any in ["0.0.0.0:5", "[::]:0"] {
+            let any: SocketAddr = any.parse().unwrap();
+            assert_eq!((connects_from(&any, v4), connects_from(&any, v6)), (ip("0.0.0.0"), ip("::")));
+            for asked in [v4, v6, ip("::")] {
+                assert_eq!(listens_at(any.ip(), asked, &Url::Udp(any)).unwrap(), asked);
+            }
         }
-        let one = Url::parse("udp://10.0.0.1").unwrap();
-        assert_eq!((one.connects_from(v4), one.connects_from(v6)), (ip("10.0.0.1"), ip("10.0.0.1")));
-        assert_eq!(one.listens_at(ip("0.0.0.0")).unwrap(), ip("10.0.0.1"));
-        assert_eq!(one.listens_at(ip("10.0.0.1")).unwrap(), ip("10.0.0.1"));
-        for other in [v4, ip("::")] {
-            let error = one.listens_at(other).unwrap_err();
-            assert_eq!(error.kind(), io::ErrorKind::AddrNotAvailable);
-            assert!(error.to_string().contains("MACHNET_ENDPOINT is udp://10.0.0.1:0"), "{error}");
+        let one: SocketAddr = "10.0.0.1:0".parse().unwrap();
+        assert_eq!((connects_from(&one, v4), connects_from(&one, v6)), (one.ip(), one.ip()));
+        for (url, text) in [
+            (Url::Udp(one), "MACHNET_ENDPOINT is udp://10.0.0.1:0"),
+            (Url::Shm("x".to_owned()), "MACHNET_ENDPOINT is shm://x, and this process is 10.0.0.1 there"),
+        ] {
+            for asked in [ip("0.0.0.0"), one.ip()] {
+                assert_eq!(listens_at(one.ip(), asked, &url).unwrap(), one.ip());
+            }
+            for other in [v4, ip("::")] {
+                let error = listens_at(one.ip(), other, &url).unwrap_err();
+                assert_eq!(error.kind(), io::ErrorKind::AddrNotAvailable);
+                assert!(error.to_string().contains(text), "{error}");
+            }
         }
     }
 }

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use machnet_channel::{CloseReason, FlowState, FlowStats, Mailbox, Message, RecvEnd, SendEnd};
+use machnet_channel::{CloseReason, FlowOptions, FlowState, FlowStats, Mailbox, Message, RecvEnd, SendEnd};
 
 use crate::coop;
 use crate::datapath::EngineHandle;
@@ -233,14 +233,14 @@ impl SendHalf {
 
     /// After `finish`: waits until the peer's transport has everything.
     pub(crate) fn poll_finished(&mut self, cx: &Context<'_>) -> Poll<io::Result<()>> {
-        let state = self.end.poll_state(cx);
+        let state =
+            ready!(self.end.poll_state(cx, |state| state.has(FlowState::FIN_ACKED) || state.reason().is_some()));
         let (local, peer) = (self.local_addr(), self.peer_addr());
         match state.reason() {
             Some(reason) if reason != CloseReason::Finished && !state.has(FlowState::FIN_ACKED) => {
                 tracing::debug!(%local, %peer, ?reason, "flow ended before everything was acknowledged");
                 Poll::Ready(Err(FlowError::new(peer, reason).into()))
             }
-            None if !state.has(FlowState::FIN_ACKED) => Poll::Pending,
             _ => {
                 tracing::debug!(%local, %peer, "flow closed");
                 Poll::Ready(Ok(()))
@@ -395,6 +395,7 @@ impl Future for Close {
 #[must_use = "futures do nothing unless polled"]
 pub struct Connect {
     to: SocketAddr,
+    options: FlowOptions,
     ends: Option<(SendEnd, RecvEnd)>,
     /// Last, so that the engine hears of the end of `ends` first.
     engine: Arc<EngineHandle>,
@@ -402,7 +403,13 @@ pub struct Connect {
 
 impl Connect {
     pub(crate) fn new(engine: &Arc<EngineHandle>, to: SocketAddr) -> Self {
-        Self { to, ends: None, engine: Arc::clone(engine) }
+        Self { to, options: FlowOptions::new(), ends: None, engine: Arc::clone(engine) }
+    }
+
+    /// Chooses something for this flow that the endpoint has otherwise. Of no effect once the future was polled.
+    pub const fn options(mut self, options: FlowOptions) -> Self {
+        self.options = options;
+        self
     }
 }
 
@@ -410,25 +417,26 @@ impl Future for Connect {
     type Output = io::Result<Flow>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Self { to, ends, engine } = &mut *self;
+        let Self { to, options, ends, engine } = &mut *self;
         let to = *to;
         if to.port() == 0 {
             let text = format!("cannot connect to {to}: port 0 is no address");
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidInput, text)));
         }
-        let (mut send, recv) = ends.take().unwrap_or_else(|| Mailbox::connect(engine.intake(), to));
-        let state = send.poll_state(cx);
+        let (mut send, recv) = ends.take().unwrap_or_else(|| Mailbox::connect_with(engine.intake(), to, *options));
+        let settled = |state: FlowState| state.has(FlowState::OPEN) || state.reason().is_some();
+        let Poll::Ready(state) = send.poll_state(cx, settled) else {
+            *ends = Some((send, recv));
+            return Poll::Pending;
+        };
         // Open, and over by now: `recv` has what arrived, and then the reason.
         if state.has(FlowState::OPEN) {
             let flow = Flow::new(send, recv, engine);
             tracing::debug!(local = %flow.local_addr(), peer = %to, "flow connected");
             return Poll::Ready(Ok(flow));
         }
-        if let Some(reason) = state.reason() {
-            tracing::debug!(peer = %to, ?reason, "flow not connected");
-            return Poll::Ready(Err(FlowError::new(to, reason).into()));
-        }
-        *ends = Some((send, recv));
-        Poll::Pending
+        let reason = state.reason().unwrap_or(CloseReason::Shutdown);
+        tracing::debug!(peer = %to, ?reason, "flow not connected");
+        Poll::Ready(Err(FlowError::new(to, reason).into()))
     }
 }

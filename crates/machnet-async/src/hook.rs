@@ -45,20 +45,45 @@ impl ParkHook {
     /// The hook, for [`tokio::runtime::Builder::on_thread_park`]. One for each runtime. In a runtime with several workers it
     /// does nothing: use [`EndpointBuilder::recv_spin`](crate::EndpointBuilder::recv_spin) there.
     pub fn build(self) -> impl Fn() + Send + Sync + 'static {
-        let spinning = Spinning::new();
-        move || {
-            if current::enter(spinning.spinner())
-                && spinning.pays()
-                && let Ok(runtime) = Handle::try_current()
-                && runtime.runtime_flavor() == RuntimeFlavor::CurrentThread
-            {
-                self.wait(&spinning, &runtime.metrics());
-            }
+        let hook = Hook::new(self);
+        move || hook.on_park()
+    }
+}
+
+/// What a runtime calls before it parks.
+#[derive(Debug)]
+struct Hook {
+    times: ParkHook,
+    spinning: Spinning,
+    #[cfg(test)]
+    waits: std::sync::atomic::AtomicU64,
+}
+
+impl Hook {
+    fn new(times: ParkHook) -> Self {
+        Self {
+            times,
+            spinning: Spinning::new(),
+            #[cfg(test)]
+            waits: std::sync::atomic::AtomicU64::new(0),
         }
     }
 
-    fn wait(self, spinning: &Spinning, runtime: &RuntimeMetrics) {
-        let limit = self.spin_for + self.yield_for;
+    fn on_park(&self) {
+        if current::enter(self.spinning.spinner())
+            && self.spinning.pays()
+            && let Ok(runtime) = Handle::try_current()
+            && runtime.runtime_flavor() == RuntimeFlavor::CurrentThread
+        {
+            self.wait(&runtime.metrics());
+        }
+    }
+
+    fn wait(&self, runtime: &RuntimeMetrics) {
+        #[cfg(test)]
+        self.waits.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let Self { times: ParkHook { spin_for, yield_for }, spinning, .. } = self;
+        let limit = *spin_for + *yield_for;
         let began = Instant::now();
         spinning.begin();
         // Besides engines, other threads may wake tasks, and an engine may have done so an instant ago.
@@ -68,7 +93,7 @@ impl ParkHook {
                 spinning.was_in_vain();
                 break;
             }
-            if waited < self.spin_for {
+            if waited < *spin_for {
                 std::hint::spin_loop();
             } else {
                 std::thread::yield_now();
@@ -102,4 +127,49 @@ impl Default for ParkHook {
 /// ```
 pub fn park_hook() -> impl Fn() + Send + Sync + 'static {
     ParkHook::new().build()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::Ordering::Relaxed;
+    use std::task::{Context, Poll, Waker};
+
+    use super::*;
+    use crate::tests::Rig;
+
+    /// A runtime with a silent flow sleeps: it waits for it in vain once, and again only after a flow got something.
+    #[test]
+    fn waits_in_vain_once() {
+        const PARKS: usize = 20;
+        let hook = Arc::new(Hook::new(ParkHook::new().yield_for(Duration::from_micros(10))));
+        let on_park = Arc::clone(&hook);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .on_thread_park(move || on_park.on_park())
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let (endpoint, mut rig) = Rig::new();
+            let (mut flow, slot) = rig.flow(&endpoint);
+            // The first park of a runtime is where tasks learn who spins for them.
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            for messages in 1..=3 {
+                for _ in 0..PARKS {
+                    // A task begins to wait for the flow, and the runtime parks for a timer.
+                    let mut recv = std::pin::pin!(flow.recv());
+                    let waits = std::future::poll_fn(|cx| Poll::Ready(recv.as_mut().poll(cx).is_pending())).await;
+                    assert!(waits);
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                assert_eq!(hook.waits.load(Relaxed), messages, "waits in vain");
+                rig.deliver(slot, "x");
+                let Poll::Ready(message) = std::pin::pin!(flow.recv()).poll(&mut Context::from_waker(Waker::noop()))
+                else {
+                    panic!("it is there")
+                };
+                assert_eq!(message.unwrap().unwrap(), "x");
+            }
+        });
+    }
 }

@@ -56,7 +56,8 @@ impl<D: Driver + 'static> Datapath<D> {
         let engine = Engine::new(self.driver, channel, self.config, seed()?)
             .map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
         let bed = Bed::new(engine.driver())?;
-        let runner = Runner::new(engine, Arc::clone(handle.intake()), Arc::clone(handle.status()), self.idle);
+        let mut runner = Runner::new(engine, Arc::clone(handle.intake()), Arc::clone(handle.status()), self.idle);
+        runner.keep_rounds_short();
         let mut task = Inline { runner: Some(runner), bed, parked: false, turns: 0, woke: false };
         runtime.spawn(poll_fn(move |cx| task.turn(cx)));
         tracing::debug!(%local, "endpoint started inline");

@@ -33,7 +33,7 @@
 //! # Model
 //!
 //! An [`Endpoint`] is an address with an *engine* behind it, which owns a vNIC queue (the [`Driver`]; [`Udp`] is the one
-//! that runs anywhere) and does everything about the network: packets, acknowledgements, retransmission,
+//! that runs anywhere, [`Shm`] the fastest between processes of one host) and does everything about the network: packets, acknowledgements, retransmission,
 //! timers. An endpoint connects [`Flow`]s and [listens](Endpoint::listen) for them. A flow is a reliable, ordered,
 //! bidirectional connection that preserves messages: one `send`, one `recv`, also of 0 bytes. It delivers in order; who
 //! wants no waiting behind a large message opens another flow, they are cheap.
@@ -262,6 +262,7 @@ mod idle;
 mod inline;
 mod listener;
 mod messages;
+mod pace;
 mod parker;
 mod reserve;
 mod runner;
@@ -292,8 +293,9 @@ pub use flow::{Flow, RecvHalf, ReuniteError, SendHalf};
 pub use hook::{ParkHook, park_hook};
 pub use idle::IdlePolicy;
 pub use listener::{Incoming, Listener};
-pub use machnet_channel::{CloseReason, FlowStats, Message, Reserved};
+pub use machnet_channel::{CloseReason, Congestion, FlowOptions, FlowStats, Message, Reserved};
 pub use machnet_core::{Config, ConfigError, Driver, DropReason, Drops, EngineStats};
+pub use machnet_shm::{Shm, ShmBuilder, ShmStats};
 pub use machnet_udp::{Udp, UdpBuilder};
 pub use messages::Messages;
 pub use stream::{FlowIncoming, FlowListener, FlowStream};

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use futures_core::Stream;
 use futures_core::stream::FusedStream;
-use machnet_channel::{Backlog, BacklogConsumer};
+use machnet_channel::{Backlog, BacklogConsumer, FlowOptions};
 
 use crate::Flow;
 use crate::coop;
@@ -117,6 +117,7 @@ impl Future for Accept<'_> {
 pub struct Listen {
     port: u16,
     limit: u32,
+    options: FlowOptions,
     backlog: Option<BacklogConsumer>,
     /// Last, so that the engine hears of the end of `backlog` first.
     engine: Arc<EngineHandle>,
@@ -124,7 +125,14 @@ pub struct Listen {
 
 impl Listen {
     pub(crate) fn new(engine: &Arc<EngineHandle>, port: u16, limit: u32) -> Self {
-        Self { port, limit, backlog: None, engine: Arc::clone(engine) }
+        Self { port, limit, options: FlowOptions::new(), backlog: None, engine: Arc::clone(engine) }
+    }
+
+    /// Chooses something for the flows to be accepted that the endpoint has otherwise. Of no effect once the future was
+    /// polled.
+    pub const fn options(mut self, options: FlowOptions) -> Self {
+        self.options = options;
+        self
     }
 }
 
@@ -132,8 +140,9 @@ impl Future for Listen {
     type Output = io::Result<Listener>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Self { port, limit, backlog, engine } = &mut *self;
-        let mut opening = backlog.take().unwrap_or_else(|| Backlog::listen(engine.intake(), *port, *limit));
+        let Self { port, limit, options, backlog, engine } = &mut *self;
+        let mut opening =
+            backlog.take().unwrap_or_else(|| Backlog::listen_with(engine.intake(), *port, *limit, *options));
         Poll::Ready(match opening.poll_opened(cx) {
             Poll::Pending => {
                 *backlog = Some(opening);

@@ -9,6 +9,7 @@ use machnet_core::{Driver, Engine, Instant, LocalChannel};
 use crate::IdlePolicy;
 use crate::datapath::Status;
 use crate::idle::{Idle, Step};
+use crate::pace::Pace;
 
 /// Counters are published at least every so many rounds while the engine is busy, and whenever it becomes quiet.
 const PUBLISH_EVERY: u32 = 256;
@@ -40,6 +41,8 @@ pub(crate) struct Runner<D: Driver> {
     unpublished: u32,
     /// As the last round saw it.
     closing: bool,
+    /// What keeps rounds short, if others wait for their end.
+    pace: Option<Pace>,
 }
 
 impl<D: Driver> Runner<D> {
@@ -57,20 +60,36 @@ impl<D: Driver> Runner<D> {
             epoch: std::time::Instant::now(),
             unpublished: 0,
             closing: false,
+            pace: None,
         }
+    }
+
+    /// From now on rounds take no longer than those who share the thread can wait.
+    pub(crate) fn keep_rounds_short(&mut self) {
+        let pace = Pace::new();
+        self.engine.set_burst(pace.burst());
+        self.pace = Some(pace);
+    }
+
+    fn now(&self) -> Instant {
+        Instant(u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX))
     }
 
     /// One round of the engine.
     pub(crate) fn round(&mut self) -> Next {
         // Read before the round: a request that comes after this must keep the engine from going to sleep.
         self.closing = self.intake.is_closing();
-        let now = Instant(u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX));
+        let now = self.now();
         let progress = self.engine.poll(now);
         if self.engine.is_finished() {
             self.status.set_stats(self.engine.stats());
             return Next::Finished;
         }
         if progress.busy {
+            if self.pace.is_some() {
+                let took = self.now().since(now);
+                self.adjust(took, progress.full);
+            }
             self.idle.busy(now);
             self.unpublished += 1;
             if self.unpublished >= PUBLISH_EVERY && self.status.publish(self.engine.stats()) {
@@ -86,6 +105,14 @@ impl<D: Driver> Runner<D> {
             Step::Park if self.unpublished == 0 => Next::Park(progress.next_deadline.map(|at| at.since(now))),
             // Also if the counters could not be published because somebody reads them this very moment.
             Step::Park | Step::Yield => Next::Yield,
+        }
+    }
+
+    fn adjust(&mut self, took: Duration, full: bool) {
+        if let Some(pace) = &mut self.pace
+            && pace.took(took, full)
+        {
+            self.engine.set_burst(pace.burst());
         }
     }
 

@@ -25,13 +25,13 @@ fn addr(port: u16) -> SocketAddr {
 }
 
 /// An endpoint whose engine is the test.
-struct Rig {
+pub(crate) struct Rig {
     channel: LocalChannel,
     intake: Arc<Intake>,
 }
 
 impl Rig {
-    fn new() -> (Endpoint, Self) {
+    pub(crate) fn new() -> (Endpoint, Self) {
         let handle = EngineHandle::new(Intake::new(), addr(1), LIMIT, Duration::ZERO);
         let intake = Arc::clone(handle.intake());
         (Endpoint::on(handle), Self { channel: LocalChannel::new(Arc::clone(&intake)), intake })
@@ -42,7 +42,7 @@ impl Rig {
         self.channel.end_round();
     }
 
-    fn deliver(&mut self, slot: Slot, message: &'static str) {
+    pub(crate) fn deliver(&mut self, slot: Slot, message: &'static str) {
         self.channel.deliver(slot, message.into());
         self.channel.end_round();
     }
@@ -66,7 +66,7 @@ impl Rig {
         }
     }
 
-    fn flow(&mut self, endpoint: &Endpoint) -> (Flow, Slot) {
+    pub(crate) fn flow(&mut self, endpoint: &Endpoint) -> (Flow, Slot) {
         let mut connect = Task::new(endpoint.connect(addr(2)));
         assert!(connect.poll().is_pending());
         let slot = self.next_connect();

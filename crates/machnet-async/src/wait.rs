@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use machnet_channel::{CloseReason, FlowStats};
+use machnet_channel::{CloseReason, FlowState, FlowStats};
 
 use crate::{Flow, RecvHalf, SendErrorReason, SendHalf};
 
@@ -132,10 +132,11 @@ impl Future for Closed<'_> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<CloseReason> {
         // Each half has its own waker: neither takes the other's.
-        let state = match &mut self.half {
-            Half::Send(half) => half.end.poll_state(cx),
-            Half::Recv(half) => half.end.poll_state(cx),
-        };
+        let over = |state: FlowState| state.reason().is_some();
+        let state = ready!(match &mut self.half {
+            Half::Send(half) => half.end.poll_state(cx, over),
+            Half::Recv(half) => half.end.poll_state(cx, over),
+        });
         state.reason().map_or(Poll::Pending, Poll::Ready)
     }
 }

@@ -6,7 +6,7 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::process::Command;
 
-use machnet_async::{Endpoint, Flow, Listener};
+use machnet_async::{Endpoint, Flow, Listener, Shm};
 use support::{content, echo, run};
 
 const V4: &str = "127.0.0.1:0";
@@ -129,6 +129,31 @@ fn the_variable_chooses_the_address() {
 }
 
 #[test]
+fn shared_memory_by_its_name() {
+    run(|| async {
+        let name = format!("default-{}", std::process::id());
+        let hub = Endpoint::builder().driver(Shm::bind(&name).unwrap()).start().unwrap();
+        let listener = hub.listen(0).await.unwrap();
+        let peer = listener.local_addr();
+        tokio::task::spawn_blocking(move || {
+            let url = format!("shm://{name}");
+            for (client, bind, expected) in [
+                ("127.0.0.2", "0.0.0.0:7", "bound 127.0.0.2:7"),
+                ("127.0.0.3", "127.0.0.3:0", "bound 127.0.0.3:"),
+                ("127.0.0.4", "127.0.0.1:0", "is {url}, and this process is 127.0.0.4 there"),
+            ] {
+                let said = child_with(Some(&url), peer, bind);
+                assert!(said.contains(&format!("connected from {client}:")), "{said}");
+                assert!(said.contains(&expected.replace("{url}", &url)), "{said}");
+            }
+        })
+        .await
+        .unwrap();
+        drop(listener);
+    });
+}
+
+#[test]
 fn a_variable_that_makes_no_sense_is_explained() {
     for (url, kind, part) in [
         ("dpdk://0000:00:06.0", "Unsupported", "\"dpdk\" is not in this version; known schemes: udp"),
@@ -136,11 +161,12 @@ fn a_variable_that_makes_no_sense_is_explained() {
         ("0.0.0.0:0", "InvalidInput", "no \"://\" after the scheme"),
         ("udp://localhost", "InvalidInput", "\"localhost\" is no IP address"),
         ("udp://192.0.2.1", "AddrNotAvailable", "192.0.2.1"),
+        ("shm://a%20b", "InvalidInput", "\"a%20b\"; it must be 1 to 64 letters"),
     ] {
         let said = child_with(Some(url), SocketAddr::from(([127, 0, 0, 1], 9)), V4);
         assert!(said.contains(&format!("connect: {kind}: ")), "{said}");
         assert!(said.contains(part), "{said}");
-        if kind != "AddrNotAvailable" {
+        if kind != "AddrNotAvailable" && !url.starts_with("shm:") {
             assert!(said.contains(&format!("MACHNET_ENDPOINT=\"{url}\": ")), "{said}");
             assert!(said.contains(&format!("bind: {kind}: ")), "{said}");
         }
@@ -166,6 +192,9 @@ fn shutting_down_child() {
 #[test]
 fn after_a_shutdown_there_is_another() {
     let mut child = Command::new(std::env::current_exe().unwrap());
-    let output = child.args(["--exact", "shutting_down_child", "--ignored", "--nocapture"]).output().unwrap();
-    assert!(String::from_utf8_lossy(&output.stdout).contains("three endpoints"), "{output:?}");
+    child.args(["--exact", "shutting_down_child", "--ignored", "--nocapture"]);
+    for url in ["udp://0.0.0.0".to_owned(), format!("shm://ending-{}", std::process::id())] {
+        let output = child.env("MACHNET_ENDPOINT", url).output().unwrap();
+        assert!(String::from_utf8_lossy(&output.stdout).contains("three endpoints"), "{output:?}");
+    }
 }

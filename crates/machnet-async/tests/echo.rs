@@ -279,3 +279,8 @@ fn endpoints_come_and_go() {
         drop(endpoint_at(V4, Config::default()));
     });
 }
+
+#[test]
+fn all_of_it_over_shared_memory() {
+    support::again_over_shm(&["over_ipv6"]);
+}

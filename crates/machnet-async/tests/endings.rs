@@ -211,3 +211,8 @@ fn a_dropped_connect_does_not_disturb_the_next() {
         }
     });
 }
+
+#[test]
+fn all_of_it_over_shared_memory() {
+    support::again_over_shm(&[]);
+}

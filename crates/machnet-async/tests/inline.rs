@@ -177,6 +177,55 @@ fn start_needs_a_current_thread_runtime() {
     drop(build().start().unwrap());
 }
 
+/// Nothing wakes such an engine: asleep, it looks every 250 µs.
+#[test]
+fn a_driver_without_a_descriptor_naps() {
+    run(|| async {
+        for placement in [Placement::Inline, Placement::Thread] {
+            let (driver, rounds) = Counted::without_fd();
+            let builder = Endpoint::builder().driver(driver).idle(IdlePolicy::Park).placement(placement);
+            let client = builder.start().unwrap();
+            let server = endpoint();
+            let mut listener = server.listen(0).await.unwrap();
+            let (mut near, far) = open(&client, &mut listener).await;
+            let serving = tokio::spawn(echo(far));
+            exchange(&mut near, 20).await;
+            // What comes unasked is found by a look. Nobody rings meanwhile.
+            let (before, stats) = (rounds.load(Relaxed), client.wake_stats());
+            while client.wake_stats().parks < stats.parks + 100 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            let (looks, after) = (rounds.load(Relaxed) - before, client.wake_stats());
+            assert_eq!(after.rings, stats.rings);
+            // A nap, a look, a nap; around a timer, a few looks more.
+            let naps = after.parks - stats.parks;
+            assert!(looks <= 2 * naps, "{looks} looks, {naps} naps");
+            near.close().await.unwrap();
+            serving.await.unwrap();
+            client.shutdown().await.unwrap();
+        }
+    });
+}
+
+/// As tokio's own sockets, and with its words: they say what is missing. Nothing is left of the endpoint.
+#[test]
+fn a_runtime_without_io_is_refused_by_a_panic() {
+    within_a_minute(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let udp = Udp::bind((V4, 0)).unwrap();
+        let at = machnet_async::Driver::home(&udp);
+        let builder = Endpoint::builder().driver(udp).placement(Placement::Inline);
+        let starting = std::panic::AssertUnwindSafe(|| runtime.block_on(async { builder.start() }));
+        let panic = std::panic::catch_unwind(starting).unwrap_err();
+        let text = panic.downcast_ref::<&str>().map(ToString::to_string);
+        let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap();
+        assert!(text.contains("enable_io"), "{text}");
+        // A thread's engine needs nothing of the runtime, and the port is free again.
+        let endpoint = Endpoint::builder().driver(Udp::bind(at).unwrap()).start().unwrap();
+        runtime.block_on(endpoint.shutdown()).unwrap();
+    });
+}
+
 #[test]
 fn no_progress_outside_of_block_on_and_an_end_with_the_runtime() {
     within_a_minute(|| {

@@ -4,11 +4,12 @@ use std::net::SocketAddr;
 use std::task::{Context, Poll};
 
 use crate::hint_queue::{Link, Linked};
+use crate::mailbox::unregister;
 use crate::spinner::SpinnerSlot;
-use crate::spsc::{Keep, Spsc};
+use crate::spsc::{KeepOne, Spsc};
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use crate::sync::{self, Arc, AtomicWaker};
-use crate::{Intake, RecvEnd, SendEnd};
+use crate::{FlowOptions, Intake, RecvEnd, SendEnd};
 use std::sync::OnceLock;
 
 /// An accepted flow on its way to the application.
@@ -24,7 +25,8 @@ pub struct Accepted {
 pub struct Backlog {
     port: u16,
     limit: u32,
-    ready: Spsc<Accepted>,
+    options: FlowOptions,
+    ready: Spsc<Accepted, KeepOne>,
     waiting: AtomicU32,
     status: AtomicU8,
     /// The address the port was opened at, or why it was not.
@@ -48,10 +50,17 @@ impl Backlog {
     /// accepted. If the engine is gone, the listener is closed at once.
     #[must_use]
     pub fn listen(intake: &Arc<Intake>, port: u16, limit: u32) -> BacklogConsumer {
+        Self::listen_with(intake, port, limit, FlowOptions::new())
+    }
+
+    /// [`Backlog::listen`] with options for the flows it accepts.
+    #[must_use]
+    pub fn listen_with(intake: &Arc<Intake>, port: u16, limit: u32, options: FlowOptions) -> BacklogConsumer {
         let backlog = Arc::new(Self {
             port,
             limit,
-            ready: Spsc::new(Keep::One),
+            options,
+            ready: Spsc::new(),
             waiting: AtomicU32::new(0),
             status: AtomicU8::new(OPENING),
             opened: OnceLock::new(),
@@ -65,6 +74,12 @@ impl Backlog {
         });
         intake.hint_listener(&backlog);
         BacklogConsumer { backlog }
+    }
+
+    /// What the application chose for the flows it accepts.
+    #[must_use]
+    pub const fn options(&self) -> FlowOptions {
+        self.options
     }
 
     /// The port asked for.
@@ -142,6 +157,7 @@ impl BacklogConsumer {
         if self.backlog.status.load(Ordering::Acquire) == OPENING {
             return Poll::Pending;
         }
+        unregister(&self.backlog.waker);
         Poll::Ready(match self.backlog.opened.get() {
             Some(Ok(addr)) => Ok(*addr),
             Some(Err((kind, text))) => Err(std::io::Error::new(*kind, text.clone())),
@@ -162,11 +178,11 @@ impl BacklogConsumer {
         if sync::mutant!("closed_after_queue") {
             closed = self.backlog.status.load(Ordering::Acquire) == CLOSED;
         }
-        match accepted {
-            Some(accepted) => Poll::Ready(Some(accepted)),
-            None if closed => Poll::Ready(None),
-            None => Poll::Pending,
+        if accepted.is_none() && !closed {
+            return Poll::Pending;
         }
+        unregister(&self.backlog.waker);
+        Poll::Ready(accepted)
     }
 
     fn pop(&mut self) -> Option<Accepted> {

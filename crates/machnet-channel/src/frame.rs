@@ -238,6 +238,28 @@ impl FramePool {
         Some(Frame { region: Arc::clone(&self.inner), index })
     }
 
+    /// Puts the frames that came home before those never used yet, so that they are taken first: they are in the cache,
+    /// and their pages exist. Without it, frames lent to applications walk through the whole region. To be called once a
+    /// round; costs a load, and one more per frame that came home.
+    pub fn gather(&mut self) {
+        let home = &self.inner.home;
+        if self.free == NIL || home.newest.load(Ordering::Relaxed) == NIL {
+            return;
+        }
+        // Acquire: as in `take`.
+        let newest = home.newest.swap(NIL, Ordering::Acquire);
+        let mut last = newest;
+        loop {
+            let next = self.inner.meta(last).next.load(Ordering::Relaxed);
+            if next == NIL {
+                break;
+            }
+            last = next;
+        }
+        self.inner.meta(last).next.store(self.free, Ordering::Relaxed);
+        self.free = newest;
+    }
+
     /// Takes back a reference, if it is the last one to a frame of this region, without the detour through the list that
     /// other threads use; else drops it.
     pub fn recycle(&mut self, frame: FrameRef) {
@@ -465,6 +487,21 @@ mod tests {
             }
         }
         assert_eq!(pool.free(), 2);
+    }
+
+    #[test]
+    fn frames_that_came_home_are_taken_first() {
+        let (_region, mut pool) = Region::anonymous(64, 100).unwrap();
+        let mut used = std::collections::BTreeSet::new();
+        for _ in 0..100 {
+            let frames = [pool.take().unwrap(), pool.take().unwrap(), pool.take().unwrap()];
+            used.extend(frames.iter().map(|frame| frame.bytes().as_ptr().addr()));
+            drop(frames);
+            pool.gather();
+        }
+        assert_eq!((used.len(), pool.free()), (3, 100));
+        let all: Vec<_> = std::iter::from_fn(|| pool.take()).collect();
+        assert_eq!(all.len(), 100, "and none is lost");
     }
 
     #[test]

@@ -18,16 +18,23 @@ mod backlog;
 mod doorbell;
 #[cfg(not(machnet_loom))]
 mod fd;
+#[cfg(not(machnet_loom))]
+mod foreign;
 mod frame;
 mod hint_queue;
 mod intake;
 mod mailbox;
 mod message;
+mod options;
 mod reserved;
+mod ring;
+#[cfg(all(test, not(machnet_loom)))]
+mod ring_tests;
 mod spinner;
 mod spsc;
 mod state;
 mod sync;
+mod words;
 
 #[cfg(all(test, machnet_loom))]
 mod loom_tests;
@@ -38,16 +45,21 @@ pub use backlog::{Accepted, Backlog, BacklogConsumer, BacklogProducer};
 pub use doorbell::Doorbell;
 #[cfg(not(machnet_loom))]
 pub use fd::ReadableFd;
+#[cfg(not(machnet_loom))]
+pub use foreign::ForeignRegion;
 pub use frame::{Frame, FramePool, FrameRef, Private, Region};
 pub use hint_queue::{Drain, HintQueue, Link, Linked};
 pub use intake::Intake;
 pub use mailbox::{EngineEnd, FlowStats, Mailbox, RecvEnd, SendEnd, Wakes};
 pub use message::Message;
+pub use options::{Congestion, FlowOptions};
 pub use reserved::Reserved;
+pub use ring::{RingConsumer, RingError, RingProducer, RingSide, ring_words};
 #[cfg(not(machnet_loom))]
 pub use spinner::current;
 pub use spinner::{Due, Spinner, Spinning};
 pub use state::{CloseReason, FlowState, Intent};
+pub use words::Words;
 
 /// Granularity of flow control and of reassembly, in bytes (`docs/spec/wire.md#credit`).
 pub const UNIT: u64 = 64;

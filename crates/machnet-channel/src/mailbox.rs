@@ -20,25 +20,31 @@ use std::task::{Context, Poll};
 
 use crate::hint_queue::{Link, Linked};
 use crate::spinner::{self, SpinnerSlot};
-use crate::spsc::{Keep, Spsc};
+use crate::spsc::{KeepAll, KeepOne, Spsc};
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
 use crate::sync::{self, Arc, AtomicWaker};
-use crate::{FlowState, Intake, Intent, Message, cost_in_units};
+use crate::{FlowOptions, FlowState, Intake, Intent, Message, cost_in_units};
 
-/// Written by the application, read by the engine. A line of its own: the engine polls nothing here that it writes.
-#[repr(align(64))]
+/// Written by the application, read by the engine.
 #[derive(Debug)]
-struct AppLine {
+struct AppWords {
     consumed: AtomicU64,
     intent: AtomicU32,
-    /// Where the flow goes: never written again, and here because the line has room.
+}
+
+/// Written once, before or when the flow opens.
+#[derive(Debug)]
+struct Names {
     peer: SocketAddr,
+    local: OnceLock<SocketAddr>,
+    /// What the application chose.
+    options: FlowOptions,
+    intake: Arc<Intake>,
 }
 
 /// Written by the engine, read by the application.
-#[repr(align(64))]
 #[derive(Debug)]
-struct EngineLine {
+struct EngineWords {
     room: AtomicU64,
     acknowledged: AtomicU64,
     tell_at: AtomicU64,
@@ -47,59 +53,73 @@ struct EngineLine {
     slot: AtomicU32,
     /// The largest message the flow carries; 0 until it is open.
     max_message: AtomicU32,
+    stats: [AtomicU64; FlowStats::WORDS],
 }
 
 /// Shared by the two application ends and the engine end of one flow.
+///
+/// In this order, so that what the application writes and what the engine writes lie a cache line apart: what is written
+/// once is between them. Aligning them to lines instead would cost every flow 200 bytes, most of them in malloc.
+#[repr(C)]
 pub struct Mailbox {
-    app: AppLine,
-    engine: EngineLine,
-    outbox: Spsc<Message>,
-    inbox: Spsc<Message>,
-    rx: AtomicWaker,
-    tx: AtomicWaker,
-    changed: AtomicWaker,
-    stats: [AtomicU64; FlowStats::WORDS],
     link: Link<Mailbox>,
+    due_link: Link<Mailbox>,
     /// Who spins for the tasks that wait, or null; see `spinner.rs`.
     pub(crate) spinner: SpinnerSlot,
     /// [`Wakes`] handed over to the spinner.
     due: AtomicU8,
-    due_link: Link<Mailbox>,
     /// True once the engine's end was handed out.
     claimed: AtomicBool,
-    local: OnceLock<SocketAddr>,
-    intake: Arc<Intake>,
+    app: AppWords,
+    names: Names,
+    engine: EngineWords,
+    rx: AtomicWaker,
+    tx: AtomicWaker,
+    changed: AtomicWaker,
+    outbox: Spsc<Message, KeepOne>,
+    /// Filled by engines, which allocate nothing in their rounds.
+    inbox: Spsc<Message, KeepAll>,
 }
+
+/// Bytes of a cache line.
+#[cfg(not(machnet_loom))]
+const LINE: usize = 64;
+
+#[cfg(not(machnet_loom))]
+const _: () = {
+    let app = std::mem::offset_of!(Mailbox, app) + std::mem::size_of::<AppWords>();
+    assert!(std::mem::offset_of!(Mailbox, engine) - app >= LINE);
+    // With the two counts of its `Arc`: an idle flow costs this much, whatever it did before.
+    assert!(std::mem::size_of::<Mailbox>() + 16 <= 472);
+};
 
 /// The slot of a flow that the engine has not met.
 pub(crate) const NO_SLOT: u32 = u32::MAX;
 
 impl Mailbox {
-    fn new(intake: Arc<Intake>, peer: SocketAddr) -> Arc<Self> {
+    fn new(intake: Arc<Intake>, peer: SocketAddr, options: FlowOptions) -> Arc<Self> {
         Arc::new(Self {
-            app: AppLine { consumed: AtomicU64::new(0), intent: AtomicU32::new(0), peer },
-            engine: EngineLine {
+            link: Link::new(),
+            due_link: Link::new(),
+            spinner: SpinnerSlot::new(),
+            due: AtomicU8::new(0),
+            claimed: AtomicBool::new(false),
+            app: AppWords { consumed: AtomicU64::new(0), intent: AtomicU32::new(0) },
+            names: Names { peer, local: OnceLock::new(), options, intake },
+            engine: EngineWords {
                 room: AtomicU64::new(0),
                 acknowledged: AtomicU64::new(0),
                 tell_at: AtomicU64::new(u64::MAX),
                 state: AtomicU32::new(FlowState::CONNECTING.0),
                 slot: AtomicU32::new(NO_SLOT),
                 max_message: AtomicU32::new(0),
+                stats: std::array::from_fn(|_| AtomicU64::new(0)),
             },
-            outbox: Spsc::new(Keep::One),
-            // Filled by engines, which allocate nothing in their rounds.
-            inbox: Spsc::new(Keep::All),
             rx: AtomicWaker::new(),
             tx: AtomicWaker::new(),
             changed: AtomicWaker::new(),
-            stats: std::array::from_fn(|_| AtomicU64::new(0)),
-            link: Link::new(),
-            spinner: SpinnerSlot::new(),
-            due: AtomicU8::new(0),
-            due_link: Link::new(),
-            claimed: AtomicBool::new(false),
-            local: OnceLock::new(),
-            intake,
+            outbox: Spsc::new(),
+            inbox: Spsc::new(),
         })
     }
 
@@ -107,7 +127,13 @@ impl Mailbox {
     /// is gone, the flow is closed ([`CloseReason::Shutdown`](crate::CloseReason::Shutdown)) at once.
     #[must_use]
     pub fn connect(intake: &Arc<Intake>, peer: SocketAddr) -> (SendEnd, RecvEnd) {
-        let mailbox = Self::new(Arc::clone(intake), peer);
+        Self::connect_with(intake, peer, FlowOptions::new())
+    }
+
+    /// [`Mailbox::connect`] with options.
+    #[must_use]
+    pub fn connect_with(intake: &Arc<Intake>, peer: SocketAddr, options: FlowOptions) -> (SendEnd, RecvEnd) {
+        let mailbox = Self::new(Arc::clone(intake), peer, options);
         let ends = Self::app_ends(&mailbox);
         intake.hint_flow(&mailbox);
         ends
@@ -116,8 +142,8 @@ impl Mailbox {
     /// Engine: a flow that a peer opened, for a listener's backlog.
     #[must_use]
     pub fn accepted(intake: &Arc<Intake>, local: SocketAddr, peer: SocketAddr) -> (EngineEnd, SendEnd, RecvEnd) {
-        let mailbox = Self::new(Arc::clone(intake), peer);
-        let _ = mailbox.local.set(local);
+        let mailbox = Self::new(Arc::clone(intake), peer, FlowOptions::new());
+        let _ = mailbox.names.local.set(local);
         let (send, recv) = Self::app_ends(&mailbox);
         mailbox.claimed.store(true, Ordering::Relaxed);
         (EngineEnd { mailbox, state: FlowState::CONNECTING }, send, recv)
@@ -152,13 +178,19 @@ impl Mailbox {
     /// Where the flow goes.
     #[must_use]
     pub const fn peer(&self) -> SocketAddr {
-        self.app.peer
+        self.names.peer
+    }
+
+    /// What the application chose when it connected the flow.
+    #[must_use]
+    pub const fn options(&self) -> FlowOptions {
+        self.names.options
     }
 
     /// The address the flow uses on this side; known once it is open.
     #[must_use]
     pub fn local(&self) -> Option<SocketAddr> {
-        self.local.get().copied()
+        self.names.local.get().copied()
     }
 
     /// The largest message that both sides take, bytes; known once the flow is open, 0 before.
@@ -177,7 +209,7 @@ impl Mailbox {
     /// What the engine last counted for this flow.
     #[must_use]
     pub fn stats(&self) -> FlowStats {
-        FlowStats::from_words(std::array::from_fn(|i| self.stats[i].load(Ordering::Relaxed)))
+        FlowStats::from_words(std::array::from_fn(|i| self.engine.stats[i].load(Ordering::Relaxed)))
     }
 
     /// What the application wants.
@@ -188,7 +220,7 @@ impl Mailbox {
     fn add_intent(this: &Arc<Self>, intent: Intent) {
         // Release: messages posted before are visible to the engine when it sees the FIN.
         this.app.intent.fetch_or(intent.0, Ordering::AcqRel);
-        this.intake.hint_flow(this);
+        this.names.intake.hint_flow(this);
     }
 
     pub(crate) const fn due_link(&self) -> &Link<Self> {
@@ -214,25 +246,40 @@ impl Mailbox {
     /// Application: notes who spins for the task that is about to wait. Before its waker is registered.
     fn note_spinner(&self) {
         // An inline engine runs on the runtime that would spin, and could not meanwhile.
-        if !self.intake.is_inline() {
+        if !self.names.intake.is_inline() {
             self.spinner.note();
         }
     }
 
     /// Application: the task waits.
     fn note_waiting(&self) {
-        if !self.intake.is_inline() {
+        if !self.names.intake.is_inline() {
             spinner::note_waiting();
         }
     }
 
-    /// Registers `cx` for changes of the state and returns the state as it is after that.
-    fn poll_state(&self, cx: &Context<'_>) -> FlowState {
+    /// Waits, registered in `waker`, until the state is as `until` says.
+    fn poll_state(&self, cx: &Context<'_>, waker: &AtomicWaker, until: impl Fn(FlowState) -> bool) -> Poll<FlowState> {
+        let state = self.state();
+        if until(state) {
+            return Poll::Ready(state);
+        }
         self.note_spinner();
-        self.note_waiting(); // probably
-        self.changed.register(cx.waker());
-        self.state()
+        waker.register(cx.waker());
+        let state = self.state();
+        if until(state) {
+            unregister(waker);
+            return Poll::Ready(state);
+        }
+        self.note_waiting();
+        Poll::Pending
     }
+}
+
+/// Who was registered has what it waited for. A waker left behind would keep the memory of its task, which may be over
+/// soon, for as long as the flow is idle.
+pub(crate) fn unregister(waker: &AtomicWaker) {
+    drop(waker.take());
 }
 
 // SAFETY: the link is a field of the item.
@@ -304,6 +351,7 @@ impl SendEnd {
         self.mailbox.tx.register(cx.waker());
         let room = !sync::mutant!("room_recheck") && self.has_room();
         if room || self.mailbox.state().has(FlowState::WRITE_ENDED) {
+            unregister(&self.mailbox.tx);
             return Poll::Ready(());
         }
         self.mailbox.note_waiting();
@@ -322,6 +370,7 @@ impl SendEnd {
         // The state first: the engine publishes what was acknowledged before the end.
         let ended = self.mailbox.state().has(FlowState::WRITE_ENDED);
         if ended || self.acknowledged() >= units {
+            unregister(&self.mailbox.tx);
             return Poll::Ready(());
         }
         self.mailbox.note_waiting();
@@ -353,7 +402,7 @@ impl SendEnd {
         self.posted += cost_in_units(message.len());
         // SAFETY: there is one `SendEnd` per mailbox and this is `&mut`.
         unsafe { self.mailbox.outbox.push(message) };
-        self.mailbox.intake.hint_flow(&self.mailbox);
+        self.mailbox.names.intake.hint_flow(&self.mailbox);
     }
 
     /// No more messages: FIN follows the last one. Idempotent.
@@ -374,9 +423,9 @@ impl SendEnd {
         Mailbox::add_intent(&self.mailbox, Intent::ABORT);
     }
 
-    /// Registers for the next change of state and returns the state as it is now. One waiter: the last caller.
-    pub fn poll_state(&mut self, cx: &Context<'_>) -> FlowState {
-        self.mailbox.poll_state(cx)
+    /// Waits until the state is as `until` says, and returns it. Registers one waker: the last caller's.
+    pub fn poll_state(&mut self, cx: &Context<'_>, until: impl Fn(FlowState) -> bool) -> Poll<FlowState> {
+        self.mailbox.poll_state(cx, &self.mailbox.changed, until)
     }
 }
 
@@ -419,7 +468,7 @@ impl RecvEnd {
             fence(Ordering::SeqCst);
         }
         if self.consumed >= self.mailbox.engine.tell_at.load(Ordering::Relaxed) {
-            self.mailbox.intake.hint_flow(&self.mailbox);
+            self.mailbox.names.intake.hint_flow(&self.mailbox);
         }
         Some(message)
     }
@@ -438,23 +487,18 @@ impl RecvEnd {
         if sync::mutant!("state_after_inbox") {
             state = self.mailbox.state();
         }
-        match message {
-            Some(message) => Poll::Ready(Some(message)),
-            None if state.has(FlowState::READ_ENDED) || state.has(FlowState::CLOSED) => Poll::Ready(None),
-            None => {
-                self.mailbox.note_waiting();
-                Poll::Pending
-            }
+        if message.is_none() && !state.has(FlowState::READ_ENDED) && !state.has(FlowState::CLOSED) {
+            self.mailbox.note_waiting();
+            return Poll::Pending;
         }
+        unregister(&self.mailbox.rx);
+        Poll::Ready(message)
     }
 
-    /// Registers for the next change of state, or message, and returns the state as it is now. One waiter: the last
-    /// caller of this or [`RecvEnd::poll_take`].
-    pub fn poll_state(&mut self, cx: &Context<'_>) -> FlowState {
-        self.mailbox.note_spinner();
-        self.mailbox.note_waiting(); // probably
-        self.mailbox.rx.register(cx.waker());
-        self.mailbox.state()
+    /// As [`SendEnd::poll_state`]. The task is also woken by messages. One waiter: the last caller of this or
+    /// [`RecvEnd::poll_take`].
+    pub fn poll_state(&mut self, cx: &Context<'_>, until: impl Fn(FlowState) -> bool) -> Poll<FlowState> {
+        self.mailbox.poll_state(cx, &self.mailbox.rx, until)
     }
 
     /// Tells the peer that nothing more will be read. Idempotent.
@@ -591,7 +635,7 @@ impl EngineEnd {
 
     /// Tells the application its own address. The first value stays.
     pub fn set_local(&mut self, local: SocketAddr) {
-        let _ = self.mailbox.local.set(local);
+        let _ = self.mailbox.names.local.set(local);
     }
 
     /// Tells the application the largest message. Before [`EngineEnd::set_state`] says that the flow is open.
@@ -660,7 +704,7 @@ impl EngineEnd {
 
     /// Publishes the flow's counters.
     pub fn set_stats(&mut self, stats: &FlowStats) {
-        for (word, value) in self.mailbox.stats.iter().zip(stats.to_words()) {
+        for (word, value) in self.mailbox.engine.stats.iter().zip(stats.to_words()) {
             word.store(value, Ordering::Relaxed);
         }
     }
@@ -672,12 +716,12 @@ impl EngineEnd {
             // Release: see `wake_due`.
             self.mailbox.due.fetch_or(wakes.0, Ordering::AcqRel);
             if spinner.hand_over(&self.mailbox) {
-                self.mailbox.intake.count_handed_over();
+                self.mailbox.names.intake.count_handed_over();
                 return;
             }
         }
         let called = self.mailbox.call(wakes);
-        self.mailbox.intake.count_woken(called);
+        self.mailbox.names.intake.count_woken(called);
         if let Some(spinner) = spinner.filter(|_| called > 0) {
             spinner.tell_called();
         }

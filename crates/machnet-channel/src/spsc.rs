@@ -6,6 +6,7 @@
 //! The queue lives inside a [`Mailbox`](crate::Mailbox) or [`Backlog`](crate::Backlog), whose ends exist once each;
 //! that is what makes `push` and `pop` sound, and why they are `unsafe` here and nowhere else.
 
+use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ptr;
 
@@ -13,7 +14,7 @@ use crate::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 use crate::sync::{self, UnsafeCell};
 
 /// Items per segment: few, because an idle flow keeps two segments.
-const SLOTS: usize = if cfg!(machnet_loom) { 2 } else { 4 };
+const SLOTS: usize = if cfg!(machnet_loom) { 2 } else { 3 };
 
 struct Segment<T> {
     slots: [UnsafeCell<MaybeUninit<T>>; SLOTS],
@@ -38,7 +39,7 @@ struct Position<T> {
     index: usize,
 }
 
-pub(crate) struct Spsc<T> {
+pub(crate) struct Spsc<T, K: Keep> {
     producer: UnsafeCell<Position<T>>,
     consumer: UnsafeCell<Position<T>>,
     /// The producer's first segment; how the consumer finds its first.
@@ -48,26 +49,38 @@ pub(crate) struct Spsc<T> {
     spare: AtomicPtr<Segment<T>>,
     /// The producer's own spare segments, linked likewise. Touched by the producer alone.
     reserve: UnsafeCell<*mut Segment<T>>,
-    keep: Keep,
+    keep: PhantomData<K>,
 }
 
 /// How many emptied segments wait for the producer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Keep {
-    /// One; the rest is freed.
-    One,
-    /// All: the producer never allocates what it allocated before. [`Spsc::shed`] frees them.
-    All,
+pub(crate) trait Keep {
+    const ALL: bool;
+}
+
+/// One; the rest is freed.
+#[derive(Debug)]
+pub(crate) enum KeepOne {}
+
+impl Keep for KeepOne {
+    const ALL: bool = false;
+}
+
+/// All: the producer never allocates what it allocated before. [`Spsc::shed`] frees them.
+#[derive(Debug)]
+pub(crate) enum KeepAll {}
+
+impl Keep for KeepAll {
+    const ALL: bool = true;
 }
 
 // SAFETY: the two ends touch disjoint slots, handed over by the Release/Acquire pairs on `written` and `next`; a `T`
 // crosses threads by value only. `producer` and `consumer` are touched by their one end each (contract of push, pop).
-unsafe impl<T: Send> Send for Spsc<T> {}
+unsafe impl<T: Send, K: Keep> Send for Spsc<T, K> {}
 // SAFETY: as above.
-unsafe impl<T: Send> Sync for Spsc<T> {}
+unsafe impl<T: Send, K: Keep> Sync for Spsc<T, K> {}
 
-impl<T> Spsc<T> {
-    pub(crate) fn new(keep: Keep) -> Self {
+impl<T, K: Keep> Spsc<T, K> {
+    pub(crate) fn new() -> Self {
         let nowhere = || UnsafeCell::new(Position { segment: ptr::null_mut(), index: 0 });
         Self {
             producer: nowhere(),
@@ -75,7 +88,7 @@ impl<T> Spsc<T> {
             first: AtomicPtr::new(ptr::null_mut()),
             spare: AtomicPtr::new(ptr::null_mut()),
             reserve: UnsafeCell::new(ptr::null_mut()),
-            keep,
+            keep: PhantomData,
         }
     }
 
@@ -177,13 +190,12 @@ impl<T> Spsc<T> {
         segment.written.store(0, Ordering::Relaxed);
         // Release: the stores to the segment, before the producer takes it.
         let order = if sync::mutant!("spare_relaxed") { Ordering::Relaxed } else { Ordering::Release };
-        let mut head = match self.keep {
-            Keep::All => sync::guess_ptr(&self.spare),
+        let mut head = if K::ALL {
+            sync::guess_ptr(&self.spare)
+        } else {
             // Who swaps segments out of `spare` owns them. Acquire: they are freed here.
-            Keep::One => {
-                free(self.spare.swap(ptr::null_mut(), Ordering::Acquire));
-                ptr::null_mut()
-            }
+            free(self.spare.swap(ptr::null_mut(), Ordering::Acquire));
+            ptr::null_mut()
         };
         loop {
             segment.next.store(head, Ordering::Relaxed);
@@ -223,7 +235,7 @@ fn free<T>(mut segment: *mut Segment<T>) {
     }
 }
 
-impl<T> Drop for Spsc<T> {
+impl<T, K: Keep> Drop for Spsc<T, K> {
     fn drop(&mut self) {
         // SAFETY: `&mut self`: no other end is left.
         while unsafe { self.pop() }.is_some() {}
@@ -248,43 +260,45 @@ mod tests {
 
     #[test]
     fn keeps_as_many_segments_as_were_needed_or_one() {
-        for keep in [Keep::All, Keep::One] {
-            let queue = Spsc::new(keep);
-            let spares = |queue: &Spsc<u32>| {
-                let mut count = 0;
-                // SAFETY: one thread.
-                let reserve = queue.reserve.with(|reserve| unsafe { *reserve });
-                for mut at in [queue.spare.load(Ordering::Relaxed), reserve] {
-                    while !at.is_null() {
-                        count += 1;
-                        // SAFETY: one thread.
-                        at = unsafe { &*at }.next.load(Ordering::Relaxed);
-                    }
+        keeps::<KeepAll>(9..=10);
+        keeps::<KeepOne>(1..=1);
+    }
+
+    fn keeps<K: Keep>(expected: std::ops::RangeInclusive<i32>) {
+        let queue = Spsc::<u32, K>::new();
+        let spares = || {
+            let mut count = 0;
+            // SAFETY: one thread.
+            let reserve = queue.reserve.with(|reserve| unsafe { *reserve });
+            for mut at in [queue.spare.load(Ordering::Relaxed), reserve] {
+                while !at.is_null() {
+                    count += 1;
+                    // SAFETY: one thread.
+                    at = unsafe { &*at }.next.load(Ordering::Relaxed);
                 }
-                count
-            };
-            for _ in 0..3 {
-                // SAFETY: one thread.
-                (0..10 * SLOTS as u32).for_each(|i| unsafe { queue.push(i) });
-                // SAFETY: one thread.
-                (0..10 * SLOTS as u32).for_each(|i| assert_eq!(unsafe { queue.pop() }, Some(i)));
             }
-            let expected = if keep == Keep::All { 9..=10 } else { 1..=1 };
-            assert!(expected.contains(&spares(&queue)), "{keep:?}: {}", spares(&queue));
+            count
+        };
+        for _ in 0..3 {
             // SAFETY: one thread.
-            unsafe { queue.shed() };
-            assert_eq!(spares(&queue), 0);
+            (0..10 * SLOTS as u32).for_each(|i| unsafe { queue.push(i) });
             // SAFETY: one thread.
-            unsafe { queue.push(1) };
-            // SAFETY: one thread.
-            assert_eq!(unsafe { queue.pop() }, Some(1));
+            (0..10 * SLOTS as u32).for_each(|i| assert_eq!(unsafe { queue.pop() }, Some(i)));
         }
+        assert!(expected.contains(&spares()), "{}", spares());
+        // SAFETY: one thread.
+        unsafe { queue.shed() };
+        assert_eq!(spares(), 0);
+        // SAFETY: one thread.
+        unsafe { queue.push(1) };
+        // SAFETY: one thread.
+        assert_eq!(unsafe { queue.pop() }, Some(1));
     }
 
     #[test]
     fn keeps_order_across_segments_and_frees_what_is_left() {
         let token = Arc::new(());
-        let queue = Spsc::new(Keep::All);
+        let queue = Spsc::<_, KeepAll>::new();
         for round in 0..5 {
             for i in 0..SLOTS * 3 + round {
                 // SAFETY: one thread.

@@ -8,8 +8,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use machnet_channel::{
-    Accepted, Backlog, BacklogProducer, Doorbell, Drain, EngineEnd, FlowState, FlowStats, Intake, Intent, Mailbox,
-    Message, Wakes,
+    Accepted, Backlog, BacklogProducer, Doorbell, Drain, EngineEnd, FlowOptions, FlowState, FlowStats, Intake, Intent,
+    Mailbox, Message, Wakes,
 };
 use slab::Slab;
 
@@ -48,6 +48,12 @@ pub trait AppChannel: Send {
 
     /// The bell that wakes this channel's engine.
     fn bell(&self) -> Arc<Doorbell>;
+
+    /// What the application chose for a flow that is to be connected.
+    fn options(&self, slot: Slot) -> FlowOptions;
+
+    /// What the application chose for the flows that a listener accepts.
+    fn listen_options(&self, listener: ListenSlot) -> FlowOptions;
 
     /// What the application wants of a flow. Read it before draining [`AppChannel::take`].
     fn intent(&self, slot: Slot) -> Intent;
@@ -226,6 +232,14 @@ impl AppChannel for LocalChannel {
 
     fn bell(&self) -> Arc<Doorbell> {
         Arc::clone(self.intake.bell())
+    }
+
+    fn options(&self, slot: Slot) -> FlowOptions {
+        self.flow(slot).mailbox().options()
+    }
+
+    fn listen_options(&self, listener: ListenSlot) -> FlowOptions {
+        self.listeners[listener.0 as usize].end.backlog().options()
     }
 
     fn intent(&self, slot: Slot) -> Intent {

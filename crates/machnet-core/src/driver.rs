@@ -125,6 +125,13 @@ pub trait Driver: Send {
     /// Drops the loans of datagrams that the device is done with.
     fn reap(&mut self) {}
 
+    /// Bytes that [`Driver::tx_burst`] took and that have not left the device; `None` if it does not know.
+    /// While it holds more than the configured [`Config::device_queue`](crate::Config::device_queue) the engine builds nothing, so that a
+    /// packet that matters is not queued behind hundreds that do not, and polls on.
+    fn backlog(&self) -> Option<u64> {
+        None
+    }
+
     /// The next ICMP "unreachable" that arrived, on drivers that learn of it.
     fn unreachable(&mut self) -> Option<Unreachable> {
         None

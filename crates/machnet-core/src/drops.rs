@@ -45,7 +45,8 @@ pub enum DropReason {
     Checksum,
     /// A RESET that was due but over the rate limit.
     ResetLimited,
-    /// An answer (ACCEPT, RESET) that was due while the device took nothing.
+    /// An answer (ACCEPT, RESET) that was due while the device took nothing; or a datagram to a peer that stands still, whose
+    /// wire and backlog are full, on a device with several (`docs/spec/shm.md`).
     Congested,
     /// The peer sent more than its credit, or contradicted itself; the flow was aborted.
     Protocol,

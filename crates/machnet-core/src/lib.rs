@@ -11,6 +11,9 @@ mod driver;
 mod drops;
 mod engine;
 mod flow;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
 mod seq;
 mod time;
 
@@ -19,5 +22,6 @@ pub use config::{Config, ConfigError, MAX_MESSAGE};
 pub use driver::{Capabilities, Driver, Meta, RxPacket, TxPacket, Unreachable};
 pub use drops::{DropReason, Drops};
 pub use engine::{Engine, EngineStats, Progress};
+pub use machnet_channel::{Congestion, FlowOptions};
 pub use time::Instant;
 pub mod wire;

@@ -13,7 +13,7 @@ use machnet_channel::{Doorbell, Frame, FramePool, FrameRef, Region};
 use machnet_core::{Capabilities, Driver, DropReason, Drops, Instant, Meta, RxPacket, TxPacket, Unreachable};
 
 use crate::fabric::HostId;
-use crate::{Fabric, NicStats};
+use crate::{EventKind, Fabric, Link, NicStats};
 
 /// What happens to a datagram in the ring when no frame is free for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +43,10 @@ pub struct NicConfig {
     pub tx_descriptors: u16,
     /// From `tx_burst` to the link.
     pub tx_delay: Duration,
+    /// What each packet, received or sent, costs its engine.
+    pub packet_cost: Duration,
+    /// Bits per second that leave the NIC; `None`: infinitely many. What waits for the line stays in its descriptor.
+    pub line_rate: Option<u64>,
     /// How long the device holds a transmitted frame.
     pub hold: Duration,
     /// And until how many more were transmitted. Less than `tx_descriptors`.
@@ -62,6 +66,8 @@ impl Default for NicConfig {
             rx_descriptors: 256,
             tx_descriptors: 256,
             tx_delay: Duration::ZERO,
+            packet_cost: Duration::ZERO,
+            line_rate: None,
             hold: Duration::ZERO,
             hold_packets: 0,
             no_frame: NoFrame::Wait,
@@ -90,6 +96,10 @@ pub struct SimDriver {
     pool: FramePool,
     held: VecDeque<Held>,
     transmitted: u64,
+    /// What the packets of the engine's round have cost so far.
+    spent: Duration,
+    /// When the line will be free.
+    line_free: Instant,
     /// A frame was wanted and none was free.
     wants_frame: bool,
     /// `tx_burst` found the ring full.
@@ -125,6 +135,8 @@ impl SimDriver {
             pool,
             held: VecDeque::new(),
             transmitted: 0,
+            spent: Duration::ZERO,
+            line_free: Instant::ZERO,
             wants_frame: false,
             wants_descriptor: false,
             drops: Drops::default(),
@@ -186,6 +198,27 @@ impl SimDriver {
         (held.after <= self.transmitted).then_some(held.until)
     }
 
+    /// The fabric's number of this NIC.
+    pub(crate) const fn nic(&self) -> usize {
+        self.nic
+    }
+
+    /// What packets cost from now on, and how long after its beginning a round sends.
+    pub(crate) fn set_costs(&mut self, round: Duration, packet: Duration) {
+        self.config.packet_cost = packet;
+        self.fabric.lock().nic_mut(self.nic).tx_delay = round;
+    }
+
+    /// A round of the engine begins.
+    pub(crate) const fn begin_round(&mut self) {
+        self.spent = Duration::ZERO;
+    }
+
+    /// What the packets of the round cost.
+    pub(crate) const fn spent(&self) -> Duration {
+        self.spent
+    }
+
     fn is_done(&self, held: &Held, now: Instant) -> bool {
         held.until <= now && held.after <= self.transmitted
     }
@@ -237,9 +270,10 @@ impl Driver for SimDriver {
             let Some(datagram) = inner.nic_mut(self.nic).ring.pop_front() else { break };
             let Some(mut frame) = frame else {
                 self.drops.count(DropReason::NoFrames);
-                inner.note_no_frames(&datagram);
+                inner.discard(EventKind::NoFrames, datagram);
                 continue;
             };
+            self.spent += self.config.packet_cost;
             let start = self.config.headroom as usize;
             let end = start + datagram.payload.len();
             let Some(room) = frame.bytes_mut().and_then(|bytes| bytes.get_mut(start..end)) else {
@@ -249,6 +283,7 @@ impl Driver for SimDriver {
             };
             room.copy_from_slice(&datagram.payload);
             let meta = Meta { local: datagram.to, remote: datagram.from, queue: 0 };
+            inner.bury(datagram);
             out.push(RxPacket { meta, frame, range: start as u32..end as u32 });
         }
         out.len() - before
@@ -275,12 +310,16 @@ impl Driver for SimDriver {
             if payload.len() > self.config.max_payload as usize {
                 self.drops.count(DropReason::Oversized);
             }
-            inner.transmit(self.nic, from, packet.meta.remote, payload);
+            self.spent += self.config.packet_cost;
+            let line = Link { rate: self.config.line_rate, ..Link::default() };
+            self.line_free = self.line_free.max(inner.now + self.spent) + line.serialisation(payload.len());
+            let late = self.line_free.since(inner.now);
+            inner.transmit(self.nic, from, packet.meta.remote, payload, late);
             self.transmitted += 1;
             taken += 1;
             let Some(packet) = batch.pop_front() else { break };
             self.held.push_back(Held {
-                until: inner.now + self.config.hold,
+                until: inner.now + late + self.config.hold,
                 after: self.transmitted + u64::from(self.config.hold_packets),
                 _payload: packet.payload,
             });
@@ -293,6 +332,11 @@ impl Driver for SimDriver {
         while self.held.front().is_some_and(|held| self.is_done(held, now)) {
             self.held.pop_front();
         }
+    }
+
+    fn backlog(&self) -> Option<u64> {
+        let waits = self.line_free.since(self.fabric.now()).as_nanos();
+        self.config.line_rate.map(|rate| (waits * u128::from(rate) / 8_000_000_000) as u64)
     }
 
     fn unreachable(&mut self) -> Option<Unreachable> {

@@ -8,8 +8,7 @@
 //! times are equal. The fabric is shared by the drivers on it, hence the lock; in a simulation nobody ever waits for
 //! it.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,40 +17,19 @@ use std::time::Duration;
 use machnet_core::{Instant, Unreachable};
 
 use crate::link::{Filter, LinkState};
+use crate::nic::{Datagram, Host, Nic};
+use crate::oracle::Oracle;
+use crate::queue::EventQueue;
 use crate::trace::Trace;
-use crate::{Corruption, Event, EventKind, Link, LinkStats, NicConfig, Sighting, SimDriver, SimRng, Verdict};
+use crate::{Corruption, Event, EventKind, Link, LinkStats, NicConfig, NicStats, Sighting, SimDriver, SimRng, Verdict};
 
 /// A host of a fabric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct HostId(usize);
+pub struct HostId(pub(crate) usize);
 
 /// A link of a fabric: one direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LinkId(usize);
-
-/// What a NIC counted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct NicStats {
-    /// Datagrams handed to the NIC.
-    pub sent: u64,
-    /// Datagrams put into the receive ring.
-    pub received: u64,
-    /// Datagrams sent that were longer than the NIC's MTU.
-    pub oversized: u64,
-    /// Datagrams sent to where no route leads.
-    pub no_route: u64,
-    /// Datagrams dropped by the checksum.
-    pub checksum: u64,
-    /// Datagrams dropped since the receive ring was full.
-    pub ring_full: u64,
-    /// Datagrams dropped, or attempts to receive one that failed, for want of a frame.
-    pub no_frames: u64,
-    /// Datagrams received that were longer than a frame.
-    pub long: u64,
-    /// ICMP "port unreachable" received.
-    pub unreachable: u64,
-}
 
 /// A simulated network. Clones are the same fabric.
 #[derive(Clone)]
@@ -69,9 +47,11 @@ impl Fabric {
             links: Vec::new(),
             routes: BTreeMap::new(),
             nics: Vec::new(),
-            events: BinaryHeap::new(),
-            next_event: 0,
+            events: EventQueue::new(),
+            touched: Vec::new(),
+            spare: Vec::new(),
             trace: Trace::new(),
+            oracle: Oracle::default(),
         })))
     }
 
@@ -84,7 +64,7 @@ impl Fabric {
         let mut inner = self.lock();
         let id = inner.hosts.len();
         assert!(inner.by_address.insert(address, id).is_none(), "two hosts at {address}");
-        inner.hosts.push(Host { address, ports: BTreeMap::new(), next_free: FIRST_FREE, answers_unreachable: false });
+        inner.hosts.push(Host::new(address));
         HostId(id)
     }
 
@@ -129,10 +109,15 @@ impl Fabric {
         change(&mut self.lock().links[link.0].config);
     }
 
-    /// Sets the filter that every datagram on `link` passes first; it replaces the one before.
+    /// Sets the filter that every datagram on `link` passes first; it replaces those before.
     pub fn filter(&self, link: LinkId, filter: impl FnMut(&Sighting<'_>) -> Verdict + Send + 'static) {
         let filter: Filter = Box::new(filter);
-        self.lock().links[link.0].filter = Some(filter);
+        self.lock().links[link.0].filters = vec![filter];
+    }
+
+    /// Adds a filter behind those that `link` has.
+    pub fn also_filter(&self, link: LinkId, filter: Filter) {
+        self.lock().links[link.0].filters.push(filter);
     }
 
     /// Puts a datagram on the route between the hosts of `from` and `to`, whoever really sent it.
@@ -142,8 +127,13 @@ impl Fabric {
     pub fn inject(&self, from: SocketAddr, to: SocketAddr, payload: &[u8]) {
         let mut inner = self.lock();
         let host = *inner.by_address.get(&from.ip()).expect("the source's host exists");
-        let now = inner.now;
-        inner.depart(HostId(host), now, Datagram { from, to, payload: payload.to_vec(), damaged: false });
+        inner.depart(HostId(host), Datagram { from, to, payload: payload.to_vec(), damaged: false });
+    }
+
+    /// Puts a datagram on the route from `host` to the host of `to`, whatever source it names: a forged one.
+    pub fn forge(&self, host: HostId, from: SocketAddr, to: SocketAddr, payload: &[u8]) {
+        let mut inner = self.lock();
+        inner.depart(host, Datagram { from, to, payload: payload.to_vec(), damaged: false });
     }
 
     /// The fabric's time.
@@ -155,7 +145,7 @@ impl Fabric {
     /// When the next thing happens.
     #[must_use]
     pub fn next_event(&self) -> Option<Instant> {
-        self.lock().events.peek().map(|Reverse(scheduled)| scheduled.at)
+        self.lock().events.next()
     }
 
     /// Lets everything happen that happens until `now`.
@@ -165,10 +155,9 @@ impl Fabric {
     pub fn advance(&self, now: Instant) {
         let mut inner = self.lock();
         assert!(now >= inner.now, "time goes back from {:?} to {now:?}", inner.now);
-        while inner.events.peek().is_some_and(|Reverse(scheduled)| scheduled.at <= now) {
-            let Some(Reverse(scheduled)) = inner.events.pop() else { break };
-            inner.now = scheduled.at;
-            inner.happen(scheduled.what);
+        while let Some((at, what)) = inner.events.pop(now) {
+            inner.now = at;
+            inner.happen(what);
         }
         inner.now = now;
     }
@@ -179,7 +168,33 @@ impl Fabric {
         self.lock().links[link.0].stats
     }
 
-    /// Hash over every event so far: time, kind, addresses and payload.
+    /// The first rule of the wire that an engine broke, if any (`oracle.rs`).
+    #[must_use]
+    pub fn violation(&self) -> Option<String> {
+        self.lock().oracle.violation().map(str::to_owned)
+    }
+
+    /// Moves the NICs to which something came since the last call to `nics`.
+    pub(crate) fn take_touched(&self, nics: &mut Vec<usize>) {
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        for &nic in &inner.touched {
+            inner.nics[nic].is_touched = false;
+        }
+        nics.append(&mut inner.touched);
+    }
+
+    /// The sums of what every link and every NIC counted.
+    #[must_use]
+    pub fn totals(&self) -> (LinkStats, NicStats) {
+        let inner = self.lock();
+        let (mut links, mut nics) = (LinkStats::default(), NicStats::default());
+        inner.links.iter().for_each(|link| links.add(&link.stats));
+        inner.nics.iter().for_each(|nic| nics.add(&nic.stats));
+        (links, nics)
+    }
+
+    /// Hash over every event so far: time, kind, addresses, length and first bytes.
     #[must_use]
     pub fn trace_hash(&self) -> u64 {
         self.lock().trace.hash()
@@ -202,6 +217,18 @@ impl Fabric {
         self.lock().trace.events()
     }
 
+    /// The newest `events` of the events kept, oldest first.
+    pub(crate) fn newest(&self, events: usize) -> Vec<Event> {
+        let mut kept = self.trace();
+        kept.drain(..kept.len().saturating_sub(events));
+        kept
+    }
+
+    /// From now on what is sent is checked; see [`Fabric::violation`]. For worlds: bare drivers send what they like.
+    pub(crate) fn watch(&self) {
+        self.lock().oracle.switch_on();
+    }
+
     pub(crate) fn lock(&self) -> MutexGuard<'_, Inner> {
         // A test that panicked while it held the lock is over anyhow; the drivers' drops must not panic again.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -220,44 +247,8 @@ impl std::fmt::Debug for Fabric {
     }
 }
 
-/// The first port that `open(0)` tries, as IANA has it.
-const FIRST_FREE: u16 = 49_152;
-
-/// ICMP messages that wait for a driver; more are dropped, as a kernel's error queue does.
-const MAX_UNREACHABLE: usize = 64;
-
-struct Host {
-    address: IpAddr,
-    ports: BTreeMap<u16, Port>,
-    next_free: u16,
-    answers_unreachable: bool,
-}
-
-struct Port {
-    nic: usize,
-    opens: u32,
-}
-
-/// A datagram on its way.
-#[derive(Clone)]
-pub(crate) struct Datagram {
-    pub(crate) from: SocketAddr,
-    pub(crate) to: SocketAddr,
-    pub(crate) payload: Vec<u8>,
-    /// The checksum is wrong.
-    damaged: bool,
-}
-
-/// A NIC as the fabric sees it.
-pub(crate) struct Nic {
-    host: HostId,
-    descriptors: usize,
-    max_payload: u32,
-    tx_delay: Duration,
-    pub(crate) ring: VecDeque<Datagram>,
-    pub(crate) unreachable: VecDeque<Unreachable>,
-    pub(crate) stats: NicStats,
-}
+/// Buffers kept for the next datagrams.
+const SPARE: usize = 1024;
 
 enum Happening {
     /// A datagram comes to hop `hop` of `route`.
@@ -268,32 +259,6 @@ enum Happening {
     Icmp { to: SocketAddr, unreachable: Unreachable },
 }
 
-struct Scheduled {
-    at: Instant,
-    order: u64,
-    what: Happening,
-}
-
-impl PartialEq for Scheduled {
-    fn eq(&self, other: &Self) -> bool {
-        self.order == other.order
-    }
-}
-
-impl Eq for Scheduled {}
-
-impl PartialOrd for Scheduled {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Scheduled {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.order).cmp(&(other.at, other.order))
-    }
-}
-
 pub(crate) struct Inner {
     seed: u64,
     pub(crate) now: Instant,
@@ -302,22 +267,18 @@ pub(crate) struct Inner {
     links: Vec<LinkState>,
     routes: BTreeMap<(HostId, HostId), Arc<[LinkId]>>,
     nics: Vec<Nic>,
-    events: BinaryHeap<Reverse<Scheduled>>,
-    next_event: u64,
+    events: EventQueue<Happening>,
+    /// NICs to which something came, for the world.
+    touched: Vec<usize>,
+    /// Buffers of datagrams that are no more.
+    spare: Vec<Vec<u8>>,
     trace: Trace,
+    oracle: Oracle,
 }
 
 impl Inner {
     pub(crate) fn attach(&mut self, host: HostId, config: &NicConfig) -> usize {
-        self.nics.push(Nic {
-            host,
-            descriptors: config.rx_descriptors as usize,
-            max_payload: config.max_payload,
-            tx_delay: config.tx_delay,
-            ring: VecDeque::new(),
-            unreachable: VecDeque::new(),
-            stats: NicStats::default(),
-        });
+        self.nics.push(Nic::new(host, config));
         self.nics.len() - 1
     }
 
@@ -334,81 +295,77 @@ impl Inner {
     }
 
     pub(crate) fn open(&mut self, nic: usize, port: u16) -> io::Result<SocketAddr> {
-        let host = &mut self.hosts[self.nics[nic].host.0];
-        let port = if port == 0 { host.free_port()? } else { port };
-        let entry = host.ports.entry(port).or_insert(Port { nic, opens: 0 });
-        if entry.nic != nic {
-            return Err(io::Error::new(io::ErrorKind::AddrInUse, format!("port {port} is another NIC's")));
-        }
-        entry.opens += 1;
-        Ok(SocketAddr::new(host.address, port))
+        self.hosts[self.nics[nic].host.0].open(nic, port)
     }
 
     pub(crate) fn close(&mut self, nic: usize, port: u16) {
-        let host = &mut self.hosts[self.nics[nic].host.0];
-        if let Some(entry) = host.ports.get_mut(&port).filter(|entry| entry.nic == nic) {
-            entry.opens -= 1;
-            if entry.opens == 0 {
-                host.ports.remove(&port);
-            }
-        }
+        self.hosts[self.nics[nic].host.0].close(nic, port);
     }
 
     pub(crate) fn has_open(&self, nic: usize, port: u16) -> bool {
-        self.hosts[self.nics[nic].host.0].ports.get(&port).is_some_and(|entry| entry.nic == nic)
+        self.hosts[self.nics[nic].host.0].nic_of(port) == Some(nic)
     }
 
     /// The NIC is gone.
     pub(crate) fn detach(&mut self, nic: usize) {
-        self.hosts[self.nics[nic].host.0].ports.retain(|_, port| port.nic != nic);
+        self.hosts[self.nics[nic].host.0].close_all(nic);
         self.nics[nic].ring.clear();
         self.nics[nic].unreachable.clear();
     }
 
-    /// The NIC sends: the datagram leaves after the NIC's delay.
-    pub(crate) fn transmit(&mut self, nic: usize, from: SocketAddr, to: SocketAddr, payload: &[u8]) {
+    /// The NIC sends: the datagram leaves after the NIC's delay and `late`.
+    pub(crate) fn transmit(&mut self, nic: usize, from: SocketAddr, to: SocketAddr, payload: &[u8], late: Duration) {
         let now = self.now;
         let sender = &mut self.nics[nic];
         sender.stats.sent += 1;
+        sender.stats.sent_bytes += payload.len() as u64;
         self.trace.push(now, EventKind::Sent, from, to, payload);
+        self.oracle.on_sent(now, from, to, payload);
         if payload.len() > sender.max_payload as usize {
             sender.stats.oversized += 1;
             self.trace.push(now, EventKind::Oversized, from, to, payload);
             return;
         }
-        let (host, at) = (sender.host, now + sender.tx_delay);
+        let (host, at) = (sender.host, now + sender.tx_delay + late);
         let known = self.by_address.get(&to.ip()).is_some_and(|&to| self.routes.contains_key(&(host, HostId(to))));
         if !known {
             sender.stats.no_route += 1;
         }
-        let datagram = Datagram { from, to, payload: payload.to_vec(), damaged: false };
-        self.schedule(at, Happening::Depart { host, datagram });
+        let mut copy = self.spare.pop().unwrap_or_default();
+        copy.extend_from_slice(payload);
+        let datagram = Datagram { from, to, payload: copy, damaged: false };
+        self.events.push(at, Happening::Depart { host, datagram });
     }
 
-    fn schedule(&mut self, at: Instant, what: Happening) {
-        let order = self.next_event;
-        self.next_event += 1;
-        self.events.push(Reverse(Scheduled { at, order, what }));
+    /// Keeps the buffer of a datagram that is no more for another.
+    pub(crate) fn bury(&mut self, mut datagram: Datagram) {
+        if self.spare.len() < SPARE {
+            datagram.payload.clear();
+            self.spare.push(datagram.payload);
+        }
     }
 
     fn happen(&mut self, what: Happening) {
         match what {
-            Happening::Depart { host, datagram } => self.depart(host, self.now, datagram),
+            Happening::Depart { host, datagram } => self.depart(host, datagram),
             Happening::Hop { route, hop, datagram } if hop < route.len() => self.hop(route, hop, datagram),
             Happening::Hop { datagram, .. } => self.arrive(datagram),
             Happening::Icmp { to, unreachable } => self.arrive_unreachable(to, unreachable),
         }
     }
 
-    fn depart(&mut self, host: HostId, at: Instant, datagram: Datagram) {
+    fn depart(&mut self, host: HostId, datagram: Datagram) {
         let to = self.by_address.get(&datagram.to.ip()).copied();
         match to.and_then(|to| self.routes.get(&(host, HostId(to)))) {
-            Some(route) => {
-                let route = Arc::clone(route);
-                self.schedule(at, Happening::Hop { route, hop: 0, datagram });
-            }
-            None => self.note(EventKind::NoRoute, &datagram),
+            Some(route) => self.hop(Arc::clone(route), 0, datagram),
+            None => self.discard(EventKind::NoRoute, datagram),
         }
+    }
+
+    /// Notes a datagram's end.
+    pub(crate) fn discard(&mut self, kind: EventKind, datagram: Datagram) {
+        self.note(kind, &datagram);
+        self.bury(datagram);
     }
 
     fn note(&mut self, kind: EventKind, datagram: &Datagram) {
@@ -420,82 +377,94 @@ impl Inner {
         let now = self.now;
         let link = &mut self.links[route[hop].0];
         let index = link.stats.offered;
+        let len = datagram.payload.len();
         link.stats.offered += 1;
-        link.stats.bytes += datagram.payload.len() as u64;
-        let mut late = Duration::ZERO;
-        if let Some(filter) = &mut link.filter {
-            let Datagram { from, to, ref payload, .. } = datagram;
-            match filter(&Sighting { at: now, index, from, to, payload }) {
-                Verdict::Pass => {}
-                Verdict::Delay(by) => late = by,
-                Verdict::Drop => {
-                    link.stats.filtered += 1;
-                    return self.note(EventKind::Filtered, &datagram);
-                }
+        link.stats.bytes += len as u64;
+        let Datagram { from, to, ref payload, .. } = datagram;
+        let late = match link.filter(&Sighting { at: now, index, from, to, payload }) {
+            Verdict::Pass => Duration::ZERO,
+            Verdict::Delay(by) => by,
+            Verdict::Drop => {
+                link.stats.filtered += 1;
+                return self.discard(EventKind::Filtered, datagram);
             }
-        }
-        if datagram.payload.len() > link.config.max_payload as usize {
-            link.stats.oversized += 1;
-            return self.note(EventKind::Oversized, &datagram);
-        }
-        let Some(sent) = link.enqueue(now, datagram.payload.len()) else {
-            link.stats.queue_full += 1;
-            return self.note(EventKind::QueueFull, &datagram);
         };
-        let config = link.config.clone();
-        if link.rng.chance(config.loss) {
-            link.stats.lost += 1;
-            return self.note(EventKind::Lost, &datagram);
+        if len > link.config.max_payload as usize {
+            link.stats.oversized += 1;
+            return self.discard(EventKind::Oversized, datagram);
         }
-        if link.rng.chance(config.corrupt) {
+        if link.is_policed(now, from, to, len) {
+            link.stats.policed += 1;
+            return self.discard(EventKind::Policed, datagram);
+        }
+        let Some(sent) = link.enqueue(now, len) else {
+            link.stats.queue_full += 1;
+            return self.discard(EventKind::QueueFull, datagram);
+        };
+        if link.is_lost() {
+            link.stats.lost += 1;
+            return self.discard(EventKind::Lost, datagram);
+        }
+        let (corrupt, duplicate, delay) = (link.config.corrupt, link.config.duplicate, link.config.delay);
+        if link.rng.chance(corrupt) {
             link.stats.corrupted += 1;
-            match config.corruption {
+            match link.config.corruption {
                 Corruption::Noticed => datagram.damaged = true,
-                Corruption::Unnoticed => link.damage(&mut datagram.payload),
+                Corruption::Unnoticed => {
+                    link.damage(&mut datagram.payload);
+                    self.oracle.distrust();
+                }
             }
             self.note(EventKind::Corrupted, &datagram);
         }
-        let arrival = sent + config.delay + late;
-        if self.links[route[hop].0].rng.chance(config.duplicate) {
+        let arrival = sent + delay + late;
+        if self.links[route[hop].0].rng.chance(duplicate) {
             self.links[route[hop].0].stats.duplicated += 1;
             self.note(EventKind::Duplicated, &datagram);
-            self.deliver(&route, hop, &config, arrival, datagram.clone());
+            self.deliver(Arc::clone(&route), hop, arrival, datagram.clone());
         }
-        self.deliver(&route, hop, &config, arrival, datagram);
+        self.deliver(route, hop, arrival, datagram);
     }
 
-    fn deliver(&mut self, route: &Arc<[LinkId]>, hop: usize, config: &Link, mut at: Instant, datagram: Datagram) {
+    fn deliver(&mut self, route: Arc<[LinkId]>, hop: usize, mut at: Instant, datagram: Datagram) {
         let link = &mut self.links[route[hop].0];
         link.stats.delivered += 1;
-        if link.rng.chance(config.reorder) {
+        if link.rng.chance(link.config.reorder) {
             link.stats.reordered += 1;
-            at += link.rng.duration(config.reorder_by);
+            at += link.rng.duration(link.config.reorder_by);
             self.note(EventKind::Reordered, &datagram);
         }
-        self.schedule(at, Happening::Hop { route: Arc::clone(route), hop: hop + 1, datagram });
+        self.events.push(at, Happening::Hop { route, hop: hop + 1, datagram });
     }
 
     fn arrive(&mut self, datagram: Datagram) {
         let Some(&host) = self.by_address.get(&datagram.to.ip()) else { return };
-        let Some(nic) = self.hosts[host].ports.get(&datagram.to.port()).map(|port| port.nic) else {
-            self.note(EventKind::ClosedPort, &datagram);
+        let Some(nic) = self.hosts[host].nic_of(datagram.to.port()) else {
             if self.hosts[host].answers_unreachable && !datagram.damaged {
                 self.answer_closed(HostId(host), &datagram);
             }
-            return;
+            return self.discard(EventKind::ClosedPort, datagram);
         };
         let receiver = &mut self.nics[nic];
         if datagram.damaged {
             receiver.stats.checksum += 1;
-            return self.note(EventKind::Checksum, &datagram);
+            return self.discard(EventKind::Checksum, datagram);
         }
         if receiver.ring.len() >= receiver.descriptors {
             receiver.stats.ring_full += 1;
-            return self.note(EventKind::RingFull, &datagram);
+            return self.discard(EventKind::RingFull, datagram);
         }
         receiver.stats.received += 1;
         self.note(EventKind::Arrived, &datagram);
+        self.oracle.on_arrived(datagram.from, datagram.to, &datagram.payload);
+        self.touch(nic);
         self.nics[nic].ring.push_back(datagram);
+    }
+
+    fn touch(&mut self, nic: usize) {
+        if !std::mem::replace(&mut self.nics[nic].is_touched, true) {
+            self.touched.push(nic);
+        }
     }
 
     /// The ICMP message takes the links' delays, but meets none of their misfortunes other than certain loss.
@@ -514,34 +483,14 @@ impl Inner {
         let n = datagram.payload.len().min(16);
         quoted[..n].copy_from_slice(&datagram.payload[..n]);
         let unreachable = Unreachable { remote: datagram.to, quoted };
-        self.schedule(at, Happening::Icmp { to: datagram.from, unreachable });
+        self.events.push(at, Happening::Icmp { to: datagram.from, unreachable });
     }
 
     fn arrive_unreachable(&mut self, to: SocketAddr, unreachable: Unreachable) {
         let Some(&host) = self.by_address.get(&to.ip()) else { return };
-        let Some(nic) = self.hosts[host].ports.get(&to.port()).map(|port| port.nic) else { return };
+        let Some(nic) = self.hosts[host].nic_of(to.port()) else { return };
         self.trace.push(self.now, EventKind::Unreachable, unreachable.remote, to, &unreachable.quoted);
-        let receiver = &mut self.nics[nic];
-        receiver.stats.unreachable += 1;
-        if receiver.unreachable.len() < MAX_UNREACHABLE {
-            receiver.unreachable.push_back(unreachable);
-        }
-    }
-
-    pub(crate) fn note_no_frames(&mut self, datagram: &Datagram) {
-        self.note(EventKind::NoFrames, datagram);
-    }
-}
-
-impl Host {
-    fn free_port(&mut self) -> io::Result<u16> {
-        for _ in FIRST_FREE..=u16::MAX {
-            let port = self.next_free;
-            self.next_free = port.checked_add(1).unwrap_or(FIRST_FREE);
-            if !self.ports.contains_key(&port) {
-                return Ok(port);
-            }
-        }
-        Err(io::Error::new(io::ErrorKind::AddrInUse, "no free port"))
+        self.nics[nic].notify(unreachable);
+        self.touch(nic);
     }
 }

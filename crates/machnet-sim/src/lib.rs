@@ -17,22 +17,49 @@
 //! and threads (loom's business, in `machnet-channel`).
 #![forbid(unsafe_code)]
 
+mod apps;
+mod attempt;
+mod dialog;
 mod driver;
 mod executor;
 mod fabric;
+pub mod fault;
+pub mod fuzz;
 mod link;
+mod machine;
+mod matrix;
+mod nic;
 mod node;
+mod oracle;
+mod packet;
+mod pair;
+mod pcapng;
+mod queue;
+mod record;
 mod rng;
+pub mod scenario;
+pub mod setup;
+mod topology;
 mod trace;
 mod workload;
 mod world;
 
+pub use apps::{Bulk, Calls, Latencies, goodput};
+pub use attempt::{Outcome, Traced, attempt, keep_panics, trace};
+pub use dialog::{Dialog, Ended};
 pub use driver::{NicConfig, NoFrame, SimDriver};
 pub use executor::{Handle, Sleep, Task};
-pub use fabric::{Fabric, HostId, LinkId, NicStats};
-pub use link::{Corruption, Link, LinkStats, OVERHEAD, Sighting, Verdict};
+pub use fabric::{Fabric, HostId, LinkId};
+pub use link::{Bursts, Corruption, Filter, Link, LinkStats, OVERHEAD, Policer, Sighting, Verdict};
+pub use matrix::{CELLS, difference, matrix};
+pub use nic::NicStats;
 pub use node::{Flow, Listener, Node, reaches, receive, send};
+pub use packet::{Chunk, Seen, describe};
+pub use pair::{Pair, listen};
+pub use pcapng::write_pcapng;
+pub use record::{Recorder, Tally};
 pub use rng::SimRng;
+pub use topology::Port;
 pub use trace::{Event, EventKind};
 pub use workload::{Pace, Plan};
 pub use world::{Failure, MachineId, Trouble, World, WorldConfig};

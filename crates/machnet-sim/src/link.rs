@@ -1,6 +1,6 @@
 //! One direction of a cable: what delays, drops and damages datagrams, and what it counts.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -21,6 +21,26 @@ pub enum Corruption {
     Unnoticed,
 }
 
+/// Loss in bursts, as Gilbert and Elliott have it: a link is good or bad, and what comes to a bad one may be lost.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Bursts {
+    /// Probability, per datagram, that a good link turns bad.
+    pub begin: f64,
+    /// Probability, per datagram, that a bad link turns good: bursts are `1 / end` datagrams long on average.
+    pub end: f64,
+    /// Probability of loss on a bad link.
+    pub loss: f64,
+}
+
+/// A token bucket for each pair of addresses and ports, as clouds limit single flows: what exceeds it is dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policer {
+    /// Bits per second, counted with [`OVERHEAD`].
+    pub rate: u64,
+    /// Bytes that may come at once.
+    pub burst: u64,
+}
+
 /// One direction of a link. `Link::default()` is a perfect one of 5 µs.
 #[derive(Clone, Debug)]
 pub struct Link {
@@ -34,8 +54,12 @@ pub struct Link {
     pub queue_bytes: u64,
     /// The longest UDP payload that passes.
     pub max_payload: u32,
+    /// What each pair of addresses and ports may send.
+    pub police: Option<Policer>,
     /// Probability of loss.
     pub loss: f64,
+    /// Loss in bursts, besides.
+    pub bursts: Option<Bursts>,
     /// Probability that a datagram arrives twice.
     pub duplicate: f64,
     /// Probability that a datagram takes up to `reorder_by` longer.
@@ -56,7 +80,9 @@ impl Default for Link {
             queue_packets: 1000,
             queue_bytes: u64::MAX,
             max_payload: 65_507,
+            police: None,
             loss: 0.0,
+            bursts: None,
             duplicate: 0.0,
             reorder: 0.0,
             reorder_by: Duration::from_micros(50),
@@ -85,14 +111,22 @@ impl Link {
         Self { loss: 0.01, duplicate: 0.01, reorder: 0.01, corrupt: 0.01, corruption, ..Self::default() }
     }
 
+    /// A link of `rate` bits per second and `delay`, whose queue holds `queue` bytes.
+    #[must_use]
+    pub fn with_rate(rate: u64, delay: Duration, queue: u64) -> Self {
+        Self { delay, rate: Some(rate), queue_packets: u32::MAX, queue_bytes: queue, ..Self::default() }
+    }
+
     /// How long `payload` bytes occupy the link.
     #[must_use]
     pub fn serialisation(&self, payload: usize) -> Duration {
-        self.rate.map_or(Duration::ZERO, |rate| {
-            let bits = u128::from(payload as u64 + OVERHEAD) * 8;
-            Duration::from_nanos((bits * 1_000_000_000).div_ceil(u128::from(rate.max(1))) as u64)
-        })
+        self.rate.map_or(Duration::ZERO, |rate| time_of(payload as u64 + OVERHEAD, rate))
     }
+}
+
+/// How long `bytes` take at `rate` bits per second.
+fn time_of(bytes: u64, rate: u64) -> Duration {
+    Duration::from_nanos((u128::from(bytes) * 8_000_000_000).div_ceil(u128::from(rate.max(1))) as u64)
 }
 
 /// What a link counted.
@@ -109,6 +143,8 @@ pub struct LinkStats {
     pub lost: u64,
     /// Dropped by the filter.
     pub filtered: u64,
+    /// Dropped by the policer.
+    pub policed: u64,
     /// Dropped by the full queue.
     pub queue_full: u64,
     /// Longer than `max_payload`.
@@ -121,6 +157,24 @@ pub struct LinkStats {
     pub corrupted: u64,
     /// The most datagrams that waited or were in serialisation at once.
     pub deepest: u64,
+}
+
+impl LinkStats {
+    /// Adds what another link counted.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.offered += other.offered;
+        self.bytes += other.bytes;
+        self.delivered += other.delivered;
+        self.lost += other.lost;
+        self.filtered += other.filtered;
+        self.policed += other.policed;
+        self.queue_full += other.queue_full;
+        self.oversized += other.oversized;
+        self.duplicated += other.duplicated;
+        self.reordered += other.reordered;
+        self.corrupted += other.corrupted;
+        self.deepest = self.deepest.max(other.deepest);
+    }
 }
 
 /// A datagram as a link's filter sees it.
@@ -149,22 +203,71 @@ pub enum Verdict {
     Delay(Duration),
 }
 
-pub(crate) type Filter = Box<dyn FnMut(&Sighting<'_>) -> Verdict + Send>;
+/// What decides about the datagrams of a link, one after the other.
+pub type Filter = Box<dyn FnMut(&Sighting<'_>) -> Verdict + Send>;
 
 /// A link in operation.
 pub(crate) struct LinkState {
     pub(crate) config: Link,
     pub(crate) rng: SimRng,
-    pub(crate) filter: Option<Filter>,
+    pub(crate) filters: Vec<Filter>,
     pub(crate) stats: LinkStats,
     /// When the datagrams in the queue will have left it, and their bytes.
     queue: VecDeque<(Instant, u64)>,
     queued_bytes: u64,
+    /// The link is bad, in the words of [`Bursts`].
+    is_bad: bool,
+    /// When each policed pair's bucket will be full again.
+    buckets: BTreeMap<(SocketAddr, SocketAddr), Instant>,
 }
 
 impl LinkState {
     pub(crate) fn new(config: Link, rng: SimRng) -> Self {
-        Self { config, rng, filter: None, stats: LinkStats::default(), queue: VecDeque::new(), queued_bytes: 0 }
+        Self {
+            config,
+            rng,
+            filters: Vec::new(),
+            stats: LinkStats::default(),
+            queue: VecDeque::new(),
+            queued_bytes: 0,
+            is_bad: false,
+            buckets: BTreeMap::new(),
+        }
+    }
+
+    /// Asks every filter; the first that drops ends it, delays add up.
+    pub(crate) fn filter(&mut self, seen: &Sighting<'_>) -> Verdict {
+        let mut late = Duration::ZERO;
+        for filter in &mut self.filters {
+            match filter(seen) {
+                Verdict::Pass => {}
+                Verdict::Delay(by) => late += by,
+                Verdict::Drop => return Verdict::Drop,
+            }
+        }
+        if late.is_zero() { Verdict::Pass } else { Verdict::Delay(late) }
+    }
+
+    /// Draws whether a datagram is lost.
+    pub(crate) fn is_lost(&mut self) -> bool {
+        let bursts = self.config.bursts.is_some_and(|Bursts { begin, end, loss }| {
+            let turns = self.rng.chance(if self.is_bad { end } else { begin });
+            self.is_bad ^= turns;
+            self.is_bad && self.rng.chance(loss)
+        });
+        bursts || self.rng.chance(self.config.loss)
+    }
+
+    /// True if the policer has no tokens for `payload` bytes from `from` to `to`.
+    pub(crate) fn is_policed(&mut self, now: Instant, from: SocketAddr, to: SocketAddr, payload: usize) -> bool {
+        let Some(Policer { rate, burst }) = self.config.police else { return false };
+        let full_at = self.buckets.entry((from, to)).or_insert(Instant::ZERO);
+        let after = now.max(*full_at) + time_of(payload as u64 + OVERHEAD, rate);
+        let exceeds = after > now + time_of(burst, rate);
+        if !exceeds {
+            *full_at = after;
+        }
+        exceeds
     }
 
     /// Queues `payload` bytes at `now`; returns when the last bit will be on the wire, or `None` if the queue is full.

@@ -5,7 +5,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::ops::Deref;
 use std::sync::Arc;
-use std::task::Poll;
 
 use machnet_channel::{
     Accepted, Backlog, BacklogConsumer, CloseReason, FlowState, Intake, Mailbox, Message, RecvEnd, SendEnd,
@@ -135,11 +134,7 @@ impl Flow {
 
 /// Waits until the state has all of `bits`, or the flow is over.
 pub async fn reaches(send: &mut SendEnd, bits: FlowState) -> FlowState {
-    poll_fn(|cx| {
-        let state = send.poll_state(cx);
-        if state.has(bits) || state.has(FlowState::CLOSED) { Poll::Ready(state) } else { Poll::Pending }
-    })
-    .await
+    poll_fn(|cx| send.poll_state(cx, |state| state.has(bits) || state.has(FlowState::CLOSED))).await
 }
 
 /// Sends one message when there is room.

@@ -6,7 +6,9 @@ use std::net::SocketAddr;
 use machnet_core::Instant;
 use siphasher::sip::SipHasher13;
 
-/// Bytes of a datagram that an event keeps.
+use crate::describe;
+
+/// Bytes of a datagram that the hash covers: headers and first chunks. What follows is the applications', who check it.
 const HEAD: usize = 64;
 
 /// What happened to a datagram.
@@ -23,6 +25,8 @@ pub enum EventKind {
     Lost,
     /// Dropped by a link's filter.
     Filtered,
+    /// Dropped by a link's policer.
+    Policed,
     /// Dropped by a full queue.
     QueueFull,
     /// Altered on a link.
@@ -46,7 +50,7 @@ pub enum EventKind {
 }
 
 /// One line of a trace.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
     /// When.
     pub at: Instant,
@@ -56,21 +60,20 @@ pub struct Event {
     pub from: SocketAddr,
     /// The datagram's destination.
     pub to: SocketAddr,
-    /// Its length, bytes.
-    pub len: u32,
-    /// Its first bytes, zero-padded: a packet's headers and first chunks.
-    pub head: [u8; HEAD],
+    /// Its UDP payload.
+    pub payload: Vec<u8>,
 }
 
 impl std::fmt::Display for Event {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { at, kind, from, to, len, head } = self;
-        write!(f, "{:>12.3} µs {kind:<11?} {from} → {to} {len:>5} B ", at.0 as f64 / 1e3)?;
-        head[..HEAD.min(*len as usize)].iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        let Self { at, kind, from, to, payload } = self;
+        let (at, kind, len) = (at.0 as f64 / 1e3, format!("{kind:?}"), payload.len());
+        write!(f, "{at:>12.3} µs {kind:<11} {from} → {to} {len:>5} B ")?;
+        f.write_str(&describe(payload))
     }
 }
 
-/// The running hash over every event with its whole payload; optionally the newest events themselves.
+/// The running hash over every event; optionally the newest events themselves.
 #[derive(Debug)]
 pub(crate) struct Trace {
     hasher: SipHasher13,
@@ -95,15 +98,12 @@ impl Trace {
         // `hash` of the standard library's types is not promised to stay the same, but is the same within a build.
         std::hash::Hash::hash(&(from, to), &mut self.hasher);
         self.hasher.write_u64(payload.len() as u64);
-        self.hasher.write(payload);
+        self.hasher.write(&payload[..payload.len().min(HEAD)]);
         if self.keep > 0 {
             if self.kept.len() == self.keep {
                 self.kept.pop_front();
             }
-            let mut head = [0; HEAD];
-            let n = payload.len().min(HEAD);
-            head[..n].copy_from_slice(&payload[..n]);
-            self.kept.push_back(Event { at, kind, from, to, len: payload.len() as u32, head });
+            self.kept.push_back(Event { at, kind, from, to, payload: payload.to_vec() });
         }
     }
 
@@ -116,6 +116,6 @@ impl Trace {
     }
 
     pub(crate) fn events(&self) -> Vec<Event> {
-        self.kept.iter().copied().collect()
+        self.kept.iter().cloned().collect()
     }
 }

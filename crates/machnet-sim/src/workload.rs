@@ -55,13 +55,7 @@ impl Plan {
     /// Message `index`.
     #[must_use]
     pub fn message(&self, index: usize) -> Message {
-        let mut bytes = Vec::with_capacity(self.sizes[index] as usize + 8);
-        let mut words = Words::new(self.flow, index);
-        while bytes.len() < self.sizes[index] as usize {
-            bytes.extend_from_slice(&words.next());
-        }
-        bytes.truncate(self.sizes[index] as usize);
-        bytes.into()
+        message(self.flow, index, self.sizes[index] as usize)
     }
 
     /// Checks that `bytes` is message `index`.
@@ -71,11 +65,7 @@ impl Plan {
     pub fn verify(&self, index: usize, bytes: &[u8]) {
         let flow = self.flow;
         assert!(index < self.len(), "flow {flow}: message {index} of {} received: one too many", self.len());
-        assert_eq!(bytes.len(), self.sizes[index] as usize, "flow {flow}: length of message {index}");
-        let mut words = Words::new(flow, index);
-        for (i, chunk) in bytes.chunks(8).enumerate() {
-            assert!(chunk == &words.next()[..chunk.len()], "flow {flow}: message {index} differs at byte {}", 8 * i);
-        }
+        verify(flow, index, self.sizes[index] as usize, bytes);
     }
 
     /// Sends every message as room allows; returns how many were posted, and the state if it ended early.
@@ -114,6 +104,32 @@ impl Plan {
         }
         count
     }
+}
+
+/// Message `index` of flow `flow`, `size` bytes long.
+#[must_use]
+pub(crate) fn message(flow: u64, index: usize, size: usize) -> Message {
+    let mut bytes = Vec::with_capacity(size + 8);
+    let mut words = Words::new(flow, index);
+    while bytes.len() < size {
+        bytes.extend_from_slice(&words.next());
+    }
+    bytes.truncate(size);
+    bytes.into()
+}
+
+/// Checks that `bytes` is message `index` of flow `flow`, `size` bytes long.
+///
+/// # Panics
+/// If it is not, saying what is wrong.
+pub(crate) fn verify(flow: u64, index: usize, size: usize, bytes: &[u8]) {
+    assert_eq!(bytes.len(), size, "flow {flow}: length of message {index}");
+    let mut words = Words::new(flow, index);
+    let (whole, rest) = bytes.as_chunks::<8>();
+    for (i, word) in whole.iter().enumerate() {
+        assert!(*word == words.next(), "flow {flow}: message {index} differs at byte {}", 8 * i);
+    }
+    assert!(rest == &words.next()[..rest.len()], "flow {flow}: message {index} differs in its last bytes");
 }
 
 /// How an application reads.
@@ -164,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "differs at byte 96")]
+    #[should_panic(expected = "differs in its last bytes")]
     fn one_wrong_bit_is_found() {
         let plan = Plan::fixed(1, 1, 100);
         let mut bytes = plan.message(0).to_vec();

@@ -8,7 +8,6 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Wake, Waker};
 use std::time::Duration;
 
 use machnet_channel::Intake;
@@ -16,17 +15,20 @@ use machnet_core::{Config, Driver, Engine, EngineStats, Instant, LocalChannel};
 
 use crate::executor::{Executor, Handle, Task};
 use crate::fabric::HostId;
-use crate::{Event, Fabric, Link, LinkId, NicConfig, Node, SimDriver, SimRng};
+use crate::machine::Machine;
+use crate::{Fabric, Link, LinkId, NicConfig, Node, Recorder, SimDriver, SimRng, Tally};
 
 /// An engine of a world.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct MachineId(usize);
+pub struct MachineId(pub(crate) usize);
 
 /// How a world runs.
 #[derive(Clone, Copy, Debug)]
 pub struct WorldConfig {
-    /// What a round of an engine takes.
+    /// What a round of an engine takes, its packets apart.
     pub poll_cost: Duration,
+    /// What each packet adds to the round in which it is received or sent.
+    pub packet_cost: Duration,
     /// Rounds in a row, each within 50 µs of the one before, in which an engine may move no packet and wake no task.
     pub idle_rounds: u32,
     /// Events of the fabric that a [`Failure`] shows.
@@ -35,12 +37,9 @@ pub struct WorldConfig {
 
 impl Default for WorldConfig {
     fn default() -> Self {
-        Self { poll_cost: Duration::from_micros(1), idle_rounds: 1000, trace: 0 }
+        Self { poll_cost: Duration::from_micros(1), packet_cost: Duration::ZERO, idle_rounds: 1000, trace: 0 }
     }
 }
-
-/// Rounds further apart than this are not a livelock: there is time to sleep between them.
-const LIVELOCK_GAP: Duration = Duration::from_micros(50);
 
 /// Streams of the seed; links have those below.
 const ENGINE_STREAM: u64 = 1 << 32;
@@ -57,6 +56,12 @@ pub enum Trouble {
     Livelock(MachineId),
     /// An engine did not forget every flow in time, or something did not come home.
     NotClean(MachineId),
+    /// An engine went to sleep until a time that is over.
+    LateTimer(MachineId),
+    /// An engine has more of something than its configuration allows.
+    OverLimit(MachineId),
+    /// An engine sent what it must not: see `oracle.rs`.
+    Violation(String),
 }
 
 /// [`Trouble`], with what helps to understand it.
@@ -78,62 +83,6 @@ impl std::fmt::Debug for Failure {
     }
 }
 
-/// An engine, with its bell and its place in time.
-struct Machine {
-    engine: Engine<SimDriver, LocalChannel>,
-    intake: Arc<Intake>,
-    rung: Arc<Rung>,
-    bell: Waker,
-    awake: bool,
-    deadline: Option<Instant>,
-    /// The engine is occupied until then.
-    free_at: Instant,
-    rounds: u64,
-    /// Rounds in a row without effect, and the packets and task polls at the last effect.
-    idle_rounds: u32,
-    effect: (u64, u64, u64),
-}
-
-impl Machine {
-    /// When the engine is polled next.
-    fn next(&self, now: Instant) -> Option<Instant> {
-        let driver = self.engine.driver();
-        let at = if self.awake || self.rung.0.load(Ordering::Acquire) || driver.is_ready() {
-            Some(now)
-        } else {
-            [self.deadline, driver.next_release()].into_iter().flatten().min()
-        };
-        at.map(|at| at.max(self.free_at).max(now))
-    }
-
-    /// One round, and the decision whether to sleep.
-    fn poll(&mut self, now: Instant, cost: Duration) {
-        self.intake.bell().disarm();
-        self.rung.0.store(false, Ordering::Release);
-        let progress = self.engine.poll(now);
-        self.deadline = progress.next_deadline;
-        self.awake = progress.busy;
-        if !self.awake {
-            self.intake.bell().arm(&self.bell);
-            self.awake = !self.engine.may_sleep();
-            if self.awake {
-                self.intake.bell().disarm();
-            }
-        }
-        self.free_at = now + cost;
-        self.rounds += 1;
-    }
-}
-
-#[derive(Debug, Default)]
-struct Rung(AtomicBool);
-
-impl Wake for Rung {
-    fn wake(self: Arc<Self>) {
-        self.0.store(true, Ordering::Release);
-    }
-}
-
 /// A simulated world. See the module's documentation.
 pub struct World {
     seed: u64,
@@ -145,14 +94,27 @@ pub struct World {
     /// Engines built so far; each has a seed of its own.
     engines: u64,
     plans: SimRng,
+    /// A machine's bell was rung since the last look.
+    bells: Arc<AtomicBool>,
+    /// Machines by the fabric's numbers of their NICs, and NICs to which something came.
+    by_nic: Vec<Option<MachineId>>,
+    touched: Vec<usize>,
+    recorder: Recorder,
 }
 
 impl World {
     /// An empty world.
     #[must_use]
     pub fn new(seed: u64, config: WorldConfig) -> Self {
+        Self::recorded(seed, config, &Recorder::default())
+    }
+
+    /// An empty world that leaves its counts and events in `recorder`.
+    #[must_use]
+    pub fn recorded(seed: u64, config: WorldConfig, recorder: &Recorder) -> Self {
         let fabric = Fabric::new(seed);
-        fabric.keep_trace(config.trace);
+        fabric.keep_trace(config.trace.max(recorder.keeps()));
+        fabric.watch();
         Self {
             seed,
             config,
@@ -162,6 +124,10 @@ impl World {
             machines: Vec::new(),
             engines: 0,
             plans: SimRng::new(seed, PLAN_STREAM),
+            bells: Arc::default(),
+            by_nic: Vec::new(),
+            touched: Vec::new(),
+            recorder: recorder.clone(),
         }
     }
 
@@ -171,9 +137,10 @@ impl World {
     /// If the address is taken or the engine refuses its configuration.
     pub fn machine(&mut self, address: IpAddr, nic: NicConfig, config: Config) -> MachineId {
         let host = self.fabric.host(address);
-        let machine = self.build(host, nic, config);
+        let id = MachineId(self.machines.len());
+        let machine = self.build(id, host, nic, config);
         self.machines.push(machine);
-        MachineId(self.machines.len() - 1)
+        id
     }
 
     /// The machine's engine dies without a word, and another one starts on its host.
@@ -183,34 +150,32 @@ impl World {
     pub fn restart(&mut self, machine: MachineId, nic: NicConfig, config: Config) {
         let old = self.machines.remove(machine.0);
         let host = old.engine.driver().host();
+        self.recorder.end(&engine_tally(&old), Vec::new());
         drop(old);
-        let new = self.build(host, nic, config);
+        let new = self.build(machine, host, nic, config);
         self.machines.insert(machine.0, new);
     }
 
-    fn build(&mut self, host: HostId, nic: NicConfig, config: Config) -> Machine {
-        let nic = NicConfig { tx_delay: self.config.poll_cost, ..nic };
+    fn build(&mut self, id: MachineId, host: HostId, nic: NicConfig, config: Config) -> Machine {
+        let WorldConfig { poll_cost, packet_cost, .. } = self.config;
+        let nic = NicConfig { tx_delay: poll_cost, packet_cost, ..nic };
         let driver = self.fabric.nic(host, nic).expect("a NIC");
+        self.by_nic.resize(self.by_nic.len().max(driver.nic() + 1), None);
+        self.by_nic[driver.nic()] = Some(id);
         let intake = Intake::new();
         let mut seed = [0; 32];
         SimRng::new(self.seed, ENGINE_STREAM + self.engines).fill(&mut seed);
         self.engines += 1;
         let channel = LocalChannel::new(Arc::clone(&intake));
         let engine = Engine::new(driver, channel, config, seed).expect("a configuration without contradictions");
-        let rung = Arc::<Rung>::default();
-        let bell = Waker::from(Arc::clone(&rung));
-        Machine {
-            engine,
-            intake,
-            rung,
-            bell,
-            awake: true,
-            deadline: None,
-            free_at: self.now,
-            rounds: 0,
-            idle_rounds: 0,
-            effect: (0, 0, 0),
-        }
+        Machine::new(engine, intake, &config, &self.bells, self.now, poll_cost)
+    }
+
+    /// What a round and each packet cost the machine's engine from now on.
+    pub fn set_costs(&mut self, machine: MachineId, round: Duration, packet: Duration) {
+        let machine = &mut self.machines[machine.0];
+        machine.round_cost = round;
+        machine.engine.driver_mut().set_costs(round, packet);
     }
 
     /// Joins two machines by links of the same kind in both directions.
@@ -295,7 +260,9 @@ impl World {
 
     /// The machine's engine is not run for a while, as when its VM is descheduled.
     pub fn pause(&mut self, machine: MachineId, duration: Duration) {
-        self.machines[machine.0].free_at = self.now + duration;
+        let machine = &mut self.machines[machine.0];
+        machine.free_at = self.now + duration;
+        machine.look(self.now);
     }
 
     /// Runs until every task is done, for `limit` at most.
@@ -359,22 +326,19 @@ impl World {
         self.run_for(Duration::from_millis(1))?;
         for machine in &mut self.machines {
             machine.engine.driver_mut().give_back();
+            machine.look(self.now);
         }
-        self.first_unclean().map_or(Ok(()), |id| Err(self.failure(Trouble::NotClean(id))))
-    }
-
-    fn first_unclean(&self) -> Option<MachineId> {
-        let unclean = |machine: &Machine| {
-            let (stats, driver) = (machine.engine.stats(), machine.engine.driver());
-            stats.flows > 0 || stats.buffers_in_use > 0 || driver.free_frames() != driver.frames()
-        };
-        self.machines.iter().position(unclean).map(MachineId)
+        match self.machines.iter().position(Machine::is_unclean) {
+            Some(id) => Err(self.failure(Trouble::NotClean(MachineId(id)))),
+            None => Ok(()),
+        }
     }
 
     /// Goes to the next moment at which something happens, if that is before `end`, and lets it happen.
     fn step(&mut self, end: Instant) -> Result<(), Trouble> {
         self.executor.schedule(self.now);
-        let machines = self.machines.iter().filter_map(|machine| machine.next(self.now)).min();
+        self.look();
+        let machines = self.machines.iter().filter_map(|machine| machine.next).min();
         let next = [machines, self.executor.next(), self.fabric.next_event()].into_iter().flatten().min();
         match next {
             None => return Err(Trouble::Stuck),
@@ -382,8 +346,9 @@ impl World {
             Some(next) => self.advance(next.max(self.now)),
         }
         self.executor.run(self.now);
+        self.look();
         for id in 0..self.machines.len() {
-            if self.machines[id].next(self.now) == Some(self.now) {
+            if self.machines[id].next.is_some_and(|next| next <= self.now) {
                 self.poll(id)?;
             }
         }
@@ -395,22 +360,27 @@ impl World {
         self.fabric.advance(to);
     }
 
+    /// Looks at the machines of which anything may have changed: those that got a packet, and those whose bell was rung.
+    fn look(&mut self) {
+        self.fabric.take_touched(&mut self.touched);
+        for nic in self.touched.drain(..) {
+            if let Some(id) = self.by_nic[nic] {
+                self.machines[id.0].look(self.now);
+            }
+        }
+        if self.bells.swap(false, Ordering::AcqRel) {
+            let now = self.now;
+            self.machines.iter_mut().filter(|machine| machine.is_rung()).for_each(|machine| machine.look(now));
+        }
+    }
+
     fn poll(&mut self, id: usize) -> Result<(), Trouble> {
         let machine = &mut self.machines[id];
-        let gap = self.now.since(machine.free_at);
-        machine.poll(self.now, self.config.poll_cost);
-        let nic = machine.engine.driver().nic_stats();
-        let effect = (nic.sent, nic.received, self.executor.polls());
-        if effect == machine.effect && gap < LIVELOCK_GAP {
-            machine.idle_rounds += 1;
-        } else {
-            machine.idle_rounds = 0;
-        }
-        machine.effect = effect;
-        let livelock = machine.idle_rounds > self.config.idle_rounds;
-        let end_of_round = machine.free_at;
-        self.executor.schedule(end_of_round);
-        if livelock { Err(Trouble::Livelock(MachineId(id))) } else { Ok(()) }
+        let result = machine.poll(MachineId(id), self.now, self.executor.polls(), self.config.idle_rounds);
+        machine.look(self.now);
+        self.executor.schedule(machine.free_at);
+        result?;
+        self.fabric.violation().map_or(Ok(()), |what| Err(Trouble::Violation(what)))
     }
 
     fn failure(&self, trouble: Trouble) -> Failure {
@@ -424,28 +394,33 @@ impl World {
         let mut report = String::new();
         let _ = writeln!(report, "unfinished tasks: {}", self.executor.unfinished().join(", "));
         for (id, machine) in self.machines.iter().enumerate() {
-            let stats = machine.engine.stats();
-            let driver = machine.engine.driver();
-            let Machine { awake, deadline, rounds, .. } = machine;
-            let _ = writeln!(
-                report,
-                "machine {id}: awake {awake}, deadline {deadline:?}, {rounds} rounds, {} flows, {} buffers, {}/{} frames \
-                 free, {} held, {:?}, drops {:?}",
-                stats.flows,
-                stats.buffers_in_use,
-                driver.free_frames(),
-                driver.frames(),
-                driver.held(),
-                driver.nic_stats(),
-                stats.drops.iter().collect::<Vec<_>>(),
-            );
+            let _ = writeln!(report, "machine {id}: {machine}");
         }
-        let events: Vec<Event> = self.fabric.trace();
-        for event in events {
+        for event in self.fabric.newest(self.config.trace) {
             let _ = writeln!(report, "{event}");
         }
         report
     }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        let (links, nics) = self.fabric.totals();
+        let (events, hash) = (self.fabric.trace_len(), self.fabric.trace_hash());
+        let time = self.now.since(Instant::ZERO);
+        let mut tally = Tally { worlds: 1, events, time, links, nics, hash, ..Tally::default() };
+        self.machines.iter().for_each(|machine| tally.add(&engine_tally(machine)));
+        let kept = if self.recorder.keeps() > 0 { self.fabric.trace() } else { Vec::new() };
+        self.recorder.end(&tally, kept);
+        if std::thread::panicking() {
+            self.recorder.post_mortem(format!("at {:.3} µs\n{}", self.now.0 as f64 / 1e3, self.report()));
+        }
+    }
+}
+
+/// What the engine of a machine counted.
+fn engine_tally(machine: &Machine) -> Tally {
+    Tally { rounds: machine.rounds, drops: machine.engine.stats().drops, ..Tally::default() }
 }
 
 impl std::fmt::Debug for World {

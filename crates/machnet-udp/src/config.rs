@@ -16,11 +16,16 @@ const MIN_FRAME: u32 = 1_252;
 /// No datagram is longer, so a larger frame would only waste memory.
 const MAX_FRAME: u32 = 65_536;
 
+/// The least and the most that frames have if nothing is said.
+pub(crate) const MIN_DEFAULT_FRAME: u32 = 2_048;
+pub(crate) const MAX_DEFAULT_FRAME: u32 = 9_216;
+
 /// Settings of a [`Udp`] driver; made by [`Udp::builder`].
 #[derive(Clone, Debug)]
 pub struct UdpBuilder {
     pub(crate) frames: u32,
-    pub(crate) frame_size: u32,
+    /// What the interface carries, up to [`MAX_DEFAULT_FRAME`], if nothing is said.
+    pub(crate) frame_size: Option<u32>,
     pub(crate) receive_buffer: usize,
     pub(crate) send_buffer: usize,
     pub(crate) batch: usize,
@@ -30,7 +35,7 @@ impl UdpBuilder {
     pub(crate) const fn new() -> Self {
         Self {
             frames: 4096,
-            frame_size: 2048,
+            frame_size: None,
             receive_buffer: 4 << 20,
             send_buffer: 4 << 20,
             batch: quinn_udp::BATCH_SIZE,
@@ -44,10 +49,12 @@ impl UdpBuilder {
         self
     }
 
-    /// Bytes per frame, 1 252 to 65 536: the longest datagram that is accepted. Default 2048; 9 216 suits jumbo frames.
+    /// Bytes per frame, 1 252 to 65 536: the longest datagram that is sent or accepted. Default: what the interface carries
+    /// (of several, the least), but at least 2 048, which takes any Ethernet's, and at most 9 216, which takes jumbo frames
+    /// (loopback carries 64 KiB, and 4 096 such frames are much memory). Frames are address space: only what is used costs memory.
     #[must_use]
     pub const fn frame_size(mut self, bytes: u32) -> Self {
-        self.frame_size = bytes;
+        self.frame_size = Some(bytes);
         self
     }
 
@@ -93,8 +100,8 @@ impl UdpBuilder {
 
     fn check(&self) -> io::Result<()> {
         let bad = |text: String| Err(io::Error::new(ErrorKind::InvalidInput, text));
-        if !(MIN_FRAME..=MAX_FRAME).contains(&self.frame_size) {
-            return bad(format!("frames of {} bytes: they must have {MIN_FRAME} to {MAX_FRAME}", self.frame_size));
+        if let Some(size) = self.frame_size.filter(|size| !(MIN_FRAME..=MAX_FRAME).contains(size)) {
+            return bad(format!("frames of {size} bytes: they must have {MIN_FRAME} to {MAX_FRAME}"));
         }
         if self.frames == 0 {
             return bad("no frames: a driver needs at least one".to_owned());

@@ -139,6 +139,8 @@ fn send(port: &mut Port, errors: &mut ErrorReader, transmit: &Transmit<'_>) -> S
         match port.state.try_send(UdpSockRef::from(&port.socket), transmit) {
             Ok(()) => return Sent::Yes,
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Sent::Blocked,
+            // The device's queue is full, as a socket's buffer is: the datagram is good, and comes again.
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => return Sent::Blocked,
             Err(error) => {
                 let drained = errors.drain(&port.socket);
                 port.suspect = drained.more;

@@ -11,6 +11,7 @@ use machnet_channel::{Doorbell, Frame, FramePool, FrameRef, Region};
 use machnet_core::{Capabilities, Driver, Drops, RxPacket, TxPacket, Unreachable};
 
 use crate::UdpBuilder;
+use crate::config::{MAX_DEFAULT_FRAME, MIN_DEFAULT_FRAME};
 use crate::icmp::ErrorReader;
 use crate::mtu;
 use crate::rx::Receiver;
@@ -54,10 +55,12 @@ impl Udp {
 
     pub(crate) fn open_home(config: &UdpBuilder, address: SocketAddr) -> io::Result<Self> {
         let mut sockets = Sockets::open_home(config, address)?;
-        let (_, pool) = Region::anonymous(config.frame_size, config.frames)?;
         let home = sockets.home();
+        let max_payload = mtu::max_payload(home);
+        let frame_size = config.frame_size.unwrap_or(max_payload.clamp(MIN_DEFAULT_FRAME, MAX_DEFAULT_FRAME));
+        let (_, pool) = Region::anonymous(frame_size, config.frames)?;
         let segments = sockets.get_mut(home.port()).map_or(1, |port| port.segments());
-        let mut capabilities = Capabilities::minimal(mtu::max_payload(home).min(config.frame_size));
+        let mut capabilities = Capabilities::minimal(max_payload.min(frame_size));
         capabilities.segments = u16::try_from(segments).unwrap_or(u16::MAX);
         capabilities.can_sleep = true;
         Ok(Self {
@@ -133,6 +136,10 @@ impl Driver for Udp {
         let taken = self.transmitter.burst(&mut self.sockets, &mut self.errors, &mut self.pool, &mut self.drops, batch);
         self.show_work();
         taken
+    }
+
+    fn reap(&mut self) {
+        self.pool.gather();
     }
 
     fn unreachable(&mut self) -> Option<Unreachable> {
@@ -248,7 +255,7 @@ mod tests {
     fn capabilities_are_what_interface_and_frames_allow() {
         let udp = Udp::bind("127.0.0.1:0").unwrap();
         let capabilities = udp.capabilities();
-        assert_eq!((capabilities.max_payload, capabilities.can_sleep), (2048, true));
+        assert_eq!((capabilities.max_payload, capabilities.can_sleep), (9216, true));
         let udp = Udp::builder().frame_size(65_536).frames(4).bind("127.0.0.1:0").unwrap();
         assert_eq!(udp.capabilities().max_payload, mtu::max_payload(udp.home()));
     }

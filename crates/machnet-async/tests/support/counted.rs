@@ -14,13 +14,21 @@ use machnet_core::{Capabilities, RxPacket, TxPacket, Unreachable};
 pub struct Counted {
     udp: Udp,
     rounds: Arc<AtomicU64>,
+    /// Has something to sleep on.
+    wakes: bool,
 }
 
 impl Counted {
     /// One on loopback, and its count.
     pub fn new() -> (Self, Arc<AtomicU64>) {
         let rounds = Arc::new(AtomicU64::new(0));
-        (Self { udp: Udp::bind((super::V4, 0)).unwrap(), rounds: Arc::clone(&rounds) }, rounds)
+        (Self { udp: Udp::bind((super::V4, 0)).unwrap(), rounds: Arc::clone(&rounds), wakes: true }, rounds)
+    }
+
+    /// One without a file descriptor, as some NICs under DPDK.
+    pub fn without_fd() -> (Self, Arc<AtomicU64>) {
+        let (driver, rounds) = Self::new();
+        (Self { wakes: false, ..driver }, rounds)
     }
 }
 
@@ -54,7 +62,7 @@ impl Driver for Counted {
         self.udp.unreachable()
     }
     fn wait(&self) -> Option<BorrowedFd<'_>> {
-        self.udp.wait()
+        self.udp.wait().filter(|_| self.wakes)
     }
     fn set_bell(&mut self, bell: Arc<Doorbell>) {
         self.udp.set_bell(bell);

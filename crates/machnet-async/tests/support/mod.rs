@@ -6,11 +6,12 @@ pub mod counted;
 use std::future::poll_fn;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::pin::Pin;
+use std::process::Command;
 use std::sync::mpsc;
 use std::task::Poll;
 use std::time::Duration;
 
-use machnet_async::{Config, Endpoint, Flow, Listener, Udp};
+use machnet_async::{Config, Driver as _, Endpoint, Flow, Listener, Shm, Udp};
 
 pub const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
@@ -41,8 +42,36 @@ pub fn endpoint() -> Endpoint {
     endpoint_at(V4, Config::default())
 }
 
-pub fn endpoint_at(ip: IpAddr, config: Config) -> Endpoint {
+pub fn endpoint_at(ip: IpAddr, mut config: Config) -> Endpoint {
+    if let Ok(name) = std::env::var(OVER_SHM) {
+        // The test's first endpoint is the hub of its others.
+        let shm = Shm::attach(&name).unwrap();
+        config.max_payload = shm.capabilities().max_payload;
+        return Endpoint::builder().driver(shm).config(config).start().unwrap();
+    }
     Endpoint::builder().driver(Udp::bind((ip, 0)).unwrap()).config(config).start().unwrap()
+}
+
+/// In a test binary that runs over shared memory: its name.
+const OVER_SHM: &str = "MACHNET_TEST_OVER_SHM";
+
+/// Runs every test of this binary once more over shared memory, but those in `except`. Each in a process of its own,
+/// so that it has a name for itself.
+pub fn again_over_shm(except: &[&str]) {
+    if std::env::var(OVER_SHM).is_ok() {
+        return;
+    }
+    let program = std::env::current_exe().unwrap();
+    let list = Command::new(&program).args(["--list", "--format", "terse"]).output().unwrap();
+    let list = String::from_utf8(list.stdout).unwrap();
+    let tests: Vec<&str> = list.lines().filter_map(|line| line.strip_suffix(": test")).collect();
+    assert!(except.iter().all(|name| tests.contains(name)), "{except:?} are not all in {tests:?}");
+    for (number, test) in tests.iter().filter(|test| !except.contains(test)).enumerate() {
+        let name = format!("async-{}-{number}", std::process::id());
+        let output = Command::new(&program).args(["--exact", test]).env(OVER_SHM, &name).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "over shared memory, {OVER_SHM}={name} cargo test {test}:\n{text}");
+    }
 }
 
 /// Two endpoints with a flow between them: the connected end first.

@@ -169,10 +169,7 @@ fn a_dying_engine_is_noticed_by_every_waiter() {
         let sender = thread::spawn(move || {
             wait(|cx| send.poll_room(cx));
             assert_eq!(send.mailbox().state().reason(), Some(CloseReason::Shutdown));
-            let state = wait(|cx| {
-                let state = send.poll_state(cx);
-                if state.has(FlowState::CLOSED) { Poll::Ready(state) } else { Poll::Pending }
-            });
+            let state = wait(|cx| send.poll_state(cx, |state| state.has(FlowState::CLOSED)));
             assert_eq!(state.reason(), Some(CloseReason::Shutdown));
         });
         drop(engine);
@@ -210,10 +207,10 @@ fn both_halves_notice_the_end_and_what_was_acknowledged_before_it() {
         let sender = thread::spawn(move || {
             wait(|cx| send.poll_acknowledged(cx, COST));
             assert_eq!(send.acknowledged(), COST, "the end overtook the acknowledgement");
-            wait(|cx| if send.poll_state(cx).has(FlowState::CLOSED) { Poll::Ready(()) } else { Poll::Pending });
+            wait(|cx| send.poll_state(cx, |state| state.has(FlowState::CLOSED)));
         });
         let receiver = thread::spawn(move || {
-            wait(|cx| if recv.poll_state(cx).has(FlowState::CLOSED) { Poll::Ready(()) } else { Poll::Pending });
+            wait(|cx| recv.poll_state(cx, |state| state.has(FlowState::CLOSED)));
         });
         engine.set_acknowledged(COST);
         engine.set_state(FlowState::OPEN.closed(CloseReason::Reset));
@@ -230,7 +227,7 @@ fn state_changes_are_noticed() {
     model(6, || {
         let (intake, mut engine, mut send, recv) = flow();
         let app = thread::spawn(move || {
-            wait(|cx| if send.poll_state(cx).has(FlowState::FIN_ACKED) { Poll::Ready(()) } else { Poll::Pending });
+            wait(|cx| send.poll_state(cx, |state| state.has(FlowState::FIN_ACKED)));
             send
         });
         engine.set_state(FlowState::OPEN.with(FlowState::FIN_ACKED));
@@ -304,10 +301,7 @@ fn connecting_to_a_dying_engine_ends() {
             let intake = Arc::clone(&intake);
             thread::spawn(move || {
                 let (mut send, _recv) = Mailbox::connect(&intake, addr());
-                let state = wait(|cx| {
-                    let state = send.poll_state(cx);
-                    if state.has(FlowState::CLOSED) { Poll::Ready(state) } else { Poll::Pending }
-                });
+                let state = wait(|cx| send.poll_state(cx, |state| state.has(FlowState::CLOSED)));
                 assert_eq!(state.reason(), Some(CloseReason::Shutdown));
             })
         };

@@ -2,22 +2,22 @@ use loom::sync::Arc;
 use loom::thread;
 
 use super::model;
-use crate::spsc::{Keep, Spsc};
+use crate::spsc::{Keep, KeepAll, KeepOne, Spsc};
 
 #[test]
 fn order_across_segments_with_recycling() {
-    order_across_segments(Keep::All);
+    order_across_segments::<KeepAll>();
 }
 
 #[test]
 fn order_across_segments_with_one_spare() {
-    order_across_segments(Keep::One);
+    order_across_segments::<KeepOne>();
 }
 
 /// Under loom a segment has two slots.
-fn order_across_segments(keep: Keep) {
-    model(6, move || {
-        let queue = Arc::new(Spsc::new(keep));
+fn order_across_segments<K: Keep + 'static>() {
+    model(6, || {
+        let queue = Arc::new(Spsc::<_, K>::new());
         for i in 0..2 {
             // SAFETY: one thread so far.
             unsafe { queue.push(Arc::new(i)) };
@@ -55,7 +55,7 @@ fn order_across_segments(keep: Keep) {
 #[test]
 fn dropped_by_either_side_with_items_inside() {
     model(6, || {
-        let queue = Arc::new(Spsc::new(Keep::All));
+        let queue = Arc::new(Spsc::<_, KeepAll>::new());
         let producer = {
             let queue = Arc::clone(&queue);
             thread::spawn(move || {

@@ -1,20 +1,176 @@
-//! Congestion control: how many bytes a flow may have in flight.
+//! Congestion control: how many bytes a flow may have in flight, and how they follow each other
+//! (`docs/spec/flow.md#congestion`).
+//!
+//! | controller | for | signal |
+//! |---|---|---|
+//! | [`Cubic`] | sockets: paths shared with the world | loss, and delay while it starts |
+//! | [`Swift`] | polled drivers: datacentre paths | delay, and heavy loss |
+//! | [`Fixed`] | measurements | none |
 
-mod aimd;
+mod cubic;
+mod fixed;
+mod hystart;
+mod swift;
 
-pub use aimd::Aimd;
+use std::time::Duration;
+
+use machnet_channel::Congestion;
+
+pub use cubic::Cubic;
+pub use fixed::Fixed;
+pub use swift::Swift;
 
 use crate::Instant;
 
-/// A congestion controller of one flow. It sees sizes and times, never packets.
-pub trait Controller: Send + std::fmt::Debug {
-    /// A packet of `bytes` sent at `sent` was acknowledged for the first time. `limited` is true if the window, not
-    /// the application, was what held the sender back.
-    fn on_ack(&mut self, now: Instant, sent: Instant, bytes: u64, limited: bool);
+/// Initial window in packets: a datacentre's, where RFC 9002's 10 is the Internet's. An eighth of the LCD's receive
+/// ring.
+const INITIAL_PACKETS: u32 = 32;
+/// More than any path here holds, bytes; keeps arithmetic and queues bounded.
+const MAX_WINDOW: u64 = 16 << 20;
 
-    /// A packet sent at `sent` was declared lost.
-    fn on_loss(&mut self, now: Instant, sent: Instant);
+/// What one acknowledgement brought.
+#[derive(Clone, Copy, Debug)]
+pub struct Acked {
+    /// When it arrived.
+    pub now: Instant,
+    /// Bytes of packets acknowledged for the first time.
+    pub bytes: u64,
+    /// Those of them that were sent when the window, not the application, held the sender back: only they are a reason
+    /// to widen it.
+    pub limited: u64,
+    /// When the newest of the packets was sent.
+    pub newest: Instant,
+    /// A round trip, if the acknowledgement gave one; without what the peer says its host waited.
+    pub rtt: Option<Duration>,
+    /// How much of it may be the acknowledgement's waiting for our own engine.
+    pub gap: Duration,
+    /// The smoothed round trip.
+    pub smoothed: Duration,
+    /// The smallest round trip of late.
+    pub min: Duration,
+}
 
-    /// Bytes that may be in flight.
+/// What was declared lost at once.
+#[derive(Clone, Copy, Debug)]
+pub struct Lost {
+    /// When.
+    pub now: Instant,
+    /// How many packets.
+    pub packets: u32,
+    /// When the newest of them was sent.
+    pub newest: Instant,
+    /// Nothing arrived for so long that the path is to be taken for another one (RFC 9002 §7.6).
+    pub persistent: bool,
+    /// The smoothed round trip.
+    pub smoothed: Duration,
+}
+
+/// A congestion controller of one flow. It sees sizes and times, never packets, and reads no clock.
+pub trait Controller {
+    /// Packets were acknowledged.
+    fn on_ack(&mut self, acked: &Acked);
+
+    /// Packets were declared lost.
+    fn on_loss(&mut self, lost: &Lost);
+
+    /// Whatever was declared lost since the window was last reduced has arrived after all.
+    fn on_undo(&mut self);
+
+    /// The flow sends again, after nothing was in flight for `idle`, several `pto`s.
+    fn on_restart(&mut self, idle: Duration, pto: Duration);
+
+    /// Bytes that may be in flight; at least one packet.
     fn window(&self) -> u64;
+
+    /// If the window is less than a packet: which part of one, from 0 to 1. Then one packet is sent per so many round trips.
+    fn fraction(&self) -> Option<f64> {
+        None
+    }
+
+    /// How much faster than one window per round trip packets may follow each other; `None`: as they like.
+    fn pacing_gain(&self) -> Option<f64>;
+}
+
+/// The controller of a flow: inline, for there may be a hundred thousand.
+#[derive(Debug)]
+pub(crate) enum AnyController {
+    Cubic(Cubic),
+    Swift(Swift),
+    Fixed(Fixed),
+}
+
+impl AnyController {
+    /// `packet`: the longest packet, bytes.
+    pub(crate) fn new(choice: Congestion, packet: u32) -> Self {
+        match choice {
+            Congestion::Swift => Self::Swift(Swift::new(packet)),
+            Congestion::Fixed { bytes } => Self::Fixed(Fixed::new(bytes, packet)),
+            _ => Self::Cubic(Cubic::new(packet)),
+        }
+    }
+}
+
+macro_rules! each {
+    ($self:ident, $controller:ident => $call:expr) => {
+        match $self {
+            Self::Cubic($controller) => $call,
+            Self::Swift($controller) => $call,
+            Self::Fixed($controller) => $call,
+        }
+    };
+}
+
+impl Controller for AnyController {
+    fn on_ack(&mut self, acked: &Acked) {
+        each!(self, controller => controller.on_ack(acked));
+    }
+
+    fn on_loss(&mut self, lost: &Lost) {
+        each!(self, controller => controller.on_loss(lost));
+    }
+
+    fn on_undo(&mut self) {
+        each!(self, controller => controller.on_undo());
+    }
+
+    fn on_restart(&mut self, idle: Duration, pto: Duration) {
+        each!(self, controller => controller.on_restart(idle, pto));
+    }
+
+    fn window(&self) -> u64 {
+        each!(self, controller => controller.window())
+    }
+
+    fn fraction(&self) -> Option<f64> {
+        each!(self, controller => controller.fraction())
+    }
+
+    fn pacing_gain(&self) -> Option<f64> {
+        each!(self, controller => controller.pacing_gain())
+    }
+}
+
+/// A window after idleness: halved for every `pto`, as Linux does, down to the initial one (RFC 5681 §4.1 would go there
+/// at once). What is known of the path fades with time.
+fn decayed(window: f64, initial: f64, idle: Duration, pto: Duration) -> f64 {
+    let halvings = idle.as_secs_f64() / pto.as_secs_f64().max(1e-6);
+    (window * (-halvings).exp2()).max(window.min(initial))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_fades_to_the_initial_one_and_no_further() {
+        let ms = Duration::from_millis;
+        assert!((decayed(64.0, 10.0, ms(2), ms(1)) - 16.0).abs() < 1e-9);
+        assert!((decayed(64.0, 10.0, ms(2000), ms(1)) - 10.0).abs() < 1e-9);
+        assert!((decayed(4.0, 10.0, ms(2000), ms(1)) - 4.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn controllers_are_small() {
+        assert!(size_of::<AnyController>() <= 160, "{}", size_of::<AnyController>());
+    }
 }

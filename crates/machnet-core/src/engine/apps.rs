@@ -4,30 +4,34 @@ use std::net::SocketAddr;
 
 use machnet_channel::{CloseReason, FlowState};
 
-use super::{Engine, HINTS, Listening};
+use super::{Engine, Listening};
 use crate::flow::Flow;
 use crate::{AppChannel, Driver, Hint, ListenSlot, Slot};
 
+/// Messages taken from applications in one round, for each packet that it may send: they are smaller than packets.
+const TAKES: usize = 4;
+
 impl<D: Driver, C: AppChannel> Engine<D, C> {
-    /// Looks at what applications did, a bounded share of it. Returns true if there was anything.
-    pub(super) fn look_at_applications(&mut self) -> bool {
-        let mut any = false;
-        for _ in 0..self.unfinished.len() {
+    /// Looks at what applications did, a bounded share of it. Returns how often it looked.
+    pub(super) fn look_at_applications(&mut self) -> usize {
+        let mut takes = TAKES * self.burst;
+        let again = self.unfinished.len().min(self.burst);
+        for _ in 0..again {
             let Some(key) = self.unfinished.pop_front() else { break };
             if let Some(flow) = self.flows.get(key) {
                 flow.is_unfinished = false;
             }
-            self.look_at(key);
-            any = true;
+            self.look_at(key, &mut takes);
         }
-        for _ in 0..HINTS {
+        let mut looked = 0;
+        while looked < self.burst {
             let Some(hint) = self.channel.next_hint() else { break };
-            any = true;
+            looked += 1;
             match hint {
-                Hint::Connect(slot, peer) => self.connect(slot, peer),
+                Hint::Connect(slot, peer) => self.connect(slot, peer, &mut takes),
                 Hint::Flow(slot) => {
                     if let Some(key) = self.by_slot.get(slot.0 as usize).copied().flatten() {
-                        self.look_at(key);
+                        self.look_at(key, &mut takes);
                     }
                 }
                 Hint::Listen(slot, port) => self.listen(slot, port),
@@ -36,14 +40,15 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         }
         if self.channel.is_closing() && !self.shutting_down {
             self.shut_down();
-            any = true;
+            looked += 1;
         }
-        any
+        // Each has its own bound.
+        looked.max(again)
     }
 
-    fn look_at(&mut self, key: u32) {
+    fn look_at(&mut self, key: u32, takes: &mut usize) {
         let Some(flow) = self.flows.get(key) else { return };
-        if flow.on_app(self.now, &mut self.channel) {
+        if flow.on_app(self.now, &mut self.channel, takes) {
             if !std::mem::replace(&mut flow.is_unfinished, true) {
                 self.unfinished.push_back(key);
             }
@@ -53,7 +58,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         self.touch(key);
     }
 
-    fn connect(&mut self, slot: Slot, peer: SocketAddr) {
+    fn connect(&mut self, slot: Slot, peer: SocketAddr, takes: &mut usize) {
         let home = self.tx.driver.home();
         let refusal = if self.shutting_down {
             Some(CloseReason::Shutdown)
@@ -70,15 +75,15 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             self.channel.release(slot);
             return;
         }
-        let (now, limits) = (self.now, &self.limits);
-        let key = self.flows.insert(&mut self.rng, |id| Flow::connect(now, id, home, peer, limits));
+        let (now, limits, options) = (self.now, &self.limits, self.channel.options(slot));
+        let key = self.flows.insert(&mut self.rng, |id| Flow::connect(now, id, home, peer, options, limits));
         if let Some(flow) = self.flows.get(key) {
             flow.slot = Some(slot);
             tracing::debug!(flow = flow.id, %peer, "connecting");
         }
         self.connecting.insert(key);
         self.bind_slot(slot, key);
-        self.look_at(key);
+        self.look_at(key, takes);
     }
 
     fn listen(&mut self, slot: ListenSlot, port: u16) {
@@ -125,8 +130,9 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             self.tx.driver.close(listening.port);
         }
         let keys: Vec<u32> = self.flows.slots().map(|(key, _)| key).collect();
+        let mut takes = usize::MAX;
         for key in keys {
-            self.look_at(key);
+            self.look_at(key, &mut takes);
         }
     }
 }

@@ -24,6 +24,8 @@ pub(crate) struct Buffers {
     copy_all: bool,
     /// Somebody waits for a frame: nobody takes a larger one than needed.
     contended: bool,
+    /// What the peer at hand may yet reassemble, bytes: messages that are next in their flows, and others.
+    peer_room: [u64; 2],
     /// Unit sets to use again, and the words they have.
     #[expect(clippy::vec_box, reason = "the boxes are what is recycled")]
     spare_units: Vec<Box<UnitSet>>,
@@ -41,7 +43,23 @@ impl Buffers {
             Ok(Region::anonymous(size, count)?.1)
         };
         let classes = sizes.into_iter().map(pool).collect::<std::io::Result<_>>()?;
-        Ok(Self { classes, copy_all: false, contended: false, spare_units: Vec::new(), spare_words: 0 })
+        Ok(Self {
+            classes,
+            copy_all: false,
+            contended: false,
+            peer_room: [u64::MAX; 2],
+            spare_units: Vec::new(),
+            spare_words: 0,
+        })
+    }
+
+    /// The size of the smallest frame that holds `len` bytes.
+    pub(crate) const fn frame_size(len: u32) -> u64 {
+        let mut size = SMALLEST as u64;
+        while size < len as u64 {
+            size *= 4;
+        }
+        size
     }
 
     /// Says whether somebody waits for a frame.
@@ -52,6 +70,23 @@ impl Buffers {
     /// Says whether the driver has few frames left.
     pub(crate) const fn set_copy_all(&mut self, copy_all: bool) {
         self.copy_all = copy_all;
+    }
+
+    /// Says what the peer may reassemble whose packet comes next (see [`super::peers::Peers::room`]).
+    pub(crate) const fn set_peer_room(&mut self, room: [u64; 2]) {
+        self.peer_room = room;
+    }
+
+    /// The smallest free frame that fits; a larger one rather than none, unless somebody waits for those. Half of each
+    /// class is kept for messages that are next in their flow. None is larger than `room`.
+    fn take(&mut self, len: u32, room: u64, oldest: bool) -> Option<Frame> {
+        let choices = if self.contended { 1 } else { self.classes.len() };
+        let fitting = self.classes.iter_mut().filter(|pool| pool.frame_size() >= len).take(choices);
+        let allowed = fitting.filter(|pool| u64::from(pool.frame_size()) <= room);
+        allowed.filter(|pool| oldest || pool.free() > pool.capacity() / 2).find_map(|pool| {
+            pool.gather();
+            pool.take()
+        })
     }
 
     /// Frames in use, of all classes.
@@ -69,17 +104,18 @@ impl Store for Buffers {
             let start = payload.as_ptr().addr().checked_sub(packet.as_ref().as_ptr().addr())? as u32;
             return Some(packet.slice(start..start + payload.len() as u32).into());
         }
-        let mut frame = self.buffer(payload.len() as u32, oldest)?;
+        let mut frame = self.take(payload.len() as u32, u64::MAX, oldest)?;
         frame.bytes_mut()?[..payload.len()].copy_from_slice(payload);
         Some(frame.share(0..payload.len() as u32).into())
     }
 
-    /// The smallest free frame that fits; a larger one rather than none, unless somebody waits for those. Half of each
-    /// class is kept for messages that are next in their flow.
     fn buffer(&mut self, len: u32, oldest: bool) -> Option<Frame> {
-        let choices = if self.contended { 1 } else { self.classes.len() };
-        let fitting = self.classes.iter_mut().filter(|pool| pool.frame_size() >= len).take(choices);
-        fitting.filter(|pool| oldest || pool.free() > pool.capacity() / 2).find_map(FramePool::take)
+        let room = self.peer_room[usize::from(!oldest)];
+        let frame = self.take(len, room, oldest)?;
+        // One is always allowed ([`u64::MAX`]), but only one.
+        let left = if room == u64::MAX { 0 } else { room.saturating_sub(frame.bytes().len() as u64) };
+        self.peer_room[usize::from(!oldest)] = left;
+        Some(frame)
     }
 
     fn units(&mut self, len: u32) -> Box<UnitSet> {
@@ -109,20 +145,34 @@ mod tests {
     #[test]
     fn takes_the_next_size_and_then_none() {
         let mut buffers = buffers(0);
-        let taken: Vec<_> = std::iter::from_fn(|| buffers.buffer(5000, true)).collect();
+        let taken: Vec<_> = std::iter::from_fn(|| buffers.take(5000, u64::MAX, true)).collect();
         let sizes: Vec<_> = taken.iter().map(|frame| frame.bytes().len()).collect();
         assert_eq!(sizes, [16 << 10, 16 << 10, 64 << 10, 64 << 10, 256 << 10, 256 << 10, 1 << 20, 1 << 20]);
-        assert!(buffers.buffer(5000, true).is_none() && buffers.buffer(4096, true).is_some());
+        assert!(buffers.take(5000, u64::MAX, true).is_none() && buffers.take(4096, u64::MAX, true).is_some());
         assert_eq!(buffers.in_use(), 8);
         drop(taken);
-        let taken: Vec<_> = std::iter::from_fn(|| buffers.buffer(5000, false)).collect();
+        let taken: Vec<_> = std::iter::from_fn(|| buffers.take(5000, u64::MAX, false)).collect();
         assert_eq!(taken.len(), 4, "half of each size is kept for the oldest messages");
         drop(taken);
         buffers.set_contended(true);
-        let taken: Vec<_> = std::iter::from_fn(|| buffers.buffer(5000, true)).collect();
+        let taken: Vec<_> = std::iter::from_fn(|| buffers.take(5000, u64::MAX, true)).collect();
         assert_eq!(taken.len(), 2, "nobody takes more than needed while somebody waits");
         drop(taken);
         assert_eq!(buffers.in_use(), 0);
+    }
+
+    #[test]
+    fn a_peer_gets_what_its_room_allows() {
+        let mut buffers = buffers(0);
+        buffers.set_peer_room([u64::MAX, 20_000]);
+        let large = buffers.buffer(1 << 20, true);
+        assert!(large.is_some() && buffers.buffer(1, true).is_none(), "one, and no more");
+        let other = buffers.buffer(5000, false);
+        assert_eq!(other.unwrap().bytes().len(), 16 << 10);
+        assert!(buffers.buffer(4000, false).is_none() && buffers.buffer(1000, false).is_some());
+        buffers.set_peer_room([5000, 0]);
+        assert!(buffers.buffer(5000, true).is_none(), "its frame would be larger");
+        assert!(buffers.buffer(4096, true).is_some() && buffers.buffer(904, true).is_none());
     }
 
     #[test]

@@ -15,11 +15,18 @@
 
 mod apps;
 mod buffers;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
+mod memory;
+mod paths;
 mod peers;
 mod receive;
 mod resets;
 mod table;
 mod timers;
+mod tokens;
+mod tombstones;
+mod turns;
 mod tx;
 
 use std::collections::{BTreeSet, VecDeque};
@@ -30,21 +37,23 @@ use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use crate::driver::RxPacket;
-use crate::flow::{Cut, Limits, State, Store as _};
+use crate::flow::{Cut, Limits, Round, State};
 use crate::wire::BASE_PAYLOAD;
 use crate::{AppChannel, Config, ConfigError, Driver, Drops, Instant, ListenSlot, Slot};
 use buffers::Buffers;
+use paths::Paths;
 pub(crate) use peers::Membership;
 use peers::{Peers, Verdict};
 use resets::ResetLimit;
 use table::{FlowTable, Keyed};
 use timers::Timers;
+use tokens::Tokens;
+use tombstones::Tombstones;
+use turns::{Ended, Turns};
 pub(crate) use tx::Tx;
 
-/// Packets received in one round: the LCD's ring.
-const RX_BURST: usize = 256;
-/// Hints looked at in one round.
-const HINTS: usize = 256;
+/// Of each kind of work, what one round does at most: the LCD's ring.
+const BURST: usize = 256;
 /// How soon the timer of a flow that cannot send is looked at again.
 const BLOCKED_TIMER: Duration = Duration::from_millis(1);
 
@@ -56,6 +65,8 @@ pub struct Progress {
     pub busy: bool,
     /// When to poll again at the latest, if nothing happens before.
     pub next_deadline: Option<Instant>,
+    /// True if a bound ended the round, not a lack of work ([`Engine::set_burst`]).
+    pub full: bool,
 }
 
 /// Counters of an engine.
@@ -68,6 +79,8 @@ pub struct EngineStats {
     pub packets_sent: u64,
     /// Packets that flows declared lost, of flows that are gone too.
     pub packets_lost: u64,
+    /// INITs that were answered by RETRY, and left no trace.
+    pub retries_sent: u64,
     /// Flows that exist, half-open and closing ones included.
     pub flows: u64,
     /// Reassembly buffers in use.
@@ -91,31 +104,42 @@ pub struct Engine<D, C> {
     limits: Arc<Limits>,
     rng: ChaCha12Rng,
     now: Instant,
+    /// How long before that arrivals may have waited to be seen.
+    gap: Duration,
+    /// The runner may have slept since the last round: then it was woken, and nothing waited.
+    slept: bool,
 
     flows: FlowTable,
     tx: Tx<D>,
     /// Application's slot → flow. Dense: the channel gives out the smallest free slot.
     by_slot: Vec<Option<u32>>,
     listening: Vec<Listening>,
-    /// Flows whose handshake began here and is not finished.
-    half_open: u32,
+    /// Flows whose handshake began here and is not finished: of initiators without a token, and with one.
+    half_open: [u32; 2],
+    tokens: Tokens,
+    retries_sent: u64,
     timers: Timers,
     peers: Peers,
     /// When the last round asked to be called again at the latest.
     promised: Option<Instant>,
     /// Flows that wait for a reassembly buffer, first come, first served: key and id.
     waiting: VecDeque<(u32, u64)>,
+    tombstones: Tombstones,
     buffers: Buffers,
     resets: ResetLimit,
     shutting_down: bool,
 
-    /// Flows with something to send, in the order of their turns.
-    ready: VecDeque<u32>,
+    /// Flows with something to send.
+    turns: Turns,
     /// Flows with more to take from their application.
     unfinished: VecDeque<u32>,
     /// Flows to publish, and whose timer to set, at the end of the round.
     touched: Vec<u32>,
     due: Vec<u32>,
+    /// Flows whose timers expired, and that a full round left to the next; the next one last.
+    expired: Vec<u32>,
+    /// See [`Engine::set_burst`].
+    burst: usize,
     rx: Vec<RxPacket>,
 
     packets_received: u64,
@@ -136,6 +160,8 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         config.check(max_payload)?;
         driver.set_bell(channel.bell());
         let mut rng = ChaCha12Rng::from_seed(seed);
+        let mut secret = [0; 16];
+        rng.fill_bytes(&mut secret);
         let buffers = Buffers::new(config.reassembly_bytes, config.max_message).map_err(|_| ConfigError {
             field: "reassembly_bytes",
             value: config.reassembly_bytes,
@@ -143,28 +169,35 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             max: isize::MAX as u64,
         })?;
         Ok(Self {
-            limits: Arc::new(Limits::new(&config, max_payload as usize)),
-            tx: Tx::new(driver, rng.next_u64()),
+            limits: Arc::new(Limits::new(&config, max_payload as usize, driver.capabilities())),
+            tx: Tx::new(driver, rng.next_u64(), Paths::new(Keyed::new(&mut rng)), config.device_queue.into()),
             flows: FlowTable::new(&mut rng),
-            peers: Peers::new(&mut rng, config.dead_peer_timeout),
+            peers: Peers::new(&mut rng, config.dead_peer_timeout, config.peer_reassembly_bytes),
             resets: ResetLimit::new(Keyed::new(&mut rng)),
             channel,
             config,
             rng,
             now: Instant::ZERO,
+            gap: Duration::ZERO,
+            slept: true,
             by_slot: Vec::new(),
             listening: Vec::new(),
-            half_open: 0,
+            half_open: [0; 2],
+            tokens: Tokens::new(&secret),
+            retries_sent: 0,
             timers: Timers::new(),
             promised: None,
             waiting: VecDeque::new(),
+            tombstones: Tombstones::new(config.max_tombstones),
             buffers,
             shutting_down: false,
-            ready: VecDeque::new(),
+            turns: Turns::new(),
             unfinished: VecDeque::new(),
             touched: Vec::new(),
             due: Vec::new(),
-            rx: Vec::with_capacity(RX_BURST),
+            expired: Vec::new(),
+            burst: BURST,
+            rx: Vec::with_capacity(BURST),
             packets_received: 0,
             packets_lost: 0,
             drops: Drops::default(),
@@ -174,17 +207,29 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
 
     /// One bounded round: receive, look at applications, timers, send, wake. `now` never goes back.
     pub fn poll(&mut self, now: Instant) -> Progress {
-        self.now = self.now.max(now);
+        let before = self.now;
+        self.now = before.max(now);
+        self.gap = if std::mem::take(&mut self.slept) { Duration::ZERO } else { self.now.since(before) };
         self.notice_freeze();
         self.tx.begin();
         self.serve_waiting();
         let received = self.receive_burst();
-        let hints = self.look_at_applications();
+        let looked = self.look_at_applications();
         let expired = self.expire_timers() | self.expire_peers();
-        let sent = self.send();
+        let (sent, filled) = self.send();
+        let full = received.max(looked) >= self.burst || filled || !self.expired.is_empty();
         self.end_round();
         self.promised = [self.timers.next_deadline(), self.peers.next_deadline()].into_iter().flatten().min();
-        Progress { busy: received || hints || expired || sent, next_deadline: self.promised }
+        let busy = received > 0 || looked > 0 || expired || sent;
+        Progress { busy, next_deadline: self.promised, full }
+    }
+
+    /// From now on a round receives at most `most` packets, builds about as many, and looks at as many hints of
+    /// applications, flows with more to take, and expired timers: from 1 to 256, which is the default. For who has a clock
+    /// and wants rounds of bounded time.
+    pub fn set_burst(&mut self, most: usize) {
+        self.burst = most.clamp(1, BURST);
+        self.tx.set_burst(self.burst);
     }
 
     /// A process that was stopped, or a machine that was frozen, heard nobody: that is not the peers' silence. They are
@@ -193,25 +238,6 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         if self.promised.is_some_and(|promised| promised + self.peers.interval() <= self.now) {
             tracing::debug!("not polled for a while: no peer is declared dead for that");
             self.peers.forgive(self.now);
-        }
-    }
-
-    /// Gives buffers that came home to the messages that wait for them.
-    fn serve_waiting(&mut self) {
-        self.buffers.set_contended(false);
-        while let Some(&(key, id)) = self.waiting.front() {
-            if let Some(flow) = self.flows.get(key).filter(|flow| flow.id == id) {
-                if let Some(len) = flow.wanted_buffer() {
-                    let Some(frame) = self.buffers.buffer(len, true) else {
-                        self.buffers.set_contended(true);
-                        return;
-                    };
-                    flow.reserve(frame, &mut self.buffers);
-                }
-                flow.is_waiting = false;
-                self.touch(key);
-            }
-            self.waiting.pop_front();
         }
     }
 
@@ -248,11 +274,11 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
 
     /// The peer of a flow was validated: it shares its liveness with the peer's other flows, and ends those of an
     /// earlier start of the same endpoint.
-    fn enlist(&mut self, key: u32) {
+    fn enlist(&mut self, key: u32, instance: u64) {
         let Some(flow) = self.flows.get(key) else { return };
         let name = (flow.remote.ip(), flow.remote.port());
         let mut displaced = Vec::new();
-        flow.peer = Some(self.peers.join(self.now, name, flow.peer_instance, key, &mut displaced));
+        flow.peer = Some(self.peers.join(self.now, name, instance, key, &mut displaced));
         for key in displaced {
             if let Some(flow) = self.flows.get(key) {
                 flow.on_displaced();
@@ -262,34 +288,42 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
     }
 
     fn expire_timers(&mut self) -> bool {
-        let mut due = std::mem::take(&mut self.due);
-        self.timers.expire(self.now, &mut due);
-        for &key in &due {
+        if self.expired.is_empty() {
+            self.timers.expire(self.now, &mut self.expired);
+            self.expired.reverse();
+        }
+        let any = !self.expired.is_empty();
+        for _ in 0..self.burst {
+            let Some(key) = self.expired.pop() else { break };
             if let Some(flow) = self.flows.get(key) {
                 flow.on_timer(self.now);
             }
             self.touch(key);
         }
-        let any = !due.is_empty();
-        due.clear();
-        self.due = due;
         any
     }
 
-    /// Gives each ready flow a turn, and the driver what they built.
-    fn send(&mut self) -> bool {
-        for _ in 0..self.ready.len() {
+    /// Gives flows their turns, and the driver what they built.
+    fn send(&mut self) -> (bool, bool) {
+        // Twice, since a fresh flow may have a second turn as an ongoing one.
+        for _ in 0..2 * self.turns.len() {
             if self.tx.is_full() {
                 break;
             }
-            let Some(key) = self.ready.pop_front() else { break };
-            let Some(flow) = self.flows.get(key) else { continue };
-            flow.is_ready = false;
+            let Some((key, allowed)) = self.turns.next() else { break };
+            let Some(flow) = self.flows.get(key) else {
+                self.turns.remove(key);
+                continue;
+            };
+            self.tx.begin_turn(allowed);
             let more = flow.transmit(self.now, &mut self.tx);
-            if more {
-                flow.is_ready = true;
-                self.ready.push_back(key);
-            }
+            let how = match more {
+                false if flow.keeps_data_back() => Ended::Held,
+                false => Ended::Done,
+                true if self.tx.is_full() || self.tx.is_starved() => Ended::Blocked,
+                true => Ended::Spent,
+            };
+            self.turns.end(key, self.tx.turn_bytes(), how);
             if !flow.is_touched {
                 flow.is_touched = true;
                 self.touched.push(key);
@@ -298,28 +332,36 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
                 break;
             }
         }
-        self.tx.flush()
+        let filled = self.tx.is_full();
+        (self.tx.flush(), filled)
     }
 
     /// Publishes what changed, forgets what is over, sets timers, and wakes who waits.
     fn end_round(&mut self) {
         let mut touched = std::mem::take(&mut self.touched);
-        let blocked = self.tx.is_starved() || !self.tx.is_empty();
+        let blocked = self.tx.is_starved() || self.tx.is_blocked();
         for key in touched.drain(..) {
+            self.publish(key);
             let Some(flow) = self.flows.get(key) else { continue };
             flow.is_touched = false;
-            self.packets_lost += flow.newly_lost();
-            if flow.publish(&mut self.channel)
-                && let Some(slot) = flow.slot.take()
-            {
-                self.by_slot[slot.0 as usize] = None;
-                self.channel.release(slot);
+            let entombed =
+                matches!(flow.state, State::Tombstone { .. }) && !std::mem::replace(&mut flow.is_entombed, true);
+            if entombed {
+                let id = flow.id;
+                let lives = |key, id| self.flows.get(key).is_some_and(|flow| flow.id == id);
+                if let Some((oldest, _)) = self.tombstones.push(key, id, lives) {
+                    // It may have ended in this very round, and its application knows nothing yet.
+                    self.publish(oldest);
+                    self.forget(oldest);
+                }
             }
+            self.charge(key);
+            let Some(flow) = self.flows.get(key) else { continue };
             if flow.state == State::Closed {
                 self.forget(key);
             } else {
                 let mut deadline = flow.deadline();
-                if flow.is_ready && blocked {
+                if blocked && self.turns.contains(key) {
                     // What is overdue waits for a frame or the device, and both wake us. Looking again and again would
                     // only burn the core; now and then finds a dead peer.
                     // On a fixed grid: what else is due must not be put off again in every round.
@@ -334,18 +376,33 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         self.channel.end_round();
     }
 
+    /// Tells the application of a flow where that stands, and lets go of it if it is over.
+    fn publish(&mut self, key: u32) {
+        let Some(flow) = self.flows.get(key) else { return };
+        self.packets_lost += flow.newly_lost();
+        if flow.publish(&mut self.channel)
+            && let Some(slot) = flow.slot.take()
+        {
+            self.by_slot[slot.0 as usize] = None;
+            self.channel.release(slot);
+        }
+    }
+
     /// Removes a flow and what hangs on it.
     fn forget(&mut self, key: u32) {
         self.timers.set(key, None);
+        self.turns.remove(key);
         let Some(flow) = self.flows.remove(key) else { return };
-        if flow.was_half_open {
-            self.half_open -= 1;
+        if let Some(opening) = flow.half_open {
+            self.half_open[opening as usize] -= 1;
         }
-        if let Some(membership) = flow.peer
-            && let Some((moved, place)) = self.peers.leave(membership)
-            && let Some(moved) = self.flows.get(moved)
-        {
-            moved.peer = Some(place);
+        if let Some(membership) = flow.peer {
+            self.peers.charge(membership, flow.charged, [0; 2]);
+            if let Some((moved, place)) = self.peers.leave(membership)
+                && let Some(moved) = self.flows.get(moved)
+            {
+                moved.peer = Some(place);
+            }
         }
         self.connecting.remove(&key);
         self.tx.driver.close(flow.local.port());
@@ -368,21 +425,24 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             flow.is_touched = true;
             self.touched.push(key);
         }
-        if !flow.is_ready {
-            flow.is_ready = true;
-            self.ready.push_back(key);
-        }
+        self.turns.push(key);
     }
 
     /// Called after the doorbell was armed: true if nothing waits and the engine may sleep until the next deadline,
     /// the doorbell or the driver's file descriptor.
     pub fn may_sleep(&mut self) -> bool {
         let idle = self.unfinished.is_empty()
+            && self.expired.is_empty()
             && !self.channel.has_work()
             && self.channel.is_closing() == self.shutting_down
-            && (self.ready.is_empty() || self.tx.is_starved() || !self.tx.is_empty());
+            && (self.turns.is_empty() || self.tx.is_starved() || !self.tx.is_empty());
         // Without frames nothing can be sent, and on some drivers nothing received: the next one to come home rings.
-        idle && !self.tx.driver.starve()
+        self.slept = idle && !self.tx.driver.starve();
+        self.slept
+    }
+
+    const fn round(&self) -> Round {
+        Round { now: self.now, gap: self.gap }
     }
 
     /// True once the application asked to close and every flow has ended: the engine may be dropped.
@@ -408,6 +468,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             packets_received: self.packets_received,
             packets_sent: self.tx.built(),
             packets_lost: self.packets_lost,
+            retries_sent: self.retries_sent,
             flows: self.flows.len() as u64,
             buffers_in_use: self.buffers.in_use(),
             drops,
@@ -422,12 +483,13 @@ impl Config {
         };
         let message = u64::from(self.max_message);
         within("max_message", message, 0, crate::MAX_MESSAGE.into())?;
-        // The first part of a message must fit, or its room is never reserved.
-        let part = (u64::from(max_payload) + 2 * machnet_channel::UNIT).max(2048);
-        within("receive_window", self.receive_window.into(), part, 1 << 30)?;
+        // The first part of a message must fit, or its room is never reserved: peers keep to half of the window, but may
+        // always send 1 232 bytes.
+        within("receive_window", self.receive_window.into(), 2048, 1 << 30)?;
         within("send_buffer", self.send_buffer.into(), 2048, 1 << 30)?;
         within("max_flows", self.max_flows.into(), 1, 1 << 24)?;
         within("max_half_open", self.max_half_open.into(), 1, 1 << 24)?;
+        within("max_tombstones", self.max_tombstones.into(), 1, 1 << 24)?;
         within("max_payload", max_payload.into(), BASE_PAYLOAD as u64, 65_507)?;
         within("dead_peer_timeout (ms)", self.dead_peer_timeout.as_millis() as u64, 10, 86_400_000)?;
         within("max_ack_delay (µs)", self.max_ack_delay.as_micros() as u64, 0, 1_000_000)?;

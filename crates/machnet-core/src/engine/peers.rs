@@ -32,6 +32,8 @@ struct Peer {
     heard: Instant,
     /// Keys of its flows.
     flows: Vec<u32>,
+    /// KiB that it makes us reassemble: messages that are next in their flows, and others.
+    reassembling: [u32; 2],
 }
 
 /// What is to be done about a peer whose timer expired.
@@ -51,11 +53,19 @@ pub(crate) struct Peers {
     peers: Slab<Peer>,
     timers: Timers,
     timeout: Duration,
+    /// What a peer may make us reassemble, bytes.
+    reassembly: u64,
 }
 
 impl Peers {
-    pub(crate) fn new(rng: &mut ChaCha12Rng, timeout: Duration) -> Self {
-        Self { by_name: HashMap::with_hasher(Keyed::new(rng)), peers: Slab::new(), timers: Timers::new(), timeout }
+    pub(crate) fn new(rng: &mut ChaCha12Rng, timeout: Duration, reassembly: u64) -> Self {
+        Self {
+            by_name: HashMap::with_hasher(Keyed::new(rng)),
+            peers: Slab::new(),
+            timers: Timers::new(),
+            timeout,
+            reassembly,
+        }
     }
 
     /// Silence after which a peer is asked.
@@ -76,7 +86,9 @@ impl Peers {
         let peer = match self.by_name.get(&name) {
             Some(&peer) => peer,
             None => {
-                let peer = self.peers.insert(Peer { name, instance, heard: now, flows: Vec::new() }) as u32;
+                let peer =
+                    self.peers.insert(Peer { name, instance, heard: now, flows: Vec::new(), reassembling: [0; 2] })
+                        as u32;
                 self.by_name.insert(name, peer);
                 self.timers.set(peer, Some(now + self.interval()));
                 peer
@@ -87,7 +99,8 @@ impl Peers {
         if entry.instance != instance {
             // The old one keeps its entry, nameless, until its last flow is gone.
             displaced.extend(&entry.flows);
-            let peer = self.peers.insert(Peer { name, instance, heard: now, flows: vec![flow] }) as u32;
+            let peer =
+                self.peers.insert(Peer { name, instance, heard: now, flows: vec![flow], reassembling: [0; 2] }) as u32;
             self.by_name.insert(name, peer);
             self.timers.set(peer, Some(now + interval));
             return Membership { peer, index: 0 };
@@ -117,6 +130,22 @@ impl Peers {
     /// Something of the peer arrived.
     pub(crate) fn heard(&mut self, membership: Membership, now: Instant) {
         self.peers[membership.peer as usize].heard = now;
+    }
+
+    /// A flow of the peer reassembles `now` KiB, and did `before`.
+    pub(crate) fn charge(&mut self, membership: Membership, before: [u32; 2], now: [u32; 2]) {
+        let charged = &mut self.peers[membership.peer as usize].reassembling;
+        for kind in [0, 1] {
+            charged[kind] = charged[kind] + now[kind] - before[kind];
+        }
+    }
+
+    /// What the peer may yet make us reassemble, bytes: messages that are next in their flows, of which one is always allowed
+    /// ([`u64::MAX`]) because it is sure to finish; and, half as much, others, which may wait for those.
+    pub(crate) fn room(&self, membership: Membership) -> [u64; 2] {
+        let [oldest, others] = self.peers[membership.peer as usize].reassembling.map(|kib| u64::from(kib) * 1024);
+        let room = if oldest == 0 { u64::MAX } else { self.reassembly.saturating_sub(oldest) };
+        [room, (self.reassembly / 2).saturating_sub(others)]
     }
 
     /// This side did not run for a while: nobody's silence in that time counts.
@@ -163,7 +192,7 @@ mod tests {
     const TIMEOUT: Duration = Duration::from_millis(400);
 
     fn peers() -> Peers {
-        Peers::new(&mut ChaCha12Rng::from_seed([0; 32]), TIMEOUT)
+        Peers::new(&mut ChaCha12Rng::from_seed([0; 32]), TIMEOUT, 1000 * 1024)
     }
 
     const fn ms(n: u64) -> Instant {
@@ -194,6 +223,25 @@ mod tests {
         assert_eq!(peers.leave(first), Some((11, first)));
         assert_eq!(peers.leave(first), None);
         assert!(peers.next_deadline().is_none() && peers.by_name.is_empty());
+    }
+
+    #[test]
+    fn a_peer_reassembles_one_message_or_what_fits_its_share() {
+        let mut peers = peers();
+        let (first, _) = join(&mut peers, ms(0), 1, 10);
+        let (second, _) = join(&mut peers, ms(0), 1, 11);
+        let room =
+            |peers: &Peers, flow| peers.room(flow).map(|bytes| if bytes == u64::MAX { bytes } else { bytes / 1024 });
+        assert_eq!(room(&peers, first), [u64::MAX, 500]);
+        peers.charge(first, [0, 0], [600, 200]);
+        assert_eq!(room(&peers, second), [400, 300], "flows share it");
+        peers.charge(second, [0, 0], [0, 400]);
+        assert_eq!(room(&peers, first), [400, 0]);
+        peers.charge(first, [600, 200], [2000, 0]);
+        assert_eq!(room(&peers, first), [0, 100]);
+        peers.charge(first, [2000, 0], [0, 0]);
+        peers.charge(second, [0, 400], [0, 0]);
+        assert_eq!(room(&peers, second), [u64::MAX, 500]);
     }
 
     #[test]

@@ -2,9 +2,10 @@
 
 use machnet_channel::FrameRef;
 
-use super::{Engine, RX_BURST};
+use super::Engine;
+use super::tokens::Claim;
 use crate::driver::{Meta, RxPacket};
-use crate::flow::{Flow, State};
+use crate::flow::{Flow, Opening, State};
 use crate::wire::{
     Data, HEADER_LEN, Handshake, Header, MIN_ELICITING_LEN, PacketType, RESET_LEN, Reason, Reset, Retry, WireError,
 };
@@ -14,10 +15,10 @@ use crate::{AppChannel, Driver, DropReason};
 const UNREACHABLE_PER_ROUND: usize = 16;
 
 impl<D: Driver, C: AppChannel> Engine<D, C> {
-    /// Receives one burst. Returns true if anything arrived.
-    pub(super) fn receive_burst(&mut self) -> bool {
+    /// Receives one burst. Returns how much arrived.
+    pub(super) fn receive_burst(&mut self) -> usize {
         let mut packets = std::mem::take(&mut self.rx);
-        let n = self.tx.driver.rx_burst(&mut packets, RX_BURST);
+        let n = self.tx.driver.rx_burst(&mut packets, self.burst);
         self.packets_received += n as u64;
         for packet in packets.drain(..) {
             // Per packet, not per burst: what is lent, perhaps behind a hole that only another packet can fill, must never
@@ -28,13 +29,13 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             }
         }
         self.rx = packets;
-        let mut any = n > 0;
+        let mut news = n;
         for _ in 0..UNREACHABLE_PER_ROUND {
             let Some(unreachable) = self.tx.driver.unreachable() else { break };
-            any = true;
+            news += 1;
             self.on_unreachable(unreachable.remote, &unreachable.quoted);
         }
-        any
+        news
     }
 
     fn receive(&mut self, packet: RxPacket) -> Result<(), DropReason> {
@@ -76,7 +77,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             }
             return Err(DropReason::UnknownFlow);
         };
-        let now = self.now;
+        let (now, round) = (self.now, self.round());
         let Some(flow) = self.flows.get(key) else { return Err(DropReason::UnknownFlow) };
         if flow.remote.ip() != meta.remote.ip() {
             return Err(DropReason::WrongPeer);
@@ -99,17 +100,16 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             State::Connecting { .. } | State::Closed => return Err(DropReason::WrongState),
         }
         let Some(flow) = self.flows.get(key) else { return Err(DropReason::UnknownFlow) };
-        let result = flow.on_data(now, header, &data, packet, &mut self.buffers);
+        self.buffers.set_peer_room(flow.peer.map_or([u64::MAX; 2], |membership| self.peers.room(membership)));
+        let result = flow.on_data(round, header, &data, packet, &mut self.buffers);
         flow.deliver(now, &mut self.channel);
-        if flow.wanted_buffer().is_some() && !flow.is_waiting {
-            flow.is_waiting = true;
-            self.waiting.push_back((key, flow.id));
-        }
         if let Some(membership) = flow.peer
             && result.is_ok()
         {
             self.peers.heard(membership, now);
         }
+        self.note_waiting(key);
+        self.charge(key);
         self.touch(key);
         result
     }
@@ -124,13 +124,15 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         if !self.channel.can_accept(listening.slot) {
             return Err(DropReason::BacklogFull);
         }
+        let State::HalfOpen { instance, .. } = flow.state else { return Err(DropReason::WrongState) };
         let slot = self.channel.accept(listening.slot, flow.local, flow.remote);
         flow.on_validated(self.now, slot);
-        flow.was_half_open = false;
-        self.half_open -= 1;
+        if let Some(opening) = flow.half_open.take() {
+            self.half_open[opening as usize] -= 1;
+        }
         tracing::debug!(flow = flow.id, peer = %flow.remote, local = %flow.local, "accepted");
         self.bind_slot(slot, key);
-        self.enlist(key);
+        self.enlist(key, instance);
         Ok(())
     }
 
@@ -152,8 +154,18 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             self.reset(meta, Reason::Refused, init.source, packet);
             return Err(DropReason::NotListening);
         };
-        if !self.channel.can_accept(listening.slot) || self.half_open >= self.config.max_half_open {
+        if !self.channel.can_accept(listening.slot) {
             return Err(DropReason::BacklogFull);
+        }
+        let claim = Claim { initiator: meta.remote, source: init.source, service: meta.local.port() };
+        let proven = !init.token.is_empty() && self.tokens.check(self.now, &claim, init.token);
+        let opening = if proven { Opening::Proven } else { Opening::Unproven };
+        if self.half_open[opening as usize] >= self.config.max_half_open {
+            if proven {
+                return Err(DropReason::BacklogFull);
+            }
+            self.retry(meta, &claim);
+            return Ok(());
         }
         if self.flows.len() >= self.config.max_flows as usize {
             return Err(DropReason::TooManyFlows);
@@ -162,13 +174,15 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         if self.tx.driver.open(meta.local.port()).is_err() {
             return Err(DropReason::NotListening);
         }
-        let (now, limits) = (self.now, &self.limits);
-        let key = self.flows.insert(&mut self.rng, |id| Flow::accept(now, id, meta.local, meta.remote, &init, limits));
+        let (now, limits, options) = (self.now, &self.limits, self.channel.listen_options(listening.slot));
+        let key = self
+            .flows
+            .insert(&mut self.rng, |id| Flow::accept(now, id, (meta.local, meta.remote), &init, options, limits));
         self.flows.learn_remote(key);
         if let Some(flow) = self.flows.get(key) {
-            flow.was_half_open = true;
+            flow.half_open = Some(opening);
         }
-        self.half_open += 1;
+        self.half_open[opening as usize] += 1;
         self.answer_init(key);
         self.touch(key);
         Ok(())
@@ -205,7 +219,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         flow.on_accept(self.now, meta.local, &accept);
         tracing::debug!(flow = flow.id, peer = %flow.remote, "connected");
         self.flows.learn_remote(key);
-        self.enlist(key);
+        self.enlist(key, accept.instance);
         self.connecting.remove(&key);
         if let Some(flow) = self.flows.get(key) {
             flow.deliver(self.now, &mut self.channel);
@@ -253,7 +267,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
     }
 
     /// Only our INITs make it count: everybody can send ICMP.
-    fn on_unreachable(&mut self, remote: std::net::SocketAddr, quoted: &[u8]) {
+    pub(super) fn on_unreachable(&mut self, remote: std::net::SocketAddr, quoted: &[u8]) {
         let quotes_init = Header::parse(quoted).is_ok_and(|(header, _)| header.packet_type == PacketType::Init);
         if !quotes_init {
             return;
@@ -268,23 +282,42 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         self.connecting = connecting;
     }
 
+    /// Asks an initiator to come again with a token, and remembers nothing of it.
+    fn retry(&mut self, meta: Meta, claim: &Claim) {
+        let token = self.tokens.make(self.now, claim);
+        let flow = claim.source;
+        let sent = self.answer(meta, HEADER_LEN + Retry::OVERHEAD + token.len(), |bytes| {
+            Header { packet_type: PacketType::Retry, blocks: 0, ack_now: false, flow, number: 0 }.emit(bytes);
+            Retry { token: &token }.emit(&mut bytes[HEADER_LEN..]);
+        });
+        self.retries_sent += u64::from(sent);
+    }
+
     /// Says statelessly that a packet has no flow, unless its source has had enough of those.
     fn reset(&mut self, meta: Meta, reason: Reason, flow: u64, answered: &[u8]) {
-        if self.tx.is_overfull() {
-            self.drops.count(DropReason::Congested);
-            return;
-        }
         if !self.resets.allow(self.now, meta.remote.ip()) {
             self.drops.count(DropReason::ResetLimited);
             return;
         }
-        let sent = self.tx.packet(meta, RESET_LEN, |bytes, _| {
+        self.answer(meta, RESET_LEN, |bytes| {
             Header { packet_type: PacketType::Reset, blocks: 0, ack_now: false, flow, number: 0 }.emit(bytes);
             Reset::emit(reason, answered, &mut bytes[HEADER_LEN..]);
-            RESET_LEN
+        });
+    }
+
+    /// Sends a stateless packet of `len` bytes, which `fill` writes. Returns false, and counts, if there was no room.
+    fn answer(&mut self, meta: Meta, len: usize, fill: impl FnOnce(&mut [u8])) -> bool {
+        if self.tx.is_overfull() {
+            self.drops.count(DropReason::Congested);
+            return false;
+        }
+        let sent = self.tx.packet(meta, len, |bytes, _| {
+            fill(bytes);
+            len
         });
         if !sent {
             self.drops.count(DropReason::NoFrames);
         }
+        sent
     }
 }

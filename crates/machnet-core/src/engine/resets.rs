@@ -53,4 +53,13 @@ mod tests {
         assert!(limit.allow(now + INTERVAL, source));
         assert!(!limit.allow(now + INTERVAL, source));
     }
+
+    /// However many sources there are, what is sent for them is bounded: no more than all buckets' tokens.
+    #[test]
+    fn a_million_sources_share_the_buckets() {
+        let mut limit = ResetLimit::new(Keyed::new(&mut ChaCha12Rng::from_seed([0; 32])));
+        let now = Instant(1_000_000_000);
+        let allowed = (0..1_000_000_u32).filter(|&n| limit.allow(now, IpAddr::from(n.to_be_bytes()))).count();
+        assert_eq!(allowed, BUCKETS * BURST as usize);
+    }
 }

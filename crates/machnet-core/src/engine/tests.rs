@@ -13,6 +13,10 @@ use super::*;
 use crate::wire::{Chunk, Data, HEADER_LEN, Handshake, Header, PacketType, Reason, Reset, Retry, VERSIONS};
 use crate::{Capabilities, DropReason, LocalChannel, Meta, TxPacket};
 
+mod handshake;
+mod hostile;
+mod limits;
+
 const PORT: u16 = 7000;
 const PEER_ID: u64 = 0x1234_5678;
 
@@ -94,6 +98,10 @@ fn handshake() -> Handshake<'static> {
 
 impl Bench {
     fn new() -> Self {
+        Self::with_config(Config::default())
+    }
+
+    fn with_config(config: Config) -> Self {
         let (_, pool) = Region::anonymous(2048, 64).unwrap();
         let wire = Wire {
             capabilities: Capabilities::minimal(1472),
@@ -104,7 +112,7 @@ impl Bench {
         };
         let intake = Intake::new();
         let channel = LocalChannel::new(Arc::clone(&intake));
-        let engine = Engine::new(wire, channel, Config::default(), [7; 32]).unwrap();
+        let engine = Engine::new(wire, channel, config, [7; 32]).unwrap();
         let listener = Backlog::listen(&intake, PORT, 8);
         let mut bench = Self { engine, intake, now: Instant(1), number: 10, _listener: listener, _flow: None };
         bench.poll();

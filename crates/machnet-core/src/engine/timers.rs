@@ -68,14 +68,13 @@ impl Timers {
             if self.tick >= target {
                 return;
             }
-            // Jump to the next tick at which anything happens: an occupied slot of level 0, or the next cascade.
-            let next_cascade = (self.tick | (SLOTS as u64 - 1)) + 1;
-            let ahead = self.next_in_level(0);
-            let mut to = ahead.map_or(next_cascade, |n| (self.tick + n).min(next_cascade));
-            if self.occupied.iter().all(|&slots| slots == 0) {
-                to = target;
-            }
-            self.tick = to.min(target);
+            // Jump to the next tick at which an occupied slot begins, however far: who slept for a day, with a timer for
+            // the next, must not turn through every tick between.
+            let next = (0..LEVELS).filter_map(|level| {
+                let shift = SLOT_BITS * level as u32;
+                Some(((self.tick >> shift) + self.next_in_level(level)?) << shift)
+            });
+            self.tick = next.min().map_or(target, |next| next.min(target));
             if self.tick.is_multiple_of(SLOTS as u64) {
                 self.cascade();
             }
@@ -238,5 +237,19 @@ mod tests {
             }
             prop_assert!(model.is_empty());
         }
+    }
+
+    /// One timer per key, however often it is moved: as many as flows (or peers) there can be.
+    #[test]
+    fn moving_a_timer_takes_no_memory() {
+        let mut timers = Timers::new();
+        for at in 0..100_000 {
+            timers.set(at as u32 % 6, Some(Instant(at * 1_000_003 % 50_000_000_000)));
+        }
+        assert_eq!(timers.nodes.len(), 6);
+        let mut due = Vec::new();
+        timers.expire(Instant(100_000_000_000), &mut due);
+        due.sort_unstable();
+        assert_eq!(due, [0, 1, 2, 3, 4, 5]);
     }
 }

@@ -2,12 +2,16 @@
 
 use std::collections::VecDeque;
 
+use super::BURST;
+use super::paths::Paths;
 use crate::Driver;
 use crate::driver::{Meta, TxPacket};
 use crate::flow::Sent;
 
-/// Packets built in one round: the LCD's ring.
-const BURST: usize = 256;
+/// What a packet counts at least in a flow's turn.
+const LEAST: usize = 64;
+/// Bytes built in one round for each packet that may be: 256 are six GSO batches.
+const PACKET_BYTES: u64 = 1500;
 
 /// See the module. The engine lends it to one flow after the other.
 #[derive(Debug)]
@@ -15,9 +19,22 @@ pub(crate) struct Tx<D> {
     pub(crate) driver: D,
     /// Of this start of the endpoint: INIT and ACCEPT say it.
     pub(crate) instance: u64,
+    /// What paths carry.
+    pub(crate) paths: Paths,
     /// What the packet that was built last carries.
     pub(crate) contents: Vec<Sent>,
     batch: VecDeque<TxPacket>,
+    /// Bytes in the batch.
+    bytes: u64,
+    /// Bytes that the driver may hold before nothing more is built.
+    device_limit: u64,
+    /// Bytes that the driver held when the round began, if it knows.
+    device: Option<u64>,
+    /// What the flow whose turn it is may send, and has sent.
+    allowed: u32,
+    used: u32,
+    /// Packets built in one round.
+    burst: usize,
     /// The driver had no frame in this round: the engine tries again when one comes home.
     starved: bool,
     /// Packets ever built.
@@ -25,19 +42,64 @@ pub(crate) struct Tx<D> {
 }
 
 impl<D: Driver> Tx<D> {
-    pub(super) fn new(driver: D, instance: u64) -> Self {
-        Self { driver, instance, contents: Vec::new(), batch: VecDeque::with_capacity(BURST), starved: false, built: 0 }
+    pub(super) fn new(driver: D, instance: u64, paths: Paths, device_limit: u64) -> Self {
+        Self {
+            driver,
+            instance,
+            paths,
+            contents: Vec::new(),
+            batch: VecDeque::with_capacity(BURST),
+            bytes: 0,
+            burst: BURST,
+            device_limit,
+            device: None,
+            allowed: 0,
+            used: 0,
+            starved: false,
+            built: 0,
+        }
+    }
+
+    /// Packets built in one round, from now on.
+    pub(super) const fn set_burst(&mut self, burst: usize) {
+        self.burst = burst;
     }
 
     /// A round begins.
     pub(super) fn begin(&mut self) {
         self.starved = false;
         self.driver.reap();
+        self.device = self.driver.backlog();
     }
 
     /// True if flows are to wait for the next round.
     pub(crate) fn is_full(&self) -> bool {
-        self.batch.len() >= BURST
+        self.batch.len() >= self.burst || self.bytes >= self.burst as u64 * PACKET_BYTES || self.is_device_full()
+    }
+
+    /// True if the driver holds so much that what comes next had better wait here, where it can be overtaken.
+    fn is_device_full(&self) -> bool {
+        self.device.is_some_and(|held| held + self.bytes >= self.device_limit)
+    }
+
+    /// True if nothing can be sent until the driver has done something.
+    pub(super) fn is_blocked(&self) -> bool {
+        !self.batch.is_empty()
+    }
+
+    /// The next flow has its turn, of `allowed` bytes.
+    pub(super) const fn begin_turn(&mut self, allowed: u32) {
+        (self.allowed, self.used) = (allowed, 0);
+    }
+
+    /// Bytes built in this turn.
+    pub(super) const fn turn_bytes(&self) -> u32 {
+        self.used
+    }
+
+    /// True if a packet of `len` bytes does not belong to this turn any more. The first always does.
+    pub(crate) const fn is_turn_over(&self, len: usize) -> bool {
+        self.used > 0 && self.used as usize + len > self.allowed as usize
     }
 
     /// True if even answers that no flow pays for must be left out.
@@ -77,8 +139,11 @@ impl<D: Driver> Tx<D> {
         };
         self.contents.clear();
         let len = fill(bytes, &mut self.contents);
+        // Short ones cost work, and one that came to nothing must not be tried for ever.
+        self.used += len.max(LEAST) as u32;
         if len > 0 {
             self.built += 1;
+            self.bytes += len as u64;
             let payload = frame.share(headroom as u32..(headroom + len) as u32);
             self.batch.push_back(TxPacket { meta, payload });
         }
@@ -87,6 +152,11 @@ impl<D: Driver> Tx<D> {
 
     /// Gives the driver what was built. Returns true if it took anything.
     pub(super) fn flush(&mut self) -> bool {
-        !self.batch.is_empty() && self.driver.tx_burst(&mut self.batch) > 0
+        if self.batch.is_empty() {
+            return false;
+        }
+        let taken = self.driver.tx_burst(&mut self.batch);
+        self.bytes = self.batch.iter().map(|packet| packet.payload.as_ref().len() as u64).sum();
+        taken > 0
     }
 }

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use super::alarm::Alarm;
 use crate::Instant;
 use crate::seq::expand;
-use crate::wire::{AckBlock, MAX_BITMAP_WORDS};
+use crate::wire::{AckBlock, MAX_BITMAP_WORDS, MAX_BLOCKS};
 
 /// Numbers below the largest whose fate is remembered: twice what a bitmap can report.
 const WINDOW: u64 = 2 * 64 * MAX_BITMAP_WORDS as u64;
@@ -12,6 +13,10 @@ const WINDOW: u64 = 2 * 64 * MAX_BITMAP_WORDS as u64;
 const MAX_AHEAD: u64 = 1 << 17;
 /// Eliciting packets that are acknowledged at once, together.
 const PACKETS_PER_ACK: u32 = 16;
+/// How long an acknowledgement waits if no reply is expected in time, at most (`docs/spec/flow.md#acknowledging`).
+const DELAY: Duration = Duration::from_micros(200);
+/// Bitmap words that fit in the room that packets with data leave for blocks: three bitless ones'.
+const WORDS_WITH_DATA: usize = (MAX_BLOCKS - 1) * AckBlock::len_with(0) / 8;
 
 /// What is to be thought of a number that arrives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +34,7 @@ type Bits = [u64; (WINDOW / 64) as usize];
 pub(crate) struct Acks {
     /// One past the largest number received; 0 if none was.
     next: u64,
-    /// When the largest arrived.
+    /// When the largest arrived, at the earliest.
     largest_at: Instant,
     /// First number of the run that ends in the largest.
     run_start: u64,
@@ -38,8 +43,12 @@ pub(crate) struct Acks {
     bits: Option<Box<Bits>>,
     /// Eliciting packets that no acknowledgement was sent for.
     unacknowledged: u32,
-    deadline: Option<Instant>,
+    deadline: Alarm,
     at_once: bool,
+    /// When the first packet arrived that nothing was sent in reply to, and how long replies take, nanoseconds, smoothed;
+    /// 0: nobody replied yet.
+    asked: Alarm,
+    reply: u32,
 }
 
 impl Acks {
@@ -51,8 +60,10 @@ impl Acks {
             floor: 0,
             bits: None,
             unacknowledged: 0,
-            deadline: None,
+            deadline: Alarm::NONE,
             at_once: false,
+            asked: Alarm::NONE,
+            reply: 0,
         }
     }
 
@@ -73,8 +84,8 @@ impl Acks {
         if self.bit(number) { Arrival::Duplicate } else { Arrival::New }
     }
 
-    /// Records `number`, which was [`Arrival::New`]. `floor` is the oldest number the sender still asks about.
-    pub(crate) fn record(&mut self, now: Instant, number: u64, floor: u64) -> bool {
+    /// Records `number`, which was [`Arrival::New`] and arrived at `since` at the earliest. `floor` is the oldest number the sender still asks about.
+    pub(crate) fn record(&mut self, since: Instant, number: u64, floor: u64) -> bool {
         self.floor = self.floor.max(floor);
         let first = self.next == 0;
         let mut in_order = true;
@@ -96,7 +107,7 @@ impl Acks {
                 in_order = first;
             }
             self.next = number + 1;
-            self.largest_at = now;
+            self.largest_at = since;
             self.set(number);
         } else {
             in_order = false;
@@ -112,14 +123,28 @@ impl Acks {
     pub(crate) fn elicited(&mut self, now: Instant, at_once: bool, max_ack_delay: Duration) {
         self.unacknowledged += 1;
         self.at_once |= at_once || self.unacknowledged >= PACKETS_PER_ACK;
-        if self.deadline.is_none() {
-            self.deadline = Some(now + max_ack_delay);
+        self.deadline.advance(now + self.delay(max_ack_delay));
+        self.asked.advance(now);
+    }
+
+    /// Half as long again as replies take, so that the reply carries the acknowledgement; they do not wait for it in vain.
+    fn delay(&self, max_ack_delay: Duration) -> Duration {
+        let wanted = Duration::from_nanos(u64::from(self.reply) * 3 / 2);
+        let wanted = if wanted > max_ack_delay { DELAY } else { wanted.max(DELAY) };
+        wanted.min(max_ack_delay)
+    }
+
+    /// A packet with content was sent: the application's reply, if it was asked.
+    pub(crate) fn replied(&mut self, now: Instant) {
+        if let Some(asked) = self.asked.take() {
+            let took = u32::try_from(now.since(asked).as_nanos()).unwrap_or(u32::MAX);
+            self.reply = if self.reply == 0 { took } else { (self.reply / 8 * 7).saturating_add(took / 8) };
         }
     }
 
     /// True if an acknowledgement must go out in this round, with data or without.
     pub(crate) fn is_due(&self, now: Instant) -> bool {
-        self.unacknowledged > 0 && (self.at_once || self.deadline.is_some_and(|at| at <= now))
+        self.unacknowledged > 0 && (self.at_once || self.deadline.is_due(now))
     }
 
     /// True if a packet that goes out anyway should carry one.
@@ -128,8 +153,8 @@ impl Acks {
     }
 
     /// When an acknowledgement becomes due.
-    pub(crate) const fn deadline(&self) -> Option<Instant> {
-        if self.unacknowledged > 0 { self.deadline } else { None }
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.deadline.get().filter(|_| self.unacknowledged > 0)
     }
 
     /// True if a bitmap has something to say: numbers are missing below the run and others are not.
@@ -137,8 +162,8 @@ impl Acks {
         self.next > 0 && self.run_start > self.oldest() + 1
     }
 
-    /// The block to send now, without or with its bitmap; `None` if nothing was received.
-    pub(crate) fn block(&self, now: Instant, bitmap: bool) -> Option<AckBlock> {
+    /// The block to send now; `None` if nothing was received. `alone`: it need not leave room for full-size parts.
+    pub(crate) fn block(&self, now: Instant, alone: bool) -> Option<AckBlock> {
         let largest = self.next.checked_sub(1)?;
         let mut block = AckBlock {
             largest: largest as u32,
@@ -148,9 +173,10 @@ impl Acks {
             bitmap: [0; MAX_BITMAP_WORDS],
         };
         // A run longer than its field leaves out what is below: it was reported before, and stays acknowledged.
-        if bitmap && self.has_hole() && self.next - self.run_start <= u64::from(u16::MAX) {
+        if self.has_hole() && self.next - self.run_start <= u64::from(u16::MAX) {
             let hole = self.run_start - 1;
-            let count = (hole - self.oldest()).min(64 * MAX_BITMAP_WORDS as u64);
+            let words = if alone { MAX_BITMAP_WORDS } else { WORDS_WITH_DATA };
+            let count = (hole - self.oldest()).min(64 * words as u64);
             block.words = count.div_ceil(64) as u8;
             for i in 0..count {
                 if self.bit(hole - 1 - i) {
@@ -165,7 +191,7 @@ impl Acks {
     pub(crate) const fn sent(&mut self) {
         self.unacknowledged = 0;
         self.at_once = false;
-        self.deadline = None;
+        self.deadline = Alarm::NONE;
     }
 
     /// The oldest number that is remembered and asked about.
@@ -261,7 +287,6 @@ mod tests {
             acks.record(Instant::ZERO, number, 0);
         }
         assert_eq!(acks.block(Instant::ZERO, true).unwrap().words, 1);
-        assert_eq!(acks.block(Instant::ZERO, false).unwrap().words, 0);
         acks.record(Instant::ZERO, 7, 6);
         assert!(!acks.has_hole());
         let block = acks.block(Instant::ZERO, true).unwrap();
@@ -270,12 +295,12 @@ mod tests {
 
     #[test]
     fn due_at_once_for_sixteen_or_after_the_delay() {
-        let delay = Duration::from_micros(250);
+        let delay = Duration::from_micros(500);
         let mut acks = Acks::new();
         assert!(acks.record(Instant(0), 0, 0));
         acks.elicited(Instant(0), false, delay);
-        assert!(!acks.is_due(Instant(249_999)));
-        assert!(acks.is_due(Instant(250_000)));
+        assert!(!acks.is_due(Instant(199_999)));
+        assert!(acks.is_due(Instant(200_000)));
         for number in 1..16 {
             assert!(!acks.is_due(Instant(1)));
             assert!(acks.record(Instant(1), number, 0));
@@ -299,5 +324,40 @@ mod tests {
         assert_eq!(acks.classify(0), Arrival::OutOfWindow);
         assert_eq!(acks.classify(acks.next - WINDOW), Arrival::New);
         assert_eq!(acks.classify(acks.next - WINDOW - 1), Arrival::OutOfWindow);
+    }
+
+    #[test]
+    fn it_waits_for_replies_that_come_in_time() {
+        let most = Duration::from_micros(500);
+        let mut acks = Acks::new();
+        let mut now = Instant::ZERO;
+        let mut number = 0;
+        // Reply times, µs, and how long the acknowledgement waits once they are known.
+        for (reply, waits) in [(50, 200), (200, 300), (300, 450), (400, 200), (100, 200)] {
+            for _ in 0..60 {
+                acks.record(now, number, 0);
+                acks.elicited(now, false, most);
+                number += 1;
+                now += Duration::from_micros(reply);
+                acks.replied(now);
+                acks.sent();
+                now += Duration::from_micros(10);
+                acks.replied(now);
+            }
+            let waits = Duration::from_micros(waits);
+            assert!(acks.delay(most).abs_diff(waits) < Duration::from_micros(5), "{reply}: {:?}", acks.delay(most));
+        }
+        assert_eq!(acks.delay(Duration::from_micros(70)), Duration::from_micros(70), "never beyond what was promised");
+    }
+
+    #[test]
+    fn with_data_a_bitmap_fits_where_bitless_blocks_would() {
+        let mut acks = Acks::new();
+        for number in (0..2000).step_by(2) {
+            acks.record(Instant::ZERO, number, 0);
+        }
+        let block = |alone| acks.block(Instant::ZERO, alone).unwrap();
+        assert_eq!((block(true).words, block(false).words), (16, 3));
+        assert!(block(false).len() <= MAX_BLOCKS * AckBlock::len_with(0));
     }
 }

@@ -2,16 +2,17 @@
 
 use machnet_channel::{CloseReason, FlowState, FlowStats, Intent};
 
-use super::{Control, Flow, Linger, Published, State};
+use super::{Alarm, Control, Flow, Linger, Published, State};
+use crate::cc::Controller as _;
 use crate::wire::Reason;
 use crate::{AppChannel, Instant};
 
-/// Messages taken from the application in one round.
-const TAKE_PER_ROUND: usize = 256;
+/// Messages taken from one application in one round.
+const TAKE_PER_TURN: usize = 256;
 
 impl Flow {
     /// Looks at the application's side. Returns true if there is more to take in the next round.
-    pub(crate) fn on_app(&mut self, now: Instant, channel: &mut impl AppChannel) -> bool {
+    pub(crate) fn on_app(&mut self, now: Instant, channel: &mut impl AppChannel, takes: &mut usize) -> bool {
         let Some(slot) = self.slot else { return false };
         let intent = channel.intent(slot);
         self.consumed = channel.consumed(slot);
@@ -22,12 +23,13 @@ impl Flow {
         }
         let mut taken = 0;
         let mut drained = false;
-        while taken < TAKE_PER_ROUND {
+        while taken < TAKE_PER_TURN && *takes > 0 {
             let Some(message) = channel.take(slot) else {
                 drained = true;
                 break;
             };
             taken += 1;
+            *takes -= 1;
             // After FIN only an endpoint that shuts down under its application posts.
             if self.peer_stopped || self.fin != Control::Idle {
                 continue;
@@ -59,12 +61,12 @@ impl Flow {
             if self.fin == Control::Idle {
                 self.fin = Control::Wanted;
             }
-            let until = now + self.limits.linger;
-            if self.linger == Linger::Unasked {
-                self.linger = Linger::Finishing(until);
+            let until = Alarm::at(now + self.limits.linger);
+            if self.lingers == Linger::Not {
+                (self.lingers, self.linger) = (Linger::Finishing, until);
             }
-            if intent.has(Intent::STOP) && !matches!(self.linger, Linger::Dropped(_)) {
-                self.linger = Linger::Dropped(until);
+            if intent.has(Intent::STOP) && self.lingers != Linger::Dropped {
+                (self.lingers, self.linger) = (Linger::Dropped, until);
                 // Nobody waits for the answer any more.
                 if matches!(self.state, State::Connecting { .. }) && self.send.all_sent() {
                     self.close(CloseReason::Aborted);
@@ -119,7 +121,7 @@ impl Flow {
         if self.is_finished() {
             state = state.with(FlowState::FIN_ACKED);
         }
-        if self.linger == Linger::Late && !self.is_finished() {
+        if self.lingers == Linger::Late && !self.is_finished() {
             state = state.with(FlowState::FIN_LATE);
         }
         // Bits are only ever added: an abort forgets what a FIN said.
@@ -129,13 +131,14 @@ impl Flow {
         }
         // Before the handshake nothing can be sent: room would only be memory.
         let room = if state.has(FlowState::OPEN) { acknowledged + self.limits.send_buffer } else { 0 };
-        let now = Published { room, acknowledged, state };
+        let now = Published { acknowledged, state };
         // Before there is room to send: who sends looks at the maximum.
-        if state.has(FlowState::OPEN) && !self.published.state.has(FlowState::OPEN) {
+        let opened = state.has(FlowState::OPEN) && !self.published.state.has(FlowState::OPEN);
+        if opened {
             channel.set_local(slot, self.local);
             channel.set_max_message(slot, self.max_message);
         }
-        if (now.room, now.acknowledged) != (self.published.room, self.published.acknowledged) {
+        if opened || now.acknowledged != self.published.acknowledged {
             channel.set_progress(slot, room, acknowledged);
         }
         channel.set_stats(slot, &self.stats());

@@ -29,7 +29,7 @@ impl Flow {
 
     /// max(¼ of the window, 2 packets), in units.
     pub(super) fn credit_step(&self) -> u64 {
-        (self.limits.receive_window / 4).max(2 * self.limits.cut.packet as u64 / UNIT)
+        (self.limits.receive_window / 4).max(2 * self.limits.cut.packet() as u64 / UNIT)
     }
 
     /// Asks to be told when the application has consumed enough for [`Flow::check_credit`].
@@ -49,6 +49,11 @@ impl Flow {
                 return;
             }
         }
+    }
+
+    /// Memory that its unfinished messages hold: the next one, and others; KiB, rounded up.
+    pub(crate) fn reassembling(&self) -> [u32; 2] {
+        self.recv.reassembling().map(|bytes| bytes.div_ceil(1024) as u32)
     }
 
     /// The length of the message that waits for a reassembly buffer.
@@ -71,10 +76,9 @@ impl Flow {
 
     /// Data and no credit: that is said once per value of the credit.
     pub(super) fn check_blocked(&mut self) {
-        if self.send.wanted_credit().is_some_and(|cost| cost > self.peer_credit)
-            && self.blocked_at != Some(self.peer_credit)
+        if self.send.wanted_credit().is_some_and(|cost| cost > self.peer_credit) && self.blocked_at != self.peer_credit
         {
-            self.blocked_at = Some(self.peer_credit);
+            self.blocked_at = self.peer_credit;
             self.blocked = Control::Wanted;
             self.blocked_round = self.blocked_round.wrapping_add(1);
         }

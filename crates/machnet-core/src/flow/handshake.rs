@@ -4,42 +4,57 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Flow, Limits, State};
-use crate::wire::Handshake;
+use machnet_channel::{FlowOptions, UNIT};
+
+use super::{Flow, Hurry, Limits, State};
+use crate::wire::{BASE_PAYLOAD, Handshake};
 use crate::{Instant, Slot};
 
 /// First interval of repeated INITs, doubled each time.
-const INIT_INTERVAL: Duration = Duration::from_millis(10);
+pub(super) const INIT_INTERVAL: Duration = Duration::from_millis(10);
 
 impl Flow {
     /// A flow that begins to connect.
-    pub(crate) fn connect(now: Instant, id: u64, local: SocketAddr, remote: SocketAddr, limits: &Arc<Limits>) -> Self {
-        let state =
-            State::Connecting { give_up: now + limits.connect_timeout, next_init: now, interval: INIT_INTERVAL };
-        Self::new(id, local, remote, state, limits)
+    pub(crate) fn connect(
+        now: Instant,
+        id: u64,
+        local: SocketAddr,
+        remote: SocketAddr,
+        options: FlowOptions,
+        limits: &Arc<Limits>,
+    ) -> Self {
+        let state = State::Connecting {
+            give_up: now + limits.connect_timeout,
+            next_init: now,
+            tries: 0,
+            hurry: Hurry::Allowed,
+        };
+        Self::new(id, (local, remote), state, options, limits)
     }
 
     /// A flow that a valid INIT opened.
     pub(crate) fn accept(
         now: Instant,
         id: u64,
-        local: SocketAddr,
-        remote: SocketAddr,
+        addresses: (SocketAddr, SocketAddr),
         init: &Handshake<'_>,
+        options: FlowOptions,
         limits: &Arc<Limits>,
     ) -> Self {
-        let mut flow = Self::new(id, local, remote, State::HalfOpen { give_up: now + limits.connect_timeout }, limits);
+        let state = State::HalfOpen { give_up: now + limits.connect_timeout, instance: init.instance };
+        let mut flow = Self::new(id, addresses, state, options, limits);
         flow.learn(init);
         flow
     }
 
     pub(super) fn learn(&mut self, handshake: &Handshake<'_>) {
         self.remote_id = handshake.source;
-        self.peer_instance = handshake.instance;
         self.peer_credit = handshake.credit.into();
         self.max_message = self.max_message.min(handshake.max_message);
-        // A promise beyond a second helps nobody, and would keep probes away.
-        self.rtt.peer_max_ack_delay = Duration::from_micros(handshake.max_ack_delay_us.min(1_000_000).into());
+        // Two parts at least fit the window, or the peer's credit would come in steps that none is covered by.
+        let half = handshake.credit.saturating_mul(UNIT as u32 / 2);
+        self.max_payload = self.max_payload.min(half).max(BASE_PAYLOAD as u32);
+        self.rtt.set_peer_max_ack_delay(handshake.max_ack_delay_us);
     }
 
     /// ACCEPT arrived for a connecting flow.
@@ -47,7 +62,7 @@ impl Flow {
         self.learn(accept);
         self.sample_handshake(now);
         self.local = local;
-        self.token = Vec::new();
+        self.token = None;
         self.state = State::Open;
         // Tells the acceptor that its answer arrived, and validates our address.
         self.want_ping();
@@ -62,23 +77,26 @@ impl Flow {
 
     /// The peer's address is validated, but nobody accepts it yet: it goes on knocking, and so we go on waiting.
     pub(crate) fn on_backlog_full(&mut self, now: Instant) {
-        self.state = State::HalfOpen { give_up: now + self.limits.connect_timeout };
+        if let State::HalfOpen { give_up, .. } = &mut self.state {
+            *give_up = now + self.limits.connect_timeout;
+        }
     }
 
     /// RETRY arrived for a connecting flow.
     pub(crate) fn on_retry(&mut self, now: Instant, token: &[u8]) {
-        if let State::Connecting { next_init, .. } = &mut self.state {
-            // Once: a peer that repeats RETRY does not make us repeat INIT faster than the timer.
-            if self.token.is_empty() {
+        if let State::Connecting { next_init, hurry, .. } = &mut self.state {
+            // Once per INIT of the timer: a peer that repeats RETRY must not make us repeat INIT for ever.
+            if *hurry == Hurry::Allowed {
+                *hurry = Hurry::Due;
                 *next_init = now;
             }
-            self.token = token.to_vec();
+            self.token = Some(token.into());
         }
     }
 
     pub(super) fn sample_handshake(&mut self, now: Instant) {
         if let Some(at) = self.handshake_sent.take() {
-            self.rtt.sample(now.since(at), Duration::ZERO);
+            self.rtt.sample(now, now.since(at), Duration::ZERO);
         }
     }
 }

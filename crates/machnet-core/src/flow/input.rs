@@ -6,7 +6,8 @@ use machnet_channel::{CloseReason, FrameRef};
 
 use super::acks::Arrival;
 use super::receive::Stored;
-use super::{Control, Flow, Sent, State, Store};
+use super::{Control, Flow, Mtu, Round, Sent, State, Store};
+use crate::cc::{Acked, Controller as _, Lost};
 use crate::seq::expand;
 use crate::wire::{AckBlock, Chunk, Data, Header, Reason};
 use crate::{DropReason, Instant};
@@ -34,12 +35,13 @@ impl Flow {
     /// DATA arrived. `packet` is all of it, `data` its checked contents.
     pub(crate) fn on_data(
         &mut self,
-        now: Instant,
+        round: Round,
         header: &Header,
         data: &Data<'_>,
         packet: &FrameRef,
         store: &mut impl Store,
     ) -> Result<(), DropReason> {
+        let now = round.now;
         let number = self.check(header, data)?;
         self.packets_received += 1;
         self.on_traffic(now);
@@ -51,7 +53,7 @@ impl Flow {
             *until = (now + self.limits.dead_peer_timeout).min(*limit);
         }
         for block in data.blocks() {
-            self.on_ack(now, block, store);
+            self.on_ack(round, block, store);
         }
         self.peer_credit = self.peer_credit.max(expand(data.credit, self.peer_credit));
         if matches!(self.state, State::Aborting { .. }) && !data.chunks().any(|chunk| matches!(chunk, Chunk::Abort(_)))
@@ -82,7 +84,7 @@ impl Flow {
             self.check_credit();
         }
         let floor = number.saturating_sub(data.floor.into());
-        let in_order = self.acks.record(now, number, floor);
+        let in_order = self.acks.record(now - round.gap, number, floor);
         if data.chunks().elicits() {
             self.acks.elicited(now, at_once || !in_order, self.limits.max_ack_delay);
         }
@@ -90,49 +92,89 @@ impl Flow {
         Ok(())
     }
 
-    fn on_ack(&mut self, now: Instant, block: &AckBlock, store: &mut impl Store) {
-        let Self { sent, send, cc, fin, stop, abort, ping, ping_round, blocked, blocked_round, rtt, .. } = self;
-        let result = sent.on_ack(
-            now,
-            block,
-            |content| match content {
-                Sent::Message(part) => {
-                    send.acked(part, store);
+    fn on_ack(&mut self, round: Round, block: &AckBlock, store: &mut impl Store) {
+        let now = round.now;
+        let Self { sent, send, mtu, fin, stop, abort, ping, ping_round, blocked, blocked_round, .. } = self;
+        let result = sent.on_ack(now, block, |content| match content {
+            Sent::Message(part) => {
+                if let Some(mtu) = mtu.as_mut().filter(|_| Mtu::is_long(part.len)) {
+                    mtu.on_long_acked();
                 }
-                Sent::Fin => *fin = Control::Acked,
-                Sent::Stop => *stop = Control::Acked,
-                Sent::Abort => *abort = Control::Acked,
-                Sent::Ping(round) if round == *ping_round => *ping = Control::Idle,
-                Sent::Blocked(round) if round == *blocked_round => *blocked = Control::Idle,
-                Sent::Ping(_) | Sent::Blocked(_) => {}
-            },
-            |at, bytes, limited| cc.on_ack(now, at, bytes, limited),
-        );
+                send.acked(part, store);
+            }
+            Sent::Probe(size) => {
+                if let Some(mtu) = mtu {
+                    mtu.on_acked(now, size);
+                }
+            }
+            Sent::Fin => *fin = Control::Acked,
+            Sent::Stop => *stop = Control::Acked,
+            Sent::Abort => *abort = Control::Acked,
+            Sent::Ping(round) if round == *ping_round => *ping = Control::Idle,
+            Sent::Blocked(round) if round == *blocked_round => *blocked = Control::Idle,
+            Sent::Ping(_) | Sent::Blocked(_) => {}
+        });
+        let mut sample = None;
         if let Some(at) = result.sample {
-            rtt.sample(now.since(at), Duration::from_micros(block.delay_us.into()));
+            let (latest, delay) = (now.since(at), Duration::from_micros(block.delay_us.into()));
+            self.rtt.sample(now, latest, delay);
+            // What the peer's host waited is no congestion, however long. It says at most too much: never less than the path takes.
+            sample = Some(latest.saturating_sub(delay).max(self.rtt.min().min(latest)));
         }
         if result.new {
             self.probes = 0;
+            if let Some(mtu) = self.mtu.as_mut().filter(|_| self.sent.backoff() > 0) {
+                mtu.on_short_acked();
+            }
+            self.adopt_mtu();
+            self.cc.on_ack(&Acked {
+                now,
+                bytes: result.bytes,
+                limited: result.limited,
+                newest: result.newest,
+                rtt: sample,
+                gap: round.gap,
+                smoothed: self.rtt.smoothed_or_initial(),
+                min: self.rtt.min(),
+            });
+        }
+        if result.undo {
+            self.cc.on_undo();
         }
         self.detect_losses(now);
     }
 
     pub(super) fn detect_losses(&mut self, now: Instant) {
-        let Self { sent, send, cc, fin, stop, abort, ping, ping_round, blocked, blocked_round, rtt, .. } = self;
-        sent.detect(
-            now,
-            rtt.loss_delay(),
-            |content| match content {
-                Sent::Message(part) => send.lost(part),
-                Sent::Fin => fin.lost(),
-                Sent::Stop => stop.lost(),
-                Sent::Abort => abort.lost(),
-                Sent::Ping(round) if round == *ping_round => ping.lost(),
-                Sent::Blocked(round) if round == *blocked_round => blocked.lost(),
-                Sent::Ping(_) | Sent::Blocked(_) => {}
-            },
-            |at| cc.on_loss(now, at),
-        );
+        let Self { sent, send, mtu, fin, stop, abort, ping, ping_round, blocked, blocked_round, rtt, .. } = self;
+        let losses = sent.detect(now, rtt, |content| match content {
+            Sent::Message(part) => {
+                if let Some(mtu) = mtu.as_mut().filter(|_| Mtu::is_long(part.len)) {
+                    mtu.on_long_lost(now, rtt.smoothed_or_initial());
+                }
+                send.lost(part);
+            }
+            Sent::Probe(size) => {
+                if let Some(mtu) = mtu {
+                    mtu.on_lost(now, size);
+                }
+            }
+            Sent::Fin => fin.lost(),
+            Sent::Stop => stop.lost(),
+            Sent::Abort => abort.lost(),
+            Sent::Ping(round) if round == *ping_round => ping.lost(),
+            Sent::Blocked(round) if round == *blocked_round => blocked.lost(),
+            Sent::Ping(_) | Sent::Blocked(_) => {}
+        });
+        self.adopt_mtu();
+        if losses.packets > 0 {
+            self.cc.on_loss(&Lost {
+                now,
+                packets: losses.packets,
+                newest: losses.newest,
+                persistent: losses.persistent,
+                smoothed: self.rtt.smoothed_or_initial(),
+            });
+        }
     }
 
     fn on_chunk(&mut self, now: Instant, chunk: Chunk<'_>, packet: &FrameRef, store: &mut impl Store) -> Stored {

@@ -5,31 +5,34 @@ use std::time::Duration;
 
 use machnet_channel::CloseReason;
 
-use super::{Control, Flow, Linger, State, transmit};
+use super::{Alarm, Control, Cut, Flow, Linger, State, transmit};
 use crate::Instant;
+use crate::cc::Controller as _;
 use crate::wire::Reason;
 
 /// A flow that was idle for so long gives back the memory of its queues.
 const IDLE: Duration = Duration::from_millis(100);
+/// PTOs in a row after which, if short packets pass, the long ones are believed to vanish (as persistent congestion, RFC 9002 §7.6.1).
+const STUCK: u32 = 3;
 
 impl Flow {
     /// When [`Flow::on_timer`] has something to do.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let own = match self.state {
             State::Connecting { give_up, next_init, .. } => return Some(next_init.min(give_up)),
-            State::HalfOpen { give_up } => return Some(give_up),
+            State::HalfOpen { give_up, .. } => return Some(give_up),
             State::Tombstone { until, .. } => Some(until),
-            State::Aborting { until } => [Some(until), self.sent.deadline(self.pto())].into_iter().flatten().min(),
+            State::Aborting { until } => [Some(until), self.sent.deadline(&self.rtt)].into_iter().flatten().min(),
             State::Open => {
-                [self.sent.deadline(self.pto()), self.linger.deadline(), self.shed_at].into_iter().flatten().min()
+                // Only the pace is waited for: nothing else would bring the flow its turn.
+                let pace = self.pacer.deadline().filter(|_| self.sent.in_flight() < self.cc.window());
+                let mtu = self.mtu.as_ref().and_then(|mtu| mtu.deadline());
+                let own = [self.sent.deadline(&self.rtt), self.linger.get(), self.shed_at.get(), pace, mtu];
+                own.into_iter().flatten().min()
             }
             State::Closed => return None,
         };
         [own, self.acks.deadline()].into_iter().flatten().min()
-    }
-
-    pub(super) fn pto(&self) -> Duration {
-        self.rtt.pto(self.sent.backoff())
     }
 
     /// A deadline passed. Sending, if due, is left to [`Flow::transmit`].
@@ -40,7 +43,7 @@ impl Flow {
                     self.close(CloseReason::ConnectTimeout);
                 }
             }
-            State::HalfOpen { give_up: until } | State::Tombstone { until, .. } => {
+            State::HalfOpen { give_up: until, .. } | State::Tombstone { until, .. } => {
                 if until <= now {
                     self.close(CloseReason::ConnectTimeout);
                 }
@@ -53,15 +56,17 @@ impl Flow {
                 }
             }
             State::Open => {
-                if self.shed_at.is_some_and(|at| at <= now) {
+                if let Some(mtu) = &mut self.mtu {
+                    mtu.on_timer(now);
+                }
+                if self.shed_at.is_due(now) {
                     self.shed(now);
                 }
-                match self.linger {
-                    Linger::Dropped(until) if until <= now => {
+                if self.linger.is_due(now) {
+                    if self.lingers == Linger::Dropped {
                         return self.abort(now, Reason::Linger, CloseReason::Aborted);
                     }
-                    Linger::Finishing(until) if until <= now => self.linger = Linger::Late,
-                    _ => {}
+                    (self.lingers, self.linger) = (Linger::Late, Alarm::NONE);
                 }
                 self.on_sent_timer(now);
             }
@@ -70,7 +75,13 @@ impl Flow {
     }
 
     pub(super) fn on_sent_timer(&mut self, now: Instant) {
-        if self.sent.on_timeout(now, self.pto()) {
+        if self.sent.on_timeout(now, &self.rtt) {
+            if self.sent.backoff() >= STUCK
+                && let Some(mtu) = &mut self.mtu
+                && mtu.on_stuck(now)
+            {
+                self.adopt_mtu();
+            }
             self.probe_now();
         } else {
             self.detect_losses(now);
@@ -85,6 +96,13 @@ impl Flow {
         }
         self.send.probe();
         self.probes = transmit::PROBES;
+    }
+
+    /// Packets are as long as the path carries from now on.
+    pub(super) fn adopt_mtu(&mut self) {
+        if let Some(mtu) = &self.mtu {
+            self.send.set_cut(Cut::new(mtu.current() as usize));
+        }
     }
 
     /// Asks for a PING that is repeated until acknowledged. The acknowledgement of an earlier one says nothing of this.
@@ -102,18 +120,18 @@ impl Flow {
 
     pub(super) fn on_traffic(&mut self, now: Instant) {
         self.active_at = now;
-        if self.shed_at.is_none() {
-            self.shed_at = Some(now + IDLE);
+        if !self.shed_at.is_set() {
+            self.shed_at = Alarm::at(now + IDLE);
         }
     }
 
     /// Gives back the memory of past traffic, unless there was some lately.
     pub(super) fn shed(&mut self, now: Instant) {
         if self.sent.in_flight() > 0 || self.active_at + IDLE > now {
-            self.shed_at = Some(self.active_at.max(now) + IDLE);
+            self.shed_at = Alarm::at(self.active_at.max(now) + IDLE);
             return;
         }
-        self.shed_at = None;
+        self.shed_at = Alarm::NONE;
         self.shed_channel = true;
         self.sent.shed();
         self.acks.shed();

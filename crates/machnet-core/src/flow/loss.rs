@@ -1,18 +1,24 @@
-//! Packets that were sent and not acknowledged, and which of them are lost (`docs/spec/flow.md#loss-and-time`).
+//! Packets that were sent and not acknowledged, and which of them are lost (`docs/spec/flow.md#loss`).
 //!
 //! One entry per packet number from `base` on. An entry leaves at the front once it is acknowledged, was nothing to
 //! acknowledge, or has been lost for a PTO; the front is the floor that every packet names.
+//!
+//! A packet is lost if a later one arrived, an acknowledgement said that this one did not (bitless blocks are silent about what is
+//! below their run), and it is as old as [`Rack`] allows.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::Sent;
+use super::alarm::Alarm;
+use super::rack::Rack;
+use super::rtt::Rtt;
 use crate::Instant;
 use crate::seq::expand;
-use crate::wire::AckBlock;
+use crate::wire::{AckBlock, MAX_BITMAP_WORDS};
 
-/// RFC 9002 §6.1.1.
-const REORDERING: u64 = 3;
+/// Numbers below a run that a block can speak of.
+const REPORTABLE: u64 = 64 * MAX_BITMAP_WORDS as u64;
 
 /// The span of numbers that may be outstanding: well within what a packet's floor field can say.
 pub(crate) const MAX_SPAN: u64 = 16_384;
@@ -36,6 +42,8 @@ struct Packet {
     fate: Fate,
     /// The window was what held the sender back when this was sent.
     limited: bool,
+    /// A block said that it had not arrived.
+    missing: bool,
 }
 
 impl Packet {
@@ -53,6 +61,23 @@ pub(crate) struct AckResult {
     pub(crate) new: bool,
     /// When the largest number, if newly acknowledged, was sent.
     pub(crate) sample: Option<Instant>,
+    /// Bytes of the packets newly acknowledged, and of those that were sent when the window was the limit.
+    pub(crate) bytes: u64,
+    pub(crate) limited: u64,
+    /// When the newest of them was sent.
+    pub(crate) newest: Instant,
+    /// Every loss since the last recovery began is refuted.
+    pub(crate) undo: bool,
+}
+
+/// What was declared lost.
+#[derive(Debug, Default)]
+pub(crate) struct Losses {
+    pub(crate) packets: u32,
+    /// When the newest of them was sent.
+    pub(crate) newest: Instant,
+    /// Nothing arrived of what was sent within [`Rtt::persistent`].
+    pub(crate) persistent: bool,
 }
 
 #[derive(Debug)]
@@ -65,9 +90,13 @@ pub(crate) struct Outstanding {
     contents_gone: u64,
     in_flight: u64,
     /// Entries below this index are not in flight.
-    scan_from: usize,
-    largest_acked: Option<u64>,
-    loss_at: Option<Instant>,
+    scan_from: u32,
+    /// One past the largest number acknowledged; 0: none was.
+    acked_to: u64,
+    /// Below this no block will speak any more.
+    reported_from: u64,
+    rack: Rack,
+    loss_at: Alarm,
     /// When the last eliciting packet was sent.
     last_sent: Instant,
     /// When something was last acknowledged, or the first packet after a pause was sent.
@@ -85,8 +114,10 @@ impl Outstanding {
             contents_gone: 0,
             in_flight: 0,
             scan_from: 0,
-            largest_acked: None,
-            loss_at: None,
+            acked_to: 0,
+            reported_from: 0,
+            rack: Rack::new(),
+            loss_at: Alarm::NONE,
             last_sent: Instant::ZERO,
             progress: Instant::ZERO,
             backoff: 0,
@@ -104,7 +135,7 @@ impl Outstanding {
         if self.in_flight == 0 {
             self.base = self.next();
             self.scan_from = 0;
-            self.loss_at = None;
+            self.loss_at = Alarm::NONE;
             self.packets = VecDeque::new();
             self.contents = VecDeque::new();
         }
@@ -156,7 +187,8 @@ impl Outstanding {
         u16::try_from(self.packets.len()).unwrap_or(u16::MAX)
     }
 
-    /// Records a packet with its contents; a packet without any elicits nothing.
+    /// Records a packet with its contents; a packet without any elicits nothing. A probe of the MTU counts 0 bytes: neither window nor
+    /// PTO know of it.
     pub(crate) fn sent(&mut self, now: Instant, bytes: u32, contents: &[Sent], limited: bool) {
         let fate = if contents.is_empty() { Fate::Quiet } else { Fate::InFlight };
         if fate == Fate::InFlight {
@@ -168,7 +200,8 @@ impl Outstanding {
         }
         let first = self.contents_gone + self.contents.len() as u64;
         self.contents.extend(contents);
-        self.packets.push_back(Packet { sent: now, bytes, contents: contents.len() as u32, first, fate, limited });
+        let contents = contents.len() as u32;
+        self.packets.push_back(Packet { sent: now, bytes, contents, first, fate, limited, missing: false });
     }
 
     /// True if the block speaks only of numbers that were sent.
@@ -183,47 +216,49 @@ impl Outstanding {
         packet.is_some_and(|packet| matches!(packet.fate, Fate::InFlight | Fate::Lost(_)))
     }
 
-    /// Applies a plausible block. `acked` is called with what was acknowledged for the first time, `cc` with each
-    /// packet's time, bytes and whether the window limited it.
-    pub(crate) fn on_ack(
-        &mut self,
-        now: Instant,
-        block: &AckBlock,
-        mut acked: impl FnMut(Sent),
-        mut cc: impl FnMut(Instant, u64, bool),
-    ) -> AckResult {
-        let largest = expand(block.largest, self.next());
+    /// Applies a plausible block. `acked` is called with what was acknowledged for the first time.
+    pub(crate) fn on_ack(&mut self, now: Instant, block: &AckBlock, mut acked: impl FnMut(Sent)) -> AckResult {
+        let next = self.next();
+        let largest = expand(block.largest, next);
         let mut result = AckResult::default();
         if largest < self.base {
             return result;
         }
-        self.largest_acked = self.largest_acked.max(Some(largest));
+        self.acked_to = self.acked_to.max(largest + 1);
         let run_start = (largest + 1).saturating_sub(block.run.into());
         let words = u64::from(block.words) * 64;
-        // The bitmap's lowest number; entries below it are not spoken of.
-        let low = if words == 0 { run_start } else { run_start.saturating_sub(1 + words) }.max(self.base);
+        // The lowest number spoken of: the bitmap's, or the hole that ended the run. A run that fills its field ends in none.
+        let spoken = if block.run == u16::MAX { run_start } else { run_start.saturating_sub(1 + words) };
+        self.reported_from = self.reported_from.max(run_start.saturating_sub(1 + REPORTABLE));
         let mut content_acked = false;
-        for number in low..=largest {
+        for number in spoken.max(self.base)..=largest {
             let packet = &mut self.packets[(number - self.base) as usize];
             let reported = number >= run_start || {
                 // `run_start - 1` is the hole, which has no bit.
                 let bit = (run_start - 1).wrapping_sub(1 + number);
                 number + 1 < run_start && block.bitmap[(bit / 64) as usize] >> (63 - bit % 64) & 1 == 1
             };
-            if !reported || !matches!(packet.fate, Fate::InFlight | Fate::Lost(_)) {
+            if !reported {
+                packet.missing = true;
                 continue;
             }
-            if packet.fate == Fate::InFlight {
-                self.in_flight -= u64::from(packet.bytes);
+            match packet.fate {
+                Fate::InFlight => self.in_flight -= u64::from(packet.bytes),
+                Fate::Lost(at) if packet.bytes > 0 => result.undo |= self.rack.refuted(at, next),
+                Fate::Lost(_) => {}
+                Fate::Acknowledged | Fate::Quiet => continue,
             }
             packet.fate = Fate::Acknowledged;
             result.new = true;
             if number == largest {
                 result.sample = Some(packet.sent);
             }
-            cc(packet.sent, packet.bytes.into(), packet.limited);
+            self.rack.acknowledged(now, number, packet.sent, packet.missing);
+            result.bytes += u64::from(packet.bytes);
+            result.limited += if packet.limited { u64::from(packet.bytes) } else { 0 };
+            result.newest = result.newest.max(packet.sent);
             for &sent in self.contents.range(packet.contents_after(self.contents_gone)) {
-                content_acked |= !matches!(sent, Sent::Ping(_));
+                content_acked |= !matches!(sent, Sent::Ping(_) | Sent::Probe(_));
                 acked(sent);
             }
         }
@@ -238,50 +273,83 @@ impl Outstanding {
         result
     }
 
-    /// Declares lost what is. `lost` is called with what was in it, `cc` with when each packet was sent.
-    pub(crate) fn detect(
-        &mut self,
-        now: Instant,
-        loss_delay: Duration,
-        mut lost: impl FnMut(Sent),
-        mut cc: impl FnMut(Instant),
-    ) {
-        self.loss_at = None;
-        let Some(largest) = self.largest_acked.filter(|&n| n >= self.base) else { return };
-        let end = (largest - self.base) as usize;
+    /// Declares lost what is. `lost` is called with what was in it.
+    pub(crate) fn detect(&mut self, now: Instant, rtt: &Rtt, mut lost: impl FnMut(Sent)) -> Losses {
+        self.loss_at = Alarm::NONE;
+        let mut losses = Losses::default();
+        if self.acked_to <= self.base {
+            return losses;
+        }
+        let (next, end) = (self.next(), (self.acked_to - 1 - self.base) as usize);
+        let mut delay = None;
         let mut still = None;
-        for i in self.scan_from.min(end)..end {
+        // Since when nothing arrived of what was sent.
+        let mut silent: Option<Instant> = None;
+        for i in (self.scan_from as usize).min(end)..end {
             let packet = &mut self.packets[i];
+            if packet.fate == Fate::Acknowledged {
+                silent = None;
+            }
             if packet.fate != Fate::InFlight {
                 continue;
             }
-            let due = packet.sent + loss_delay;
-            if end - i >= REORDERING as usize || due <= now {
-                packet.fate = Fate::Lost(now);
-                self.in_flight -= u64::from(packet.bytes);
-                self.packets_lost += 1;
-                cc(packet.sent);
-                self.contents.range(packet.contents_after(self.contents_gone)).copied().for_each(&mut lost);
-            } else {
+            if !packet.missing && self.base + i as u64 >= self.reported_from {
                 still.get_or_insert(i);
-                self.loss_at = Some(self.loss_at.map_or(due, |at| at.min(due)));
+                continue;
             }
+            let due = packet.sent + *delay.get_or_insert_with(|| self.rack.delay((end - i) as u64, rtt));
+            if due > now {
+                still.get_or_insert(i);
+                self.loss_at.advance(due);
+                continue;
+            }
+            packet.fate = Fate::Lost(now);
+            self.in_flight -= u64::from(packet.bytes);
+            self.contents.range(packet.contents_after(self.contents_gone)).copied().for_each(&mut lost);
+            if packet.bytes == 0 {
+                // That a probe of the MTU is lost is no sign of congestion (RFC 8899 §3).
+                continue;
+            }
+            self.packets_lost += 1;
+            losses.packets += 1;
+            losses.newest = losses.newest.max(packet.sent);
+            let since = *silent.get_or_insert(packet.sent);
+            losses.persistent |= rtt.persistent().is_some_and(|limit| packet.sent.since(since) >= limit);
+            self.rack.lost(now, next);
         }
-        self.scan_from = still.unwrap_or(end);
+        self.scan_from = still.unwrap_or(end) as u32;
+        losses
+    }
+
+    /// True if so much was acknowledged beyond a packet in flight that receivers stop reporting what is below it.
+    pub(crate) fn is_stretched(&self) -> bool {
+        let oldest = self.base + u64::from(self.scan_from);
+        self.acked_to > oldest + 1 + REPORTABLE
     }
 
     /// When to look again: at a loss by time, else at a PTO.
-    pub(crate) fn deadline(&self, pto: Duration) -> Option<Instant> {
-        if self.loss_at.is_some() {
-            return self.loss_at;
+    pub(crate) fn deadline(&self, rtt: &Rtt) -> Option<Instant> {
+        if self.loss_at.is_set() {
+            return self.loss_at.get();
         }
-        (self.in_flight > 0).then(|| self.probe_from() + pto)
+        (self.in_flight > 0).then(|| self.probe_at(rtt))
     }
 
-    /// What a PTO counts from: the last packet sent, or the last news of the peer. While acknowledgements of a long
-    /// queue trickle in, and no window or credit lets us send, nothing needs a probe (as RFC 6298 §5.3 restarts).
-    fn probe_from(&self) -> Instant {
+    /// A PTO after the last packet sent (RFC 9002 §6.2.1), but a round trip after the last news of the peer at the
+    /// earliest: while acknowledgements of a long queue trickle in, and no window or credit lets us send, nothing needs a
+    /// probe (as RFC 6298 §5.3 restarts).
+    fn probe_at(&self, rtt: &Rtt) -> Instant {
+        (self.last_sent + rtt.pto(self.backoff)).max(self.progress + rtt.hold())
+    }
+
+    /// Since when nothing was sent or acknowledged.
+    pub(crate) fn idle_since(&self) -> Instant {
         self.last_sent.max(self.progress)
+    }
+
+    /// True once an eliciting packet was sent.
+    pub(crate) fn has_sent(&self) -> bool {
+        self.last_sent > Instant::ZERO
     }
 
     /// When the last eliciting packet was sent.
@@ -295,8 +363,8 @@ impl Outstanding {
     }
 
     /// True if the deadline that passed was a PTO's: then the caller sends probes.
-    pub(crate) fn on_timeout(&mut self, now: Instant, pto: Duration) -> bool {
-        let expired = self.loss_at.is_none() && self.in_flight > 0 && self.probe_from() + pto <= now;
+    pub(crate) fn on_timeout(&mut self, now: Instant, rtt: &Rtt) -> bool {
+        let expired = !self.loss_at.is_set() && self.in_flight > 0 && self.probe_at(rtt) <= now;
         self.backoff += u32::from(expired);
         expired
     }
@@ -323,39 +391,86 @@ mod tests {
         sent
     }
 
+    /// A round trip of 100 ns.
+    fn measured() -> Rtt {
+        let mut rtt = Rtt::new();
+        rtt.sample(Instant::ZERO, Duration::from_nanos(100), Duration::ZERO);
+        rtt
+    }
+
     #[test]
-    fn three_later_acknowledgements_declare_a_loss_once() {
-        let mut sent = filled(5);
+    fn three_later_acknowledgements_declare_a_loss_once_and_its_own_undoes_it() {
+        let (mut sent, rtt) = (filled(5), measured());
         let mut acked = Vec::new();
-        let result = sent.on_ack(Instant(10), &block(3, 3), |c| acked.push(c), |_, _, _| {});
+        let result = sent.on_ack(Instant(10), &block(3, 3), |c| acked.push(c));
         assert!(result.new && result.sample == Some(Instant(3)));
+        assert_eq!((result.bytes, result.limited, result.newest), (300, 300, Instant(3)));
         assert_eq!(acked, [part(1), part(2), part(3)]);
         let mut lost = Vec::new();
-        sent.detect(Instant(10), Duration::from_secs(1), |c| lost.push(c), |_| {});
+        assert_eq!(sent.detect(Instant(10), &rtt, |c| lost.push(c)).packets, 1);
         assert_eq!(lost, [part(0)]);
         assert_eq!((sent.in_flight(), sent.packets_lost), (100, 1));
-        sent.detect(Instant(10), Duration::from_secs(1), |_| panic!("declared twice"), |_| {});
+        let losses = sent.detect(Instant(10), &rtt, |_| panic!("declared twice"));
+        assert_eq!(losses.packets, 0);
         // Spurious: the acknowledgement still counts.
-        let result = sent.on_ack(Instant(11), &block(3, 4), |c| acked.push(c), |_, _, _| {});
+        let result = sent.on_ack(Instant(11), &block(3, 4), |c| acked.push(c));
         assert!(result.new && acked.last() == Some(&part(0)));
+        assert!(result.undo);
         assert_eq!(sent.in_flight(), 100);
         assert_eq!(sent.floor_distance(Instant(11), Duration::ZERO), 1);
     }
 
     #[test]
     fn one_later_acknowledgement_declares_it_by_time() {
-        let mut sent = filled(2);
-        let _ = sent.on_ack(Instant(10), &block(1, 1), |_| {}, |_, _, _| {});
-        let delay = Duration::from_nanos(100);
-        sent.detect(Instant(10), delay, |_| panic!("too early"), |_| {});
-        assert_eq!(sent.deadline(Duration::from_secs(1)), Some(Instant(100)));
-        let mut lost = 0;
-        sent.detect(Instant(100), delay, |_| lost += 1, |_| {});
-        assert_eq!((lost, sent.in_flight()), (1, 0));
+        let (mut sent, rtt) = (filled(2), measured());
+        let _ = sent.on_ack(Instant(101), &block(1, 1), |_| {});
+        let _ = sent.detect(Instant(101), &rtt, |_| panic!("too early"));
+        // Its round trip and a quarter.
+        assert_eq!(sent.deadline(&rtt), Some(Instant(125)));
+        assert_eq!(sent.detect(Instant(125), &rtt, |_| {}).packets, 1);
+        assert_eq!(sent.in_flight(), 0);
         // The floor stays until it has been lost for a PTO.
-        assert_eq!(sent.floor_distance(Instant(150), Duration::from_nanos(51)), 2);
-        assert_eq!(sent.floor_distance(Instant(151), Duration::from_nanos(51)), 0);
+        assert_eq!(sent.floor_distance(Instant(175), Duration::from_nanos(51)), 2);
+        assert_eq!(sent.floor_distance(Instant(176), Duration::from_nanos(51)), 0);
         assert_eq!(sent.next(), 2);
+    }
+
+    #[test]
+    fn what_no_block_speaks_of_is_not_lost() {
+        let (mut sent, rtt) = (filled(2000), measured());
+        // 4 is the hole; of 0 to 3 a bitless block says nothing.
+        let _ = sent.on_ack(Instant(2100), &block(9, 5), |_| {});
+        let mut lost = Vec::new();
+        let _ = sent.detect(Instant(9000), &rtt, |c| lost.push(c));
+        assert_eq!(lost, [part(4)]);
+        // Nor will any, once it is 1 024 below the run.
+        let _ = sent.on_ack(Instant(9000), &block(1500, 470), |_| {});
+        assert!(sent.is_stretched());
+        assert_eq!(sent.detect(Instant(9000), &rtt, |c| lost.push(c)).packets, 5, "0 to 3 and the hole");
+        assert_eq!(lost.last(), Some(&part(1030)));
+        assert!(sent.is_stretched());
+        let _ = sent.on_ack(Instant(9000), &block(1999, 1990), |_| {});
+        let _ = sent.detect(Instant(9000), &rtt, |_| panic!("acknowledged"));
+        assert!(!sent.is_stretched());
+    }
+
+    #[test]
+    fn a_long_silence_is_persistent_congestion() {
+        let mut rtt = Rtt::new();
+        rtt.sample(Instant::ZERO, Duration::from_micros(100), Duration::ZERO);
+        let micros = |n: u64| Instant(n * 1000);
+        // 3 · (100 + 4 · 50) µs; all but the last are lost.
+        for (gap, persistent) in [(100, true), (99, false)] {
+            let mut sent = Outstanding::new();
+            for i in 0..11 {
+                sent.sent(micros(gap * i), 100, &[part(i as u32)], true);
+            }
+            let _ = sent.on_ack(micros(2000), &block(10, 1), |_| {});
+            let all = AckBlock { words: 1, ..block(10, 1) };
+            let _ = sent.on_ack(micros(2000), &all, |_| {});
+            let losses = sent.detect(micros(2000), &rtt, |_| {});
+            assert_eq!((losses.packets, losses.persistent), (10, persistent), "{gap}");
+        }
     }
 
     #[test]
@@ -366,7 +481,7 @@ mod tests {
         }
         let mut sent = filled(12);
         let mut acked = Vec::new();
-        let _ = sent.on_ack(Instant(20), &acks.block(Instant::ZERO, true).unwrap(), |c| acked.push(c), |_, _, _| {});
+        let _ = sent.on_ack(Instant(20), &acks.block(Instant::ZERO, true).unwrap(), |c| acked.push(c));
         assert_eq!(acked, [0, 1, 3, 4, 7, 9, 10].map(part));
     }
 
@@ -377,22 +492,23 @@ mod tests {
         assert!(!sent.is_plausible(&block(u32::MAX, 1)));
         assert!(sent.is_plausible(&block(2, 1)));
         assert!(sent.is_outstanding(2) && !sent.is_outstanding(3));
-        let _ = sent.on_ack(Instant(5), &block(2, u16::MAX), |_| {}, |_, _, _| {});
+        let _ = sent.on_ack(Instant(5), &block(2, u16::MAX), |_| {});
         assert!(!sent.is_outstanding(2));
         sent.floor_distance(Instant(5), Duration::ZERO);
-        let result = sent.on_ack(Instant(6), &block(1, 2), |_| panic!("twice"), |_, _, _| {});
+        let result = sent.on_ack(Instant(6), &block(1, 2), |_| panic!("twice"));
         assert!(!result.new);
     }
 
     #[test]
     fn a_timeout_backs_off_until_something_is_acknowledged() {
-        let mut sent = filled(4);
-        let pto = Duration::from_nanos(1000);
-        assert_eq!(sent.deadline(pto), Some(Instant(1003)));
-        assert!(!sent.on_timeout(Instant(1002), pto));
-        assert!(sent.on_timeout(Instant(1003), pto));
-        assert_eq!(sent.backoff(), 1);
-        let _ = sent.on_ack(Instant(1100), &block(0, 1), |_| {}, |_, _, _| {});
-        assert_eq!((sent.backoff(), sent.deadline(pto)), (0, Some(Instant(2100))));
+        let (mut sent, mut rtt) = (filled(4), Rtt::new());
+        rtt.sample(Instant::ZERO, Duration::from_micros(500), Duration::ZERO);
+        let micros = |n: u64| Instant(n * 1000 + 3);
+        assert_eq!(sent.deadline(&rtt), Some(micros(1000)));
+        assert!(!sent.on_timeout(Instant(1_000_002), &rtt));
+        assert!(sent.on_timeout(micros(1000), &rtt));
+        assert_eq!((sent.backoff(), sent.deadline(&rtt)), (1, Some(micros(2000))));
+        let _ = sent.on_ack(micros(1100), &block(0, 1), |_| {});
+        assert_eq!((sent.backoff(), sent.deadline(&rtt)), (0, Some(micros(1600))));
     }
 }

@@ -6,8 +6,10 @@
 //! |---|---|
 //! | [`send`] | what is to be sent: messages, parts, what was acknowledged of them |
 //! | [`loss`] | packets in flight: numbers, losses, probes |
+//! | [`rack`] | how long a packet may be overtaken before it is lost |
 //! | [`acks`] | numbers received, and when to say so |
 //! | [`receive`] | messages received, reassembly, the credit of the peer |
+//! | [`pacer`] | how soon packets may follow each other |
 //! | [`rtt`] | round-trip time |
 //! | [`crate::cc`] | the congestion window |
 //!
@@ -27,13 +29,19 @@
 //! clock, and holds no reference to the engine.
 
 mod acks;
+mod alarm;
 mod app;
 mod credit;
 mod ending;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod handshake;
 mod input;
 mod liveness;
 mod loss;
+pub(crate) mod mtu;
+mod pacer;
+mod rack;
 mod receive;
 mod rtt;
 mod send;
@@ -44,18 +52,21 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use machnet_channel::{CloseReason, FlowState, UNIT, cost_in_units};
+use machnet_channel::{CloseReason, Congestion, FlowOptions, FlowState, UNIT, cost_in_units};
 
 pub(crate) use receive::Store;
 pub(crate) use send::Cut;
 pub(crate) use units::UnitSet;
 
-use crate::cc::{Aimd, Controller};
+use crate::cc::AnyController;
 use crate::engine::Membership;
-use crate::wire::Reason;
-use crate::{Config, Instant, Slot};
+use crate::wire::{BASE_PAYLOAD, Reason};
+use crate::{Capabilities, Config, Instant, Slot};
 use acks::Acks;
+use alarm::Alarm;
 use loss::Outstanding;
+use mtu::Mtu;
+use pacer::Pacer;
 use receive::ReceiveQueue;
 use rtt::Rtt;
 use send::{Part, SendQueue};
@@ -71,6 +82,8 @@ pub(crate) enum Sent {
     Blocked(u32),
     /// Likewise: it may stand for the credit that the packet named.
     Ping(u32),
+    /// A probe of the path's MTU: the UDP payload whose passing it shows.
+    Probe(u32),
 }
 
 /// Where a flow stands (`docs/spec/flow.md#states`).
@@ -79,10 +92,14 @@ pub(crate) enum State {
     Connecting {
         give_up: Instant,
         next_init: Instant,
-        interval: Duration,
+        /// INITs that the timer brought.
+        tries: u8,
+        hurry: Hurry,
     },
     HalfOpen {
         give_up: Instant,
+        /// The initiator's start, as it says.
+        instance: u64,
     },
     Open,
     Aborting {
@@ -95,6 +112,24 @@ pub(crate) enum State {
     },
     /// To be forgotten.
     Closed,
+}
+
+/// Whether a RETRY brings the next INIT at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hurry {
+    Allowed,
+    /// It does: that INIT goes out next.
+    Due,
+    /// It did, since the timer last brought one.
+    Used,
+}
+
+/// Whether the initiator of a half-open flow showed that it receives at its address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Opening {
+    Unproven,
+    /// By a token.
+    Proven,
 }
 
 /// Where one reliable control chunk stands.
@@ -115,6 +150,14 @@ impl Control {
     }
 }
 
+/// When a round of the engine is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Round {
+    pub(crate) now: Instant,
+    /// How long before `now` what arrived in this round may have arrived.
+    pub(crate) gap: Duration,
+}
+
 /// What of the configuration each flow needs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
@@ -127,11 +170,18 @@ pub(crate) struct Limits {
     pub(crate) dead_peer_timeout: Duration,
     pub(crate) linger: Duration,
     pub(crate) max_ack_delay: Duration,
+    /// How packets are cut that every path carries.
     pub(crate) cut: Cut,
+    /// The longest UDP payload that may be tried.
+    pub(crate) max_payload: u32,
+    pub(crate) congestion: Congestion,
+    /// Packets and time that a paced flow may be ahead.
+    pub(crate) burst: pacer::Burst,
 }
 
 impl Limits {
-    pub(crate) fn new(config: &Config, max_payload: usize) -> Self {
+    pub(crate) fn new(config: &Config, max_payload: usize, driver: &Capabilities) -> Self {
+        let default = if driver.can_sleep { Congestion::Cubic } else { Congestion::Swift };
         Self {
             max_message: config.max_message,
             receive_window: u64::from(config.receive_window) / UNIT,
@@ -140,7 +190,10 @@ impl Limits {
             dead_peer_timeout: config.dead_peer_timeout,
             linger: config.linger,
             max_ack_delay: config.max_ack_delay,
-            cut: Cut::new(max_payload),
+            cut: Cut::new(BASE_PAYLOAD),
+            max_payload: max_payload as u32,
+            congestion: config.congestion.unwrap_or(default),
+            burst: pacer::Burst::of(driver),
         }
     }
 }
@@ -148,7 +201,6 @@ impl Limits {
 /// What the application was last told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 struct Published {
-    room: u64,
     acknowledged: u64,
     state: FlowState,
 }
@@ -166,29 +218,35 @@ pub(crate) struct Flow {
     pub(crate) slot: Option<Slot>,
     /// The engine's lists that hold it.
     pub(crate) is_unfinished: bool,
-    pub(crate) is_ready: bool,
     pub(crate) is_touched: bool,
     /// It counts as half-open.
-    pub(crate) was_half_open: bool,
+    pub(crate) half_open: Option<Opening>,
     /// It waits for a reassembly buffer.
     pub(crate) is_waiting: bool,
+    /// It is among the engine's tombstones.
+    pub(crate) is_entombed: bool,
+    /// What of its reassembly its peer was charged for.
+    pub(crate) charged: [u32; 2],
     /// Its place among the flows of its peer, once that is validated.
     pub(crate) peer: Option<Membership>,
-    /// The peer's start, as it says.
-    pub(crate) peer_instance: u64,
 
     limits: Arc<Limits>,
     sent: Outstanding,
     acks: Acks,
     rtt: Rtt,
-    cc: Box<dyn Controller>,
+    cc: AnyController,
+    pacer: Pacer,
     send: SendQueue,
+    /// The path's MTU, once that was looked for.
+    mtu: Option<Box<Mtu>>,
     recv: ReceiveQueue,
 
     /// Cumulative units the peer lets us send.
     peer_credit: u64,
     /// The smaller of both sides' limits.
     max_message: u32,
+    /// The longest UDP payload that may be tried: ours, and half of the peer's window.
+    max_payload: u32,
     /// Cumulative units the application consumed, as last seen.
     consumed: u64,
     /// The end of the furthest message that has or had a buffer, cumulative units.
@@ -210,8 +268,8 @@ pub(crate) struct Flow {
     /// How often PING and BLOCKED were asked for.
     ping_round: u32,
     blocked_round: u32,
-    /// The credit at which BLOCKED was last said.
-    blocked_at: Option<u64>,
+    /// The credit at which BLOCKED was last said; `u64::MAX`: never.
+    blocked_at: u64,
     /// Probes that may go out whatever the window.
     probes: u8,
     stop_reason: Reason,
@@ -219,9 +277,10 @@ pub(crate) struct Flow {
     peer_stopped: bool,
     /// What was to be sent was dropped before it was acknowledged.
     cut_off: bool,
-    linger: Linger,
+    linger: Alarm,
+    lingers: Linger,
     /// When the last INIT or ACCEPT went out, if there was but one: then its answer is a sample of the round trip.
-    handshake_sent: Option<Instant>,
+    handshake_sent: Alarm,
     closed: Option<CloseReason>,
     published: Published,
     packets_sent: u64,
@@ -229,39 +288,37 @@ pub(crate) struct Flow {
     /// When the last packet was received or sent.
     active_at: Instant,
     /// When to look whether the flow is idle: its memory of past traffic is then given back.
-    shed_at: Option<Instant>,
+    shed_at: Alarm,
     /// The channel's is to be given back, too.
     shed_channel: bool,
     /// Lost packets that the engine has counted.
     lost_counted: u64,
     /// A token that a RETRY gave.
-    token: Vec<u8>,
+    token: Option<Box<[u8]>>,
 }
 
-/// For how long the peer may take to acknowledge our FIN.
+/// What happens when `linger` has passed since our FIN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Linger {
-    /// There is no FIN yet.
-    Unasked,
-    /// Until then whoever waits for the acknowledgement is told nothing.
-    Finishing(Instant),
-    /// It took longer. The flow goes on.
+    /// Nothing: there is no FIN yet.
+    Not,
+    /// Whoever waits for its acknowledgement is told.
+    Finishing,
+    /// That was told. The flow goes on.
     Late,
-    /// The application is gone: until then the engine goes on without it, then it aborts the flow.
-    Dropped(Instant),
-}
-
-impl Linger {
-    const fn deadline(self) -> Option<Instant> {
-        match self {
-            Self::Finishing(until) | Self::Dropped(until) => Some(until),
-            Self::Unasked | Self::Late => None,
-        }
-    }
+    /// The application is gone: the flow is aborted.
+    Dropped,
 }
 
 impl Flow {
-    fn new(id: u64, local: SocketAddr, remote: SocketAddr, state: State, limits: &Arc<Limits>) -> Self {
+    fn new(
+        id: u64,
+        (local, remote): (SocketAddr, SocketAddr),
+        state: State,
+        options: FlowOptions,
+        limits: &Arc<Limits>,
+    ) -> Self {
+        let congestion = options.congestion.unwrap_or(limits.congestion);
         Self {
             id,
             remote_id: 0,
@@ -270,21 +327,24 @@ impl Flow {
             state,
             slot: None,
             is_unfinished: false,
-            is_ready: false,
             is_touched: false,
-            was_half_open: false,
+            half_open: None,
             is_waiting: false,
+            is_entombed: false,
+            charged: [0; 2],
             peer: None,
-            peer_instance: 0,
             limits: Arc::clone(limits),
             sent: Outstanding::new(),
             acks: Acks::new(),
             rtt: Rtt::new(),
-            cc: Box::new(Aimd::new(limits.cut.packet as u64)),
+            cc: AnyController::new(congestion, limits.cut.packet() as u32),
+            pacer: Pacer::new(),
             send: SendQueue::new(limits.cut),
+            mtu: None,
             recv: ReceiveQueue::new(limits.receive_window, limits.max_message),
             peer_credit: 0,
             max_message: limits.max_message,
+            max_payload: limits.max_payload,
             consumed: 0,
             reserved: 0,
             credit_sent: limits.receive_window,
@@ -298,23 +358,24 @@ impl Flow {
             blocked: Control::Idle,
             ping_round: 0,
             blocked_round: 0,
-            blocked_at: None,
+            blocked_at: u64::MAX,
             probes: 0,
             stop_reason: Reason::None,
             abort_reason: Reason::None,
             peer_stopped: false,
             cut_off: false,
-            linger: Linger::Unasked,
-            handshake_sent: None,
+            linger: Alarm::NONE,
+            lingers: Linger::Not,
+            handshake_sent: Alarm::NONE,
             closed: None,
             published: Published::default(),
             packets_sent: 0,
             packets_received: 0,
             active_at: Instant::ZERO,
-            shed_at: None,
+            shed_at: Alarm::NONE,
             shed_channel: false,
             lost_counted: 0,
-            token: Vec::new(),
+            token: None,
         }
     }
 
@@ -333,3 +394,17 @@ impl Flow {
 }
 
 const _: () = assert!(cost_in_units(0) == 1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An idle flow is this, its entry in the tables, and the mailbox: less than 2 KiB in all
+    /// (`machnet-sim`, test `memory_of_idle_flows`).
+    #[test]
+    fn a_flow_is_small() {
+        let size = size_of::<Flow>();
+        println!("{size} bytes");
+        assert!(size <= 1000, "{size}");
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use machnet_channel::{Frame, FrameRef, Message, UNIT, cost_in_units};
+use machnet_channel::{Frame, FrameRef, Message, cost_in_units};
 
 use super::units::UnitSet;
 
@@ -59,8 +59,10 @@ pub(crate) struct ReceiveQueue {
     next: u32,
     /// By id, in order.
     slots: VecDeque<(u32, Slot)>,
-    /// Cost of what the slots hold: partial messages up to the last byte seen.
+    /// Cost of what the slots hold: see [`ReceiveQueue::cost`].
     held: u64,
+    /// Bytes of the frames that partial messages are reassembled in.
+    partials: u64,
     /// Cumulative cost of everything delivered.
     delivered: u64,
     /// Cumulative cost that the peer may send.
@@ -81,6 +83,7 @@ impl ReceiveQueue {
             next: 0,
             slots: VecDeque::new(),
             held: 0,
+            partials: 0,
             delivered: 0,
             limit,
             fin: None,
@@ -115,8 +118,7 @@ impl ReceiveQueue {
             }
             return Stored::NoMemory;
         };
-        self.held += cost_in_units(payload.len());
-        self.slots.insert(place, (id, Slot::Complete(message)));
+        self.insert(place, id, Slot::Complete(message));
         Stored::Yes
     }
 
@@ -125,15 +127,19 @@ impl ReceiveQueue {
         let slot = &mut self.slots[place].1;
         match slot {
             Slot::Complete(_) => Stored::Yes,
-            Slot::Partial(partial) if partial.end > 0 || partial.total as usize != payload.len() => {
-                Stored::Violation("a message came in parts and whole")
+            Slot::Partial(partial) if partial.total as usize != payload.len() => {
+                Stored::Violation("two totals for one message")
             }
+            // It came in parts, for it was cut anew for shorter packets; or not at all yet.
             Slot::Partial(partial) => {
                 let bytes = partial.frame.bytes_mut().and_then(|bytes| bytes.get_mut(..payload.len()));
                 let Some(bytes) = bytes else { return Stored::NoMemory };
-                bytes.copy_from_slice(payload);
-                self.held += cost_in_units(payload.len()) - 1;
-                slot.complete(store);
+                if payload.is_empty() {
+                    self.complete(place, store);
+                    return Stored::Yes;
+                }
+                partial.got.fill(0, payload, bytes);
+                self.complete(place, store);
                 Stored::Yes
             }
         }
@@ -169,20 +175,61 @@ impl ReceiveQueue {
         };
         let Some(bytes) = partial.frame.bytes_mut() else { return Stored::NoMemory };
         partial.got.fill(offset, payload, bytes);
-        if end > partial.end {
-            self.held += u64::from(end).div_ceil(UNIT) - u64::from(partial.end).div_ceil(UNIT);
-            partial.end = end;
+        let is_full = partial.got.is_full();
+        let before = self.cost(place);
+        if let Slot::Partial(partial) = &mut self.slots[place].1 {
+            partial.end = partial.end.max(end);
         }
-        if partial.got.is_full() {
-            slot.complete(store);
+        self.held += self.cost(place) - before;
+        if is_full {
+            self.complete(place, store);
         }
         Stored::Yes
     }
 
     fn begin(&mut self, place: usize, id: u32, total: u32, frame: Frame, store: &mut impl Store) {
-        self.held += 1;
+        self.partials += frame.bytes().len() as u64;
         let partial = Partial { frame, total, end: 0, got: store.units(total) };
-        self.slots.insert(place, (id, Slot::Partial(partial)));
+        self.insert(place, id, Slot::Partial(partial));
+    }
+
+    fn insert(&mut self, place: usize, id: u32, slot: Slot) {
+        // What was the last is no longer, and counts in full.
+        let last = place.checked_sub(1).filter(|_| place == self.slots.len());
+        let before = last.map_or(0, |last| self.cost(last));
+        self.slots.insert(place, (id, slot));
+        self.held += self.cost(place) + last.map_or(0, |last| self.cost(last)) - before;
+    }
+
+    /// Every byte of the message at `place` is there.
+    fn complete(&mut self, place: usize, store: &mut impl Store) {
+        let before = self.cost(place);
+        let slot = &mut self.slots[place].1;
+        if let Slot::Partial(partial) = std::mem::replace(slot, Slot::Complete(Message::new())) {
+            self.partials -= partial.frame.bytes().len() as u64;
+            *slot = Slot::Complete(partial.frame.share(0..partial.total).into());
+            store.recycle(partial.got);
+        }
+        self.held += self.cost(place) - before;
+    }
+
+    /// What the sender was charged for a message at least. It sends one message after the other, so whatever is not the
+    /// last was charged in full, and the last up to what was seen of it.
+    fn cost(&self, place: usize) -> u64 {
+        cost_in_units(match &self.slots[place].1 {
+            Slot::Complete(message) => message.len(),
+            Slot::Partial(partial) if place + 1 == self.slots.len() => partial.end as usize,
+            Slot::Partial(partial) => partial.total as usize,
+        })
+    }
+
+    /// Bytes of frames that messages are reassembled in: the flow's next message, and others.
+    pub(crate) fn reassembling(&self) -> [u64; 2] {
+        let oldest = match self.slots.front() {
+            Some((id, Slot::Partial(partial))) if *id == self.next => partial.frame.bytes().len() as u64,
+            _ => 0,
+        };
+        [oldest, self.partials - oldest]
     }
 
     /// The length of the oldest message, if that came and found no buffer.
@@ -268,6 +315,7 @@ impl ReceiveQueue {
         self.stopped = true;
         self.slots = VecDeque::new();
         self.held = 0;
+        self.partials = 0;
     }
 
     /// Checks a chunk against what is known, its credit and the limits. `end` is where its payload ends.
@@ -283,17 +331,23 @@ impl ReceiveQueue {
             return Admit::Refused(Stored::Violation("a message after FIN"));
         }
         // The least that the stream up to here can cost: what was delivered, what is held, and 1 for each message that
-        // is missing. A partial message is held up to its last byte, which is what its sender was charged.
+        // is missing.
         let distance = u64::from(distance);
         let last = self.slots.back().map_or(0, |(id, _)| u64::from(id.wrapping_sub(self.next)));
-        let (held_here, present) = match self.find(id).map(|place| &self.slots[place].1) {
-            Err(_) => (0, self.slots.len() + 1),
-            Ok(Slot::Complete(message)) => (cost_in_units(message.len()), self.slots.len()),
-            Ok(Slot::Partial(partial)) => (cost_in_units(partial.end as usize), self.slots.len()),
+        let (held, present) = match self.find(id) {
+            Ok(place) => (self.held + cost_in_units(end).saturating_sub(self.cost(place)), self.slots.len()),
+            // In front of another: charged in full.
+            Err(place) if place < self.slots.len() => (self.held + cost_in_units(total), self.slots.len() + 1),
+            Err(place) => {
+                let completed = match self.slots.back() {
+                    Some((_, Slot::Partial(partial))) => cost_in_units(partial.total as usize) - self.cost(place - 1),
+                    _ => 0,
+                };
+                (self.held + completed + cost_in_units(end), self.slots.len() + 1)
+            }
         };
-        let here = cost_in_units(end).max(held_here);
         let missing = last.max(distance) + 1 - present as u64;
-        if self.delivered + self.held - held_here + here + missing > self.limit {
+        if self.delivered + held + missing > self.limit {
             return Admit::Refused(Stored::Violation("a message beyond the credit"));
         }
         Admit::New
@@ -307,16 +361,6 @@ impl ReceiveQueue {
             None => Err(0),
             Some((last, _)) if distance(*last) < distance(id) => Err(self.slots.len()),
             Some(_) => self.slots.binary_search_by_key(&distance(id), |(id, _)| distance(*id)),
-        }
-    }
-}
-
-impl Slot {
-    /// Every byte is there.
-    fn complete(&mut self, store: &mut impl Store) {
-        if let Self::Partial(partial) = std::mem::replace(self, Self::Complete(Message::new())) {
-            *self = Self::Complete(partial.frame.share(0..partial.total).into());
-            store.recycle(partial.got);
         }
     }
 }
@@ -430,7 +474,48 @@ mod tests {
         let mut queue = ReceiveQueue::new(50, 1 << 10);
         assert_eq!(queue.part(0, 0, 200, &[0; 64], &mut heap), Stored::Yes);
         assert!(matches!(queue.part(0, 64, 201, &[0; 64], &mut heap), Stored::Violation(_)));
-        assert!(matches!(whole(&mut queue, 0, &[0; 200], &mut heap), Stored::Violation(_)));
+        assert!(matches!(whole(&mut queue, 0, &[0; 201], &mut heap), Stored::Violation(_)));
+    }
+
+    /// A whole message was late, not lost, and its sender cut it anew for shorter packets meanwhile.
+    #[test]
+    fn whole_and_in_parts_is_the_same_message() {
+        let mut heap = Heap::new();
+        let message: Vec<u8> = (0..200).collect();
+        let mut queue = ReceiveQueue::new(50, 1 << 10);
+        assert_eq!(queue.part(0, 64, 200, &[9; 64], &mut heap), Stored::Yes);
+        assert_eq!(whole(&mut queue, 0, &message, &mut heap), Stored::Yes);
+        assert_eq!(queue.part(0, 0, 200, &message[..64], &mut heap), Stored::Yes);
+        let mut expected = message;
+        expected[64..128].fill(9);
+        assert_eq!(queue.pop().unwrap(), expected, "the first copy of a byte");
+        assert_eq!((queue.held, queue.reassembling()), (0, [0, 0]));
+    }
+
+    /// A message that another one follows was charged in full: a peer cannot make us hold more than its credit, and one
+    /// message, by beginning many.
+    #[test]
+    fn whoever_begins_a_message_has_paid_for_those_before() {
+        let mut heap = Heap::new();
+        let mut queue = ReceiveQueue::new(100, 1 << 15);
+        assert_eq!(queue.part(0, 0, 64 * 90, &[0; 64], &mut heap), Stored::Yes);
+        assert_eq!((queue.held, queue.reassembling()), (2, [32 << 10, 0]));
+        assert!(matches!(queue.part(1, 0, 6400, &[0; 64 * 9], &mut heap), Stored::Violation(_)), "91 and 10");
+        assert_eq!(queue.part(1, 0, 6400, &[0; 64 * 8], &mut heap), Stored::Yes);
+        assert_eq!((queue.held, queue.reassembling()), (100, [32 << 10, 32 << 10]));
+        assert!(matches!(whole(&mut queue, 2, b"", &mut heap), Stored::Violation(_)));
+        assert!(matches!(queue.part(1, 512, 6400, &[0; 64], &mut heap), Stored::Violation(_)));
+        // The one in the middle comes late, and in full.
+        let mut queue = ReceiveQueue::new(100, 1 << 15);
+        assert_eq!(whole(&mut queue, 2, b"", &mut heap), Stored::Yes);
+        assert!(matches!(queue.part(1, 0, 64 * 98, &[0; 64], &mut heap), Stored::Violation(_)));
+        assert_eq!(queue.part(1, 0, 64 * 97, &[0; 64], &mut heap), Stored::Yes);
+        assert_eq!((queue.held, queue.reassembling()), (99, [0, 32 << 10]));
+        assert_eq!(whole(&mut queue, 0, b"", &mut heap), Stored::Yes);
+        assert!(queue.pop().is_some());
+        assert_eq!(queue.reassembling(), [32 << 10, 0], "it is the next now");
+        queue.stop();
+        assert_eq!((queue.held, queue.reassembling()), (0, [0, 0]));
     }
 
     #[test]

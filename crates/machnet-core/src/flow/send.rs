@@ -19,21 +19,34 @@ pub(crate) struct Part {
 /// How messages are cut for packets of a given length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Cut {
-    /// The longest packet.
-    pub(crate) packet: usize,
-    /// The longest message that goes whole.
-    whole: usize,
-    /// The length of a part that is not the last; a multiple of 64.
-    part: usize,
+    packet: u16,
+    whole: u16,
+    part: u16,
 }
 
 impl Cut {
-    /// For UDP payloads of at most `max_payload` bytes, tailroom included.
+    /// For UDP payloads of at most `max_payload` bytes, tailroom included: the longest packets of a path.
     pub(crate) const fn new(max_payload: usize) -> Self {
         let packet = max_payload - TAILROOM;
         let room = packet - HEADER_LEN - Data::FIXED_LEN - MAX_BLOCKS * AckBlock::len_with(0);
         let part = (room - Chunk::PART_OVERHEAD) / UNIT as usize * UNIT as usize;
-        Self { packet, whole: room - Chunk::WHOLE_OVERHEAD, part }
+        // No datagram is longer than 65 507 bytes.
+        Self { packet: packet as u16, whole: (room - Chunk::WHOLE_OVERHEAD) as u16, part: part as u16 }
+    }
+
+    /// The longest packet.
+    pub(crate) const fn packet(self) -> usize {
+        self.packet as usize
+    }
+
+    /// The longest message that goes whole.
+    const fn whole(self) -> usize {
+        self.whole as usize
+    }
+
+    /// The length of a part that is not the last; a multiple of 64.
+    const fn part(self) -> usize {
+        self.part as usize
     }
 
     /// The shortest payload for which cutting works: one unit per part.
@@ -98,6 +111,16 @@ impl SendQueue {
         self.cut
     }
 
+    /// Packets have another length from now on. What was cut longer and is to be sent again is cut anew.
+    pub(crate) const fn set_cut(&mut self, cut: Cut) {
+        self.cut = cut;
+    }
+
+    /// True if what is to be sent next does not fit one packet.
+    pub(crate) fn is_large(&self) -> bool {
+        self.messages.get(self.unsent.0).is_some_and(|outgoing| outgoing.message.len() > self.cut.whole())
+    }
+
     /// Takes a message from the application.
     pub(crate) fn push(&mut self, message: Message) {
         let cost = cost_in_units(message.len());
@@ -149,12 +172,27 @@ impl SendQueue {
                 continue;
             }
             if self.chunk_len(part)? > space {
-                return None;
+                return self.cut_again(part, space);
             }
             self.again.pop_front();
             return Some(part);
         }
         None
+    }
+
+    /// The beginning of `part`, the next to send again, if it is longer than parts are now and a beginning of the length of parts
+    /// fits.
+    fn cut_again(&mut self, part: Part, space: usize) -> Option<Part> {
+        let total = self.get(part.id)?.message.len();
+        let is_long =
+            if part.len as usize == total { total > self.cut.whole() } else { part.len as usize > self.cut.part() };
+        if !is_long || self.cut.part() + Chunk::PART_OVERHEAD > space {
+            return None;
+        }
+        let len = self.cut.part() as u32;
+        let rest = self.again.front_mut()?;
+        (rest.offset, rest.len) = (part.offset + len, part.len - len);
+        Some(Part { len, ..part })
     }
 
     /// True if something waits to be sent again.
@@ -194,7 +232,8 @@ impl SendQueue {
         let (index, offset) = self.unsent;
         let outgoing = self.messages.get(index)?;
         let total = outgoing.message.len();
-        let len = if total <= self.cut.whole { total } else { (total - offset as usize).min(self.cut.part) };
+        let whole = total <= self.cut.whole() && offset == 0;
+        let len = if whole { total } else { (total - offset as usize).min(self.cut.part()) };
         let part = Part { id: self.base.wrapping_add(index as u32), offset, len: len as u32 };
         Some((part, outgoing.before + cost_in_units(offset as usize + len)))
     }
@@ -225,20 +264,22 @@ impl SendQueue {
             Some(last) if place(last) < place(&part) => Err(self.again.len()),
             _ => self.again.binary_search_by_key(&place(&part), place),
         };
-        if let Err(at) = at {
-            self.again.insert(at, part);
+        match at {
+            // The same place, cut for another length of packets.
+            Ok(at) => self.again[at].len = self.again[at].len.max(part.len),
+            Err(at) => self.again.insert(at, part),
         }
     }
 
     /// Puts to the front what the peer needs next: the oldest parts that were sent and not acknowledged, two packets' worth at
     /// most. A peer without memory refuses everything but these, so a probe that carries others may be refused for ever.
     pub(crate) fn probe(&mut self) {
-        let space = 2 * (self.cut.part + Chunk::PART_OVERHEAD) as u32;
+        let space = 2 * (self.cut.part() + Chunk::PART_OVERHEAD) as u32;
         let mut room = space;
         for index in 0..self.messages.len().min(self.unsent.0 + 1) {
             let total = self.messages[index].message.len() as u32;
             let sent = if index < self.unsent.0 { total } else { self.unsent.1 };
-            let step = if total as usize <= self.cut.whole { total.max(1) } else { self.cut.part as u32 };
+            let step = if total as usize <= self.cut.whole() { total.max(1) } else { self.cut.part() as u32 };
             let mut offset = 0;
             // An empty message is one part, if it was sent.
             while offset < sent || (offset == 0 && index < self.unsent.0) {

@@ -1,13 +1,16 @@
 //! Building a flow's packets (`docs/spec/flow.md#sending`, `#acknowledging`).
 
-use super::{Control, Flow, Sent, State};
+use super::{Alarm, Control, Flow, Hurry, Limits, Mtu, Sent, State, handshake};
+use crate::cc::Controller as _;
 use crate::driver::Meta;
 use crate::engine::Tx;
-use crate::wire::{Chunk, Data, HEADER_LEN, Handshake, Header, MIN_ELICITING_LEN, PacketType, VERSIONS};
+use crate::wire::{
+    BASE_PAYLOAD, Chunk, Data, HEADER_LEN, Handshake, Header, MIN_ELICITING_LEN, PacketType, TAILROOM, VERSIONS,
+};
 use crate::{Driver, Instant};
 
-/// Packets a flow sends before the next one has its turn: one GSO batch.
-const PACKETS_PER_TURN: usize = 64;
+/// Packets of a window whose quarter is less than what peers acknowledge at once.
+const SMALL_WINDOW: u64 = 64;
 /// Packets sent on a PTO (RFC 9002 §6.2.4). The last is a PING alone: a receiver without memory for data can take it,
 /// and its answer shows that the peer lives.
 pub(super) const PROBES: u8 = 2;
@@ -24,28 +27,76 @@ impl Flow {
             State::HalfOpen { .. } | State::Closed => return false,
             State::Open | State::Aborting { .. } | State::Tombstone { .. } => {}
         }
-        for _ in 0..PACKETS_PER_TURN {
-            if !self.has_something(now) {
-                return false;
-            }
-            if tx.is_full() || !self.transmit_data(now, tx) {
+        self.probe_path(now, tx);
+        while self.has_something(now) {
+            if tx.is_full() || tx.is_turn_over(self.send.cut().packet()) || !self.transmit_data(now, tx) {
                 return true;
             }
         }
-        self.has_something(now)
+        false
+    }
+
+    /// True if there are messages, or parts of them, that were never sent.
+    pub(crate) fn keeps_data_back(&self) -> bool {
+        !self.send.all_sent()
+    }
+
+    /// Looks for the longest packets that the path carries, once there is a message that needs several.
+    fn probe_path<D: Driver>(&mut self, now: Instant, tx: &mut Tx<D>) {
+        if self.state != State::Open {
+            return;
+        }
+        let Some(mtu) = &mut self.mtu else {
+            if self.max_payload > BASE_PAYLOAD as u32 && self.send.is_large() {
+                let known = tx.paths.get(now, self.remote.ip());
+                self.mtu = Some(Box::new(Mtu::new(self.max_payload, self.remote.is_ipv4(), known)));
+                self.adopt_mtu();
+                self.probe_path(now, tx);
+            }
+            return;
+        };
+        if let Some(payload) = mtu.take_news() {
+            tx.paths.learn(now, self.remote.ip(), payload);
+        }
+        let Some(size) = mtu.due().filter(|_| !tx.is_full() && self.sent.has_span()) else { return };
+        let distance = self.sent.floor_distance(now, self.rtt.pto(0));
+        let (number, credit) = (self.sent.next() as u32, self.credit());
+        let (flow, len) = (self.remote_id, size as usize - TAILROOM);
+        let sent = tx.packet(self.meta(), len, |bytes, contents| {
+            Header { packet_type: PacketType::Data, blocks: 0, ack_now: true, flow, number }.emit(bytes);
+            Data::emit_fixed(distance, credit as u32, &mut bytes[HEADER_LEN..]);
+            let mut at = HEADER_LEN + Data::FIXED_LEN;
+            at += Chunk::Ping.emit(&mut bytes[at..]);
+            Chunk::emit_pad(&mut bytes[at..]);
+            contents.push(Sent::Probe(size));
+            len
+        });
+        if sent {
+            self.credit_sent = credit;
+            self.sent.sent(now, 0, &tx.contents, false);
+            self.packets_sent += 1;
+            if let Some(mtu) = &mut self.mtu {
+                mtu.sent(now, self.rtt.pto(0));
+            }
+        }
     }
 
     fn transmit_init<D: Driver>(&mut self, now: Instant, tx: &mut Tx<D>) -> bool {
-        let State::Connecting { next_init, interval, .. } = self.state else { return false };
+        let State::Connecting { next_init, tries, .. } = self.state else { return false };
         if next_init > now {
             return false;
         }
         if tx.is_full() || !self.transmit_handshake(now, PacketType::Init, tx) {
             return true;
         }
-        if let State::Connecting { next_init, interval: next, .. } = &mut self.state {
-            *next_init = now + interval;
-            *next = 2 * interval;
+        if let State::Connecting { next_init, tries: next, hurry, .. } = &mut self.state {
+            *next_init = now + handshake::INIT_INTERVAL * (1 << tries.min(20));
+            if *hurry == Hurry::Due {
+                *hurry = Hurry::Used;
+            } else {
+                *hurry = Hurry::Allowed;
+                *next = tries.saturating_add(1);
+            }
         }
         false
     }
@@ -73,7 +124,7 @@ impl Flow {
             versions: VERSIONS,
             engines: 1,
             ports: (self.local.port(), self.local.port()),
-            token: &self.token,
+            token: self.token.as_deref().unwrap_or_default(),
         };
         let sent = tx.packet(self.meta(), Handshake::PACKET_LEN, |bytes, _| {
             header.emit(bytes);
@@ -83,7 +134,7 @@ impl Flow {
         if sent {
             // The peer decides how often: nothing of it may gather.
             self.sent.floor_distance(now, self.rtt.pto(0));
-            self.handshake_sent = (self.packets_sent == 0).then_some(now);
+            self.handshake_sent = if self.packets_sent == 0 { Alarm::at(now) } else { Alarm::NONE };
             self.sent.sent(now, Handshake::PACKET_LEN as u32, &[], false);
             self.packets_sent += 1;
         }
@@ -99,14 +150,29 @@ impl Flow {
             return false;
         }
         self.check_blocked();
+        let open = self.window_open(now);
         self.probes > 0
             || [self.abort, self.stop, self.ping, self.blocked].contains(&Control::Wanted)
             || (self.fin == Control::Wanted && self.send.all_sent())
-            || (self.window_open() && (self.send.has_again() || self.has_credit()))
+            || (open && (self.send.has_again() || self.has_credit()))
     }
 
-    fn window_open(&mut self) -> bool {
-        self.sent.has_span() && self.sent.in_flight() < self.cc.window()
+    /// True if a packet with content may go out now.
+    fn window_open(&mut self, now: Instant) -> bool {
+        let Limits { cut, burst, .. } = *self.limits;
+        self.pacer.is_ready(now, &self.cc, self.rtt.smoothed_or_initial(), cut.packet() as u32, burst)
+            && self.sent.has_span()
+            && self.sent.in_flight() < self.cc.window()
+            && !self.sent.is_stretched()
+    }
+
+    /// True if a packet of `bytes` fills the window, or a quarter of a small one: peers acknowledge every 16 packets, and do
+    /// not know how many the window holds.
+    fn wants_ack(&self, bytes: u64) -> bool {
+        let (window, before) = (self.cc.window(), self.sent.in_flight());
+        let quarter = (window / 4).max(1);
+        let small = window < SMALL_WINDOW * self.send.cut().packet() as u64;
+        before + bytes >= window || (small && 2 * before >= window && before / quarter < (before + bytes) / quarter)
     }
 
     /// Builds one DATA packet. Returns false if there was no frame.
@@ -114,21 +180,21 @@ impl Flow {
         let distance = self.sent.floor_distance(now, self.rtt.pto(0));
         let number = self.sent.next();
         let credit = self.credit();
-        let room = self.send.cut().packet;
+        let room = self.send.cut().packet();
         let mut sent_len = 0;
         let built = tx.packet(self.meta(), room, |bytes, contents| {
             let mut at = HEADER_LEN + Data::FIXED_LEN;
             let mut blocks = 0;
             let due = self.acks.is_due(now);
             if self.acks.wants() {
-                // The bitmap costs up to 128 bytes: only where an acknowledgement is due for its own sake.
+                // All of the bitmap costs up to 128 bytes: only where an acknowledgement is due for its own sake.
                 if let Some(block) = self.acks.block(now, due) {
                     at += block.emit(&mut bytes[at..]);
                     blocks = 1;
                 }
             }
             let probing = self.probes > 0;
-            at += if self.probes == 1 { 0 } else { self.fill(&mut bytes[at..], contents, probing) };
+            at += if self.probes == 1 { 0 } else { self.fill(now, &mut bytes[at..], contents, probing) };
             if contents.is_empty() {
                 if probing {
                     at += Chunk::Ping.emit(&mut bytes[at..]);
@@ -149,8 +215,7 @@ impl Flow {
                 }
             }
             // The peer's answer is what we wait for now.
-            let full = self.sent.in_flight() + at as u64 >= self.cc.window()
-                || self.send.wanted_credit().is_some_and(|c| c > self.peer_credit);
+            let full = self.wants_ack(at as u64) || self.send.wanted_credit().is_some_and(|c| c > self.peer_credit);
             let ack_now = !contents.is_empty()
                 && (probing
                     || (full && !self.send.all_sent())
@@ -164,6 +229,15 @@ impl Flow {
         if !built || sent_len == 0 {
             return built;
         }
+        if !tx.contents.is_empty() {
+            self.acks.replied(now);
+            let (pto, idle) = (self.rtt.pto(0), now.since(self.sent.idle_since()));
+            if self.sent.in_flight() == 0 && idle > pto && self.sent.has_sent() {
+                self.cc.on_restart(idle, pto);
+            }
+            let rtt = self.rtt.smoothed_or_initial();
+            self.pacer.sent(now, &self.cc, rtt, room as u32, sent_len as u64);
+        }
         let limited = 2 * (self.sent.in_flight() + sent_len as u64) >= self.cc.window();
         self.sent.sent(now, sent_len as u32, &tx.contents, limited);
         self.packets_sent += 1;
@@ -176,12 +250,12 @@ impl Flow {
     }
 
     /// Writes the chunks that are due into `out`, notes them in `contents`, and returns their length.
-    fn fill(&mut self, out: &mut [u8], contents: &mut Vec<Sent>, probing: bool) -> usize {
+    fn fill(&mut self, now: Instant, out: &mut [u8], contents: &mut Vec<Sent>, probing: bool) -> usize {
         if matches!(self.state, State::Tombstone { .. }) {
             return 0;
         }
-        let mut at = self.fill_controls(out, contents);
-        if !(probing || self.window_open()) {
+        let mut at = self.fill_controls(now, out, contents);
+        if !(probing || self.window_open(now)) {
             return at;
         }
         // Lost parts first, then new ones; a part that does not fit waits for the next packet.
@@ -208,7 +282,7 @@ impl Flow {
         at
     }
 
-    fn fill_controls(&mut self, out: &mut [u8], contents: &mut Vec<Sent>) -> usize {
+    fn fill_controls(&mut self, now: Instant, out: &mut [u8], contents: &mut Vec<Sent>) -> usize {
         let mut at = 0;
         let wanted = self.send.wanted_credit().unwrap_or(self.peer_credit) as u32;
         for (control, chunk, sent) in [
@@ -224,7 +298,7 @@ impl Flow {
             }
         }
         // Without a window FIN still goes out: it costs no credit, and there is nothing after it.
-        if self.fin == Control::Wanted && self.send.all_sent() && !self.window_open() {
+        if self.fin == Control::Wanted && self.send.all_sent() && !self.window_open(now) {
             let chunk = Chunk::Fin { next: self.send.next_id() };
             at += chunk.emit(&mut out[at..]);
             self.fin = Control::Sent;

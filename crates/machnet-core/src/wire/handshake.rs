@@ -137,12 +137,15 @@ pub struct Retry<'a> {
 }
 
 impl<'a> Retry<'a> {
+    /// Bytes in front of the token.
+    pub const OVERHEAD: usize = 4;
+
     /// Reads what follows the header.
     ///
     /// # Errors
     /// Truncated, or a token that is empty or too long.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, WireError> {
-        let (head, rest) = split(bytes, 4, "RETRY")?;
+        let (head, rest) = split(bytes, Self::OVERHEAD, "RETRY")?;
         let len = u16::from_be_bytes([head[0], head[1]]);
         zero("reserved bits of RETRY", u16::from_be_bytes([head[2], head[3]]))?;
         if len == 0 || len as usize > Handshake::MAX_TOKEN {
@@ -158,8 +161,8 @@ impl<'a> Retry<'a> {
     pub fn emit(&self, out: &mut [u8]) -> usize {
         out[..2].copy_from_slice(&(self.token.len() as u16).to_be_bytes());
         out[2..4].fill(0);
-        out[4..][..self.token.len()].copy_from_slice(self.token);
-        4 + self.token.len()
+        out[Self::OVERHEAD..][..self.token.len()].copy_from_slice(self.token);
+        Self::OVERHEAD + self.token.len()
     }
 }
 

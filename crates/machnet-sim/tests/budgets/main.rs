@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use machnet_channel::{Accepted, Backlog, BacklogConsumer, FlowState, Mailbox, RecvEnd, SendEnd};
-use machnet_core::Config;
+use machnet_core::{Config, Congestion};
 
 use wire::Pair;
 
@@ -71,6 +71,8 @@ fn an_engine_does_not_allocate() {
     // The wire holds what all windows together let underway: in the beginning nothing is lost, so that each is full once.
     config.receive_window = 1 << 20;
     config.send_buffer = 1 << 20;
+    // As much as they let: else a queue is longest when a controller has once found its path wider than ever before.
+    config.congestion = Some(Congestion::Fixed { bytes: 1 << 20 });
     let mut pair = Pair::new(config, 0);
     let mut listener = listen(&mut pair);
     let mut flows: Vec<_> = (0..4).map(|_| open(&mut pair, &mut listener)).collect();
@@ -98,11 +100,11 @@ fn an_engine_does_not_allocate() {
         received
     };
     // The queues are longest with the smallest messages and the largest windows, the unit sets with the largest.
-    run(&mut pair, 0, 6..7, 100_000);
+    run(&mut pair, 0, 6..7, 600_000);
     run(&mut pair, 50, 6..7, 100_000);
     run(&mut pair, 0, 20..21, 100_000);
     run(&mut pair, 50, 12..21, 200_000);
-    run(&mut pair, 100, 6..21, 500_000);
+    run(&mut pair, 100, 6..21, 1_500_000);
     let counters = |pair: &Pair| {
         let lost: u64 = pair.hosts.iter().map(|host| host.stats().packets_lost).sum();
         (pair.hosts.each_ref().map(|host| host.allocations), lost)
@@ -159,6 +161,52 @@ fn a_round_is_bounded() {
             assert!(host.stats().packets_sent - before <= PACKETS);
         }
         looked_at += flows.iter_mut().flatten().map(|(_, recv)| drain(recv)).sum::<u64>();
+    }
+}
+
+/// What a round looks at, receives and sends is bounded by what who runs the engine asked for.
+#[test]
+fn a_round_is_as_short_as_asked_for() {
+    const FLOWS: u64 = 1000;
+    for burst in [1, 16, 256] {
+        let mut config = Config::default();
+        config.max_half_open = 2 * FLOWS as u32;
+        let mut pair = Pair::new(config, 0);
+        let _listener = listen(&mut pair);
+        for host in &mut pair.hosts {
+            host.engine.set_burst(burst);
+        }
+        let bound = burst as u64;
+        // A hint each: a round meets so many new flows, and builds so many packets of theirs.
+        let to = SocketAddr::from(([10, 0, 0, 2], PORT));
+        let flows: Vec<_> = (0..FLOWS).map(|_| Mailbox::connect(&pair.hosts[0].intake, to)).collect();
+        let mut rounds = 0;
+        while !flows.iter().all(|(send, _)| send.mailbox().state().has(FlowState::OPEN)) {
+            let before = pair.hosts.each_ref().map(|host| host.stats());
+            pair.round();
+            rounds += 1;
+            for (host, before) in pair.hosts.iter().zip(before) {
+                let stats = host.stats();
+                assert!(stats.flows - before.flows <= bound, "{} new flows", stats.flows - before.flows);
+                assert!(stats.packets_received - before.packets_received <= bound);
+                // Handshakes are answered beside what flows send.
+                assert!(stats.packets_sent - before.packets_sent <= 2 * bound);
+            }
+        }
+        assert!(rounds >= FLOWS / bound);
+        for host in &pair.hosts {
+            assert!(host.engine.driver().largest_rx <= burst);
+        }
+        // Their timers are due at one moment: what idle flows give back, and other things, in several rounds.
+        pair.now += Duration::from_millis(500);
+        let (progress, mut rounds) = (pair.hosts[0].engine.poll(pair.now), 1);
+        let mut busy = progress.busy;
+        while busy {
+            busy = pair.hosts[0].engine.poll(pair.now).busy;
+            rounds += 1;
+        }
+        // Some were due before.
+        assert!(rounds >= FLOWS / bound / 2, "{rounds} rounds for {FLOWS} timers");
     }
 }
 

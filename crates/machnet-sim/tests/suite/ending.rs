@@ -3,7 +3,7 @@
 use machnet_channel::{CloseReason, FlowState};
 use machnet_sim::{Link, NicConfig, Pace, Plan, Verdict};
 
-use crate::common::{Chunk, Dialog, Pair, TOMBSTONES, config, micros, millis, nic, read, seconds};
+use crate::common::{Chunk, Dialog, TOMBSTONES, config, micros, millis, nic, pair, read, seconds};
 
 /// A dialog small enough to lose each of its packets in turn.
 fn short() -> Dialog {
@@ -12,14 +12,14 @@ fn short() -> Dialog {
 
 /// How many packets the short dialog takes each way.
 fn packets() -> [u64; 2] {
-    let mut pair = Pair::new(1, &Link::with_delay(micros(50)));
+    let mut pair = pair(1, &Link::with_delay(micros(50)));
     pair.run(&short(), seconds(5));
     [pair.there, pair.back].map(|link| pair.world.fabric().link_stats(link).offered)
 }
 
 /// Runs the short dialog without the packets that `there` and `back` name by their index.
 fn run_without(there: &'static [u64], back: &'static [u64]) {
-    let mut pair = Pair::new(1, &Link::with_delay(micros(50)));
+    let mut pair = pair(1, &Link::with_delay(micros(50)));
     for (link, lost) in [(pair.there, there), (pair.back, back)] {
         let verdict = |lost: bool| if lost { Verdict::Drop } else { Verdict::Pass };
         pair.world.fabric().filter(link, move |seen| verdict(lost.contains(&seen.index)));
@@ -67,7 +67,7 @@ fn any_two_packets_may_be_lost() {
 #[test]
 fn a_lost_fin_is_repeated() {
     for (both, copies) in [(false, 1), (false, 3), (true, 2)] {
-        let mut pair = Pair::new(2, &Link::with_delay(micros(50)));
+        let mut pair = pair(2, &Link::with_delay(micros(50)));
         for link in if both { vec![pair.there, pair.back] } else { vec![pair.there] } {
             let mut left = copies;
             pair.world.fabric().filter(link, move |seen| {
@@ -88,7 +88,7 @@ fn a_lost_fin_is_repeated() {
 #[test]
 fn lost_last_acknowledgements_end_in_order() {
     for silence in [millis(1), millis(20), millis(60)] {
-        let mut pair = Pair::new(3, &Link::with_delay(micros(50)));
+        let mut pair = pair(3, &Link::with_delay(micros(50)));
         let mut deaf_until = None;
         pair.world.fabric().filter(pair.back, move |seen| {
             // From B's FIN on.
@@ -105,7 +105,7 @@ fn lost_last_acknowledgements_end_in_order() {
 
 #[test]
 fn half_closed_flows_go_on_in_the_other_direction() {
-    let mut pair = Pair::new(4, &Link::with_delay(micros(20)));
+    let mut pair = pair(4, &Link::with_delay(micros(20)));
     let (mut a, mut b) = pair.open();
     let plan = Plan::fixed(1, 20, 5000);
     let sender = plan.clone();
@@ -139,7 +139,7 @@ fn half_closed_flows_go_on_in_the_other_direction() {
 #[test]
 fn a_receiver_that_leaves_stops_the_sender() {
     for size in [10, 1200, 100_000] {
-        let mut pair = Pair::new(5, &Link::with_delay(micros(20)));
+        let mut pair = pair(5, &Link::with_delay(micros(20)));
         let (mut a, mut b) = pair.open();
         let plan = Plan::fixed(1, 100_000, size);
         let (sender, receiver) = (plan.clone(), plan);
@@ -172,7 +172,7 @@ fn a_receiver_that_leaves_stops_the_sender() {
 #[test]
 fn a_sender_that_leaves_has_sent_everything() {
     for loss in [0.0, 0.05] {
-        let mut pair = Pair::new(6, &Link { loss, ..Link::with_delay(micros(20)) });
+        let mut pair = pair(6, &Link { loss, ..Link::with_delay(micros(20)) });
         let (mut a, mut b) = pair.open();
         let plan = Plan::log_uniform(1, 40, 1 << 19, pair.world.rng());
         let (sender, receiver) = (plan.clone(), plan.clone());
@@ -197,7 +197,7 @@ fn a_sender_that_leaves_has_sent_everything() {
 /// Both flows are dropped in the same moment, with messages under way in both directions.
 #[test]
 fn both_sides_leave_at_once() {
-    let mut pair = Pair::new(7, &Link::with_delay(micros(20)));
+    let mut pair = pair(7, &Link::with_delay(micros(20)));
     let (mut a, mut b) = pair.open();
     let plan = Plan::fixed(1, 5, 10_000);
     let other = plan.clone();
@@ -216,7 +216,7 @@ fn both_sides_leave_at_once() {
 #[test]
 fn an_abort_reaches_the_peer() {
     for loss in [0.0, 0.2] {
-        let mut pair = Pair::new(8, &Link { loss, ..Link::with_delay(micros(20)) });
+        let mut pair = pair(8, &Link { loss, ..Link::with_delay(micros(20)) });
         let (mut a, mut b) = pair.open();
         let plan = Plan::fixed(1, 1000, 10_000);
         let waiting = pair.world.spawn("b", async move {
@@ -243,7 +243,7 @@ fn an_abort_reaches_the_peer() {
 #[test]
 fn a_broken_flow_does_not_look_read_to_the_end() {
     for abort in [true, false] {
-        let mut pair = Pair::new(10, &Link::with_delay(micros(20)));
+        let mut pair = pair(10, &Link::with_delay(micros(20)));
         let (mut a, mut b) = pair.open();
         pair.world.fabric().filter(pair.there, |seen| {
             // Message 1, whenever it comes; not what follows it.
@@ -289,7 +289,7 @@ fn a_broken_flow_does_not_look_read_to_the_end() {
 /// The link dies under a busy flow: the sender learns of it at the configured limit, and forgets the flow.
 #[test]
 fn a_peer_that_vanishes_is_declared_dead() {
-    let mut pair = Pair::new(9, &Link::with_delay(micros(20)));
+    let mut pair = pair(9, &Link::with_delay(micros(20)));
     let (mut a, b) = pair.open();
     pair.world.run_for(millis(10)).unwrap();
     for link in [pair.there, pair.back] {
@@ -314,7 +314,7 @@ fn a_peer_that_vanishes_is_declared_dead() {
 #[test]
 fn a_shutdown_sends_what_was_posted() {
     for loss in [0.0, 0.05] {
-        let mut pair = Pair::new(11, &Link { loss, ..Link::with_delay(micros(20)) });
+        let mut pair = pair(11, &Link { loss, ..Link::with_delay(micros(20)) });
         let (mut a, mut b) = pair.open();
         let plan = Plan::fixed(1, 10, 100_000);
         let (sender, receiver) = (plan.clone(), plan.clone());
@@ -346,7 +346,7 @@ fn a_shutdown_sends_what_was_posted() {
 /// Flows that nobody accepted end with their listener, and their initiators hear of it.
 #[test]
 fn a_listener_that_leaves_takes_its_backlog_with_it() {
-    let mut pair = Pair::new(12, &Link::with_delay(micros(20)));
+    let mut pair = pair(12, &Link::with_delay(micros(20)));
     let listener = pair.listen();
     let (node, to) = (pair.world.node(pair.a), pair.world.node(pair.b).at(crate::common::PORT));
     let connecting = pair.world.spawn("connect", async move { node.connect(to).await.unwrap() });
@@ -368,7 +368,7 @@ fn a_listener_that_leaves_takes_its_backlog_with_it() {
 #[test]
 fn a_connect_that_is_dropped_leaves_nothing() {
     for after in 0..60 {
-        let mut pair = Pair::new(13, &Link::with_delay(micros(20)));
+        let mut pair = pair(13, &Link::with_delay(micros(20)));
         let mut listener = pair.listen();
         let (node, to) = (pair.world.node(pair.a), pair.world.node(pair.b).at(crate::common::PORT));
         pair.world.spawn("connect", async move { node.connect(to).await.map(drop) });

@@ -233,7 +233,7 @@ fn the_trace_keeps_the_newest_events() {
     let trace = pair.fabric.trace();
     let kinds: Vec<_> = trace.iter().map(|event| event.kind).collect();
     assert_eq!(kinds, [EventKind::Sent, EventKind::Arrived, EventKind::Arrived]);
-    assert_eq!((trace[2].at, trace[2].len, &trace[2].head[..6]), (Instant(5_000), 6, &b"second"[..]));
+    assert_eq!((trace[2].at, &trace[2].payload[..]), (Instant(5_000), &b"second"[..]));
     assert!(trace[2].to_string().contains("Arrived"));
 }
 

@@ -6,7 +6,9 @@ use machnet_channel::CloseReason;
 use machnet_core::Instant;
 use machnet_sim::{Flow, Link, Plan, Verdict, WorldConfig};
 
-use crate::common::{Dialog, PORT, Pair, Seen, TOMBSTONES, config, ip, listen, micros, millis, nic, read, seconds};
+use crate::common::{
+    Dialog, PORT, Pair, Seen, TOMBSTONES, config, ip, listen, micros, millis, nic, pair, read, seconds,
+};
 
 /// Connects A to `port` of B; how long it took and what came of it.
 fn connect(pair: &mut Pair, port: u16) -> (Duration, Result<Flow, CloseReason>) {
@@ -35,7 +37,7 @@ fn drop_first(
 
 #[test]
 fn connect_takes_one_round_trip() {
-    let mut pair = Pair::new(1, &Link::with_delay(micros(50)));
+    let mut pair = pair(1, &Link::with_delay(micros(50)));
     let _listener = pair.listen();
     pair.world.run_for(millis(1)).unwrap();
     let (took, flow) = connect(&mut pair, PORT);
@@ -49,7 +51,7 @@ fn connect_takes_one_round_trip() {
 
 #[test]
 fn both_sides_know_the_addresses() {
-    let mut pair = Pair::new(2, &Link::default());
+    let mut pair = pair(2, &Link::default());
     let (a, b) = pair.open();
     let (home, service) = (pair.world.node(pair.a).home(), pair.world.node(pair.b).at(PORT));
     assert_eq!((a.send.mailbox().local(), a.send.mailbox().peer()), (Some(home), service));
@@ -60,7 +62,7 @@ fn both_sides_know_the_addresses() {
 
 #[test]
 fn an_open_port_without_listener_refuses_by_reset() {
-    let mut pair = Pair::new(3, &Link::with_delay(micros(50)));
+    let mut pair = pair(3, &Link::with_delay(micros(50)));
     let home = pair.world.node(pair.b).home().port();
     let (took, result) = connect(&mut pair, home);
     assert_eq!(result.unwrap_err(), CloseReason::Refused);
@@ -70,7 +72,7 @@ fn an_open_port_without_listener_refuses_by_reset() {
 
 #[test]
 fn a_closed_port_refuses_by_icmp() {
-    let mut pair = Pair::new(4, &Link::with_delay(micros(50)));
+    let mut pair = pair(4, &Link::with_delay(micros(50)));
     pair.world.fabric().answer_unreachable(pair.world.host(pair.b), true);
     let (took, result) = connect(&mut pair, 9);
     assert_eq!(result.unwrap_err(), CloseReason::Refused);
@@ -94,7 +96,7 @@ fn a_silent_port_times_out_at_the_limit() {
 
 #[test]
 fn a_black_hole_times_out_at_the_limit() {
-    let mut pair = Pair::new(6, &Link::black_hole());
+    let mut pair = pair(6, &Link::black_hole());
     let _listener = pair.listen();
     let (took, result) = connect(&mut pair, PORT);
     assert_eq!(result.unwrap_err(), CloseReason::ConnectTimeout);
@@ -107,7 +109,7 @@ fn a_black_hole_times_out_at_the_limit() {
 
 #[test]
 fn an_address_of_the_other_family_is_unreachable() {
-    let mut pair = Pair::new(7, &Link::default());
+    let mut pair = pair(7, &Link::default());
     let node = pair.world.node(pair.a);
     let task = pair.world.spawn("connect", async move { node.connect("[::1]:7".parse().unwrap()).await.map(drop) });
     assert_eq!(pair.world.wait(&task, seconds(5)).unwrap().unwrap_err(), CloseReason::Unreachable);
@@ -116,7 +118,7 @@ fn an_address_of_the_other_family_is_unreachable() {
 
 #[test]
 fn a_lost_init_costs_one_timer() {
-    let mut pair = Pair::new(8, &Link::with_delay(micros(50)));
+    let mut pair = pair(8, &Link::with_delay(micros(50)));
     pair.world.fabric().filter(pair.there, drop_first(|seen| *seen == Seen::Init));
     let _listener = pair.listen();
     let (took, flow) = connect(&mut pair, PORT);
@@ -126,7 +128,7 @@ fn a_lost_init_costs_one_timer() {
 
 #[test]
 fn a_lost_accept_costs_one_timer_and_makes_one_flow() {
-    let mut pair = Pair::new(9, &Link::with_delay(micros(50)));
+    let mut pair = pair(9, &Link::with_delay(micros(50)));
     pair.world.fabric().filter(pair.back, drop_first(|seen| *seen == Seen::Accept));
     let _listener = pair.listen();
     let (took, flow) = connect(&mut pair, PORT);
@@ -137,7 +139,7 @@ fn a_lost_accept_costs_one_timer_and_makes_one_flow() {
 
 #[test]
 fn a_lost_first_data_is_repaired() {
-    let mut pair = Pair::new(10, &Link::with_delay(micros(50)));
+    let mut pair = pair(10, &Link::with_delay(micros(50)));
     pair.world.fabric().filter(pair.there, drop_first(|seen| matches!(seen, Seen::Data(_))));
     let start = pair.world.now();
     pair.run(&Dialog::new(Plan::fixed(1, 2, 500), Plan::fixed(2, 2, 500)), seconds(5));
@@ -148,7 +150,7 @@ fn a_lost_first_data_is_repaired() {
 /// The acceptor does not count a flow before its initiator proved its address; who never does is forgotten.
 #[test]
 fn a_half_open_flow_is_forgotten() {
-    let mut pair = Pair::new(11, &Link::default());
+    let mut pair = pair(11, &Link::default());
     let _listener = pair.listen();
     pair.world.fabric().filter(pair.back, |_| Verdict::Drop);
     let (_, result) = connect(&mut pair, PORT);
@@ -158,7 +160,7 @@ fn a_half_open_flow_is_forgotten() {
 
 #[test]
 fn a_port_in_use_is_said_so() {
-    let mut pair = Pair::new(12, &Link::default());
+    let mut pair = pair(12, &Link::default());
     let mut other = pair.world.fabric().nic(pair.world.host(pair.b), nic()).unwrap();
     machnet_core::Driver::open(&mut other, PORT).unwrap();
     assert_eq!(listen(&mut pair.world, pair.b, PORT, 1).unwrap_err().kind(), std::io::ErrorKind::AddrInUse);
@@ -185,7 +187,7 @@ fn a_full_backlog_delays_and_loses_nobody() {
 }
 
 fn full_backlog(pace: Duration) {
-    let mut pair = Pair::new(13, &Link::with_delay(micros(20)));
+    let mut pair = pair(13, &Link::with_delay(micros(20)));
     let mut listener = listen(&mut pair.world, pair.b, PORT, 2).unwrap();
     let plan = Plan::fixed(1, 3, 2000);
     let dialog = Dialog::new(plan.clone(), plan);
@@ -224,7 +226,7 @@ fn full_backlog(pace: Duration) {
 
 #[test]
 fn an_idle_world_sleeps() {
-    let mut pair = Pair::new(14, &Link::default());
+    let mut pair = pair(14, &Link::default());
     let (_a, _b) = pair.open();
     pair.world.run_for(seconds(1)).unwrap();
     let rounds = pair.world.rounds(pair.a) + pair.world.rounds(pair.b);

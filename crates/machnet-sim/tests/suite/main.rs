@@ -5,11 +5,16 @@
 //! `MACHNET_SIM_TRACE=n` shows the newest n events of the fabric with a failure.
 
 mod common;
+mod cookies;
+mod economy;
 mod ending;
 mod fabric;
+mod fairness;
 mod handshake;
 mod hostile;
 mod limits;
+mod loss;
+mod mtu;
 mod regressions;
 mod seeds;
 mod transfer;

@@ -6,12 +6,12 @@ use machnet_channel::{CloseReason, FlowState};
 use machnet_core::{Config, DropReason};
 use machnet_sim::{Flow, Link, NicConfig, Verdict};
 
-use crate::common::{Chunk, PORT, Pair, Seen, listen, micros, millis, read, seconds, world_config};
+use crate::common::{Chunk, PORT, Pair, Seen, listen, micros, millis, pair, read, seconds, world_config};
 
 /// The first message never arrives, its FIN does: that the flow is over must not make the loss look acknowledged.
 #[test]
 fn an_acknowledged_fin_does_not_hide_a_lost_message() {
-    let mut pair = Pair::new(1, &Link::with_delay(micros(50)));
+    let mut pair = pair(1, &Link::with_delay(micros(50)));
     pair.world.fabric().filter(pair.there, |seen| {
         // And then nothing at all: while the peer answers, the flow goes on trying.
         let lost =
@@ -36,7 +36,7 @@ fn an_acknowledged_fin_does_not_hide_a_lost_message() {
 /// A peer that answers INIT to another port of ours must not make us close that port when the flow ends.
 #[test]
 fn an_accept_to_another_port_does_not_cost_that_port() {
-    let mut pair = Pair::new(2, &Link::with_delay(micros(20)));
+    let mut pair = pair(2, &Link::with_delay(micros(20)));
     let _service = listen(&mut pair.world, pair.b, PORT, 8).unwrap();
     let mut mine = listen(&mut pair.world, pair.a, 7001, 8).unwrap();
     let (caught, accepts) = std::sync::mpsc::channel();
@@ -122,7 +122,7 @@ fn a_full_span_of_numbers_empties_again() {
 /// A RESET is never longer than what it answers, whatever version that claims.
 #[test]
 fn a_short_init_of_another_version_is_not_answered() {
-    let mut pair = Pair::new(5, &Link::default());
+    let mut pair = pair(5, &Link::default());
     let _listener = pair.listen();
     let (from, to) = (pair.world.node(pair.a).home(), pair.world.node(pair.b).at(PORT));
     let sent = pair.world.driver(pair.b).nic_stats().sent;
@@ -213,7 +213,7 @@ fn a_late_acknowledgement_of_blocked_is_not_that_of_the_next() {
 #[test]
 fn an_aborting_flow_takes_no_data() {
     const ABORT: u8 = 4;
-    let mut pair = Pair::new(7, &Link::with_delay(micros(20)));
+    let mut pair = pair(7, &Link::with_delay(micros(20)));
     let (mut a, b) = pair.open();
     pair.world.run_for(millis(10)).unwrap();
     pair.world.fabric().filter(pair.there, |seen| {
@@ -238,7 +238,7 @@ fn an_aborting_flow_takes_no_data() {
 /// A peer that goes on asking about a flow that is over does not keep it, and with it the endpoint, for ever.
 #[test]
 fn a_tombstone_is_not_kept_for_ever() {
-    let mut pair = Pair::new(8, &Link::with_delay(micros(20)));
+    let mut pair = pair(8, &Link::with_delay(micros(20)));
     let (mut a, mut b) = pair.open();
     let (caught, packets) = std::sync::mpsc::channel();
     pair.world.fabric().filter(pair.there, move |seen| {
@@ -290,7 +290,7 @@ fn an_abort_to_a_silent_peer_does_not_spin() {
 /// An endpoint that is shut down waits neither for whom it calls nor for who has only knocked.
 #[test]
 fn a_shutdown_ends_handshakes_at_once() {
-    let mut pair = Pair::new(10, &Link::default());
+    let mut pair = pair(10, &Link::default());
     let _listener = pair.listen();
     // ACCEPT and what follows it are lost: B's flow stays half-open, A's connecting.
     pair.world.fabric().filter(pair.back, |_| Verdict::Drop);
@@ -331,7 +331,7 @@ fn starved_sides_do_not_keep_each_other_busy() {
 /// `dead_peer_timeout` later. A server of short flows would otherwise be full of them.
 #[test]
 fn an_acknowledgement_does_not_keep_a_tombstone() {
-    let mut pair = Pair::new(1, &Link::with_delay(micros(20)));
+    let mut pair = pair(1, &Link::with_delay(micros(20)));
     let (mut a, mut b) = pair.open();
     pair.world.spawn("a", async move {
         a.send(vec![1; 100]).await.unwrap();
@@ -344,4 +344,82 @@ fn an_acknowledgement_does_not_keep_a_tombstone() {
     });
     pair.world.run(seconds(1)).unwrap();
     pair.world.settle(millis(300)).unwrap();
+}
+
+/// FIN is there, a message before it is not, and then the sender aborts: that the flow is over does not make an end of the
+/// stream of it.
+#[test]
+fn a_reset_over_a_hole_is_no_end_of_the_stream() {
+    let mut pair = pair(12, &Link::with_delay(micros(20)));
+    let (mut a, b) = pair.open();
+    pair.world.run_for(millis(10)).unwrap();
+    let fins = Arc::new(Mutex::new(0));
+    let passed = Arc::clone(&fins);
+    pair.world.fabric().filter(pair.there, move |seen| {
+        let seen = read(seen.payload);
+        if seen.has(|chunk| matches!(chunk, Chunk::Message { id: 0, .. })) {
+            return Verdict::Drop;
+        }
+        *passed.lock().unwrap() += u64::from(seen.has(|chunk| *chunk == Chunk::Fin));
+        Verdict::Pass
+    });
+    for byte in [1, 2] {
+        assert!(a.send.post(vec![byte; 1100].into()).is_ok());
+    }
+    a.send.finish();
+    pair.world.run_for(millis(5)).unwrap();
+    assert!(*fins.lock().unwrap() > 0, "FIN never arrived");
+    let Flow { mut send, mut recv } = b;
+    assert!(!send.mailbox().state().has(FlowState::READ_ENDED));
+    a.send.abort();
+    let reader = pair.world.spawn("b", async move {
+        let received = machnet_sim::receive(&mut recv).await;
+        (received.is_none(), machnet_sim::reaches(&mut send, FlowState::CLOSED).await)
+    });
+    let (nothing, state) = pair.world.wait(&reader, seconds(5)).unwrap();
+    assert!(nothing, "what is behind a hole is not delivered");
+    assert_eq!(state.reason(), Some(CloseReason::Reset));
+    assert!(!state.has(FlowState::READ_ENDED), "{state:?}");
+    drop(a);
+    pair.world.settle(seconds(10)).unwrap();
+}
+
+/// The endpoint is shut down under an application that goes on posting: what comes after the FIN is neither sent, which
+/// would break the protocol, nor said to be acknowledged. The peer sees an end in order.
+#[test]
+fn what_is_posted_after_a_shutdowns_fin_is_not_sent() {
+    let mut pair = pair(13, &Link::with_delay(millis(1)));
+    let (mut a, mut b) = pair.open();
+    let after = Arc::new(Mutex::new(0));
+    let sent = Arc::clone(&after);
+    pair.world.fabric().filter(pair.there, move |seen| {
+        let message = read(seen.payload).has(|chunk| matches!(chunk, Chunk::Message { id: 1, .. }));
+        *sent.lock().unwrap() += u64::from(message);
+        Verdict::Pass
+    });
+    assert!(a.send.post(b"before"[..].into()).is_ok());
+    let before = a.send.posted();
+    pair.world.run_for(micros(100)).unwrap();
+    pair.world.shut_down(pair.a);
+    pair.world.run_for(micros(100)).unwrap();
+    // The FIN is on its way, and its acknowledgement is two milliseconds off.
+    assert!(a.send.post(b"after"[..].into()).is_ok());
+    let reader = pair.world.spawn("b", async move {
+        let mut received = Vec::new();
+        while let Some(message) = b.receive().await {
+            received.push(message.as_slice().to_vec());
+        }
+        let read = b.state();
+        b.send.finish();
+        (received, read, b.reaches(FlowState::CLOSED).await)
+    });
+    let (received, read, state) = pair.world.wait(&reader, seconds(5)).unwrap();
+    assert_eq!(received, [b"before"]);
+    assert!(read.has(FlowState::READ_ENDED), "{read:?}");
+    assert_eq!(state.reason(), Some(CloseReason::Finished));
+    assert!(a.send.acknowledged() <= before, "{} of {before} units", a.send.acknowledged());
+    drop(a);
+    pair.world.run_for(seconds(1)).unwrap();
+    assert!(pair.world.is_finished(pair.a));
+    assert_eq!(*after.lock().unwrap(), 0, "sent after FIN");
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use machnet_channel::{CloseReason, FlowState};
 use machnet_sim::{Corruption, Flow, Link, NicConfig, Pace, Plan, SimRng, Trouble, WorldConfig};
 
-use crate::common::{Dialog, Pair, config, micros, millis, nic, seconds, seeds, world_config};
+use crate::common::{Dialog, Pair, config, micros, millis, nic, pair, seconds, seeds, world_config};
 
 /// A world and a dialog drawn from `seed`, on links that lose, double, reorder and damage 1 % each.
 fn draw(seed: u64, corruption: Corruption) -> (Pair, Dialog) {
@@ -69,7 +69,7 @@ fn two_hundred_seeds_of_unnoticed_corruption() {
 fn five_percent_loss() {
     seeds("five_percent_loss", 40, |seed| {
         let link = Link { loss: 0.05, ..Link::with_delay(micros(20)) };
-        let mut pair = Pair::new(seed, &link);
+        let mut pair = pair(seed, &link);
         let rng = pair.world.rng();
         let dialog = Dialog::new(Plan::log_uniform(1, 20, 1 << 18, rng), Plan::log_uniform(2, 20, 1 << 18, rng));
         pair.run(&dialog, seconds(60));
@@ -80,7 +80,7 @@ fn five_percent_loss() {
 #[test]
 fn thirty_percent_loss_of_a_short_dialog() {
     seeds("thirty_percent_loss_of_a_short_dialog", 200, |seed| {
-        let mut pair = Pair::new(seed, &Link::with_delay(micros(20)));
+        let mut pair = pair(seed, &Link::with_delay(micros(20)));
         let (a, b) = pair.open();
         for link in [pair.there, pair.back] {
             pair.world.fabric().reconfigure(link, |link| link.loss = 0.3);
@@ -119,7 +119,7 @@ fn every_way_to_leave() {
         let rng = &mut SimRng::new(seed, 1 << 40);
         let loss = [0.0, 0.01, 0.1][rng.below(3) as usize];
         let link = Link { loss, reorder: loss, duplicate: loss, ..Link::with_delay(micros(1 + rng.below(100))) };
-        let mut pair = Pair::new(seed, &link);
+        let mut pair = pair(seed, &link);
         let (a, b) = pair.open();
         let mut sides = Vec::new();
         let plans = [(); 2].map(|()| Plan::log_uniform(rng.word(), rng.below(20) as usize, 1 << 16, rng));

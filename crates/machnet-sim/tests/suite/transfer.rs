@@ -8,7 +8,7 @@ use machnet_core::{Config, DropReason};
 use machnet_sim::{Link, NicConfig, Pace, Plan, Verdict, World, WorldConfig};
 
 use crate::common::{
-    Chunk, Dialog, PORT, Pair, Seen, TOMBSTONES, config, ip, micros, millis, nic, read, seconds, world_config,
+    Chunk, Dialog, PORT, Pair, Seen, TOMBSTONES, config, ip, micros, millis, nic, pair, read, seconds, world_config,
 };
 
 /// Every size at and around the edges of packets and of buffers.
@@ -17,7 +17,7 @@ fn sizes_at_the_edges() {
     let mut sizes = vec![0, 1, 63, 64, 65, 255, 256, 257, 1 << 20, 0, (1 << 20) - 1];
     sizes.extend(1100..1300);
     sizes.extend([4095, 4096, 4097, 16_383, 16_384, 16_385, 65_535, 65_536, 65_537, 262_144, 262_145, 0]);
-    let mut pair = Pair::new(1, &Link::with_delay(micros(10)));
+    let mut pair = pair(1, &Link::with_delay(micros(10)));
     pair.run(&Dialog::new(Plan::new(1, sizes.clone()), Plan::new(2, sizes)), seconds(10));
 }
 
@@ -80,7 +80,7 @@ fn messages_beyond_the_window() {
 #[test]
 fn a_reader_that_stops_holds_back_the_sender() {
     for size in [0, 100, 1200, 20_000, 1 << 20] {
-        let mut pair = Pair::new(3, &Link::with_delay(micros(10)));
+        let mut pair = pair(3, &Link::with_delay(micros(10)));
         let (a, b) = pair.open();
         let (mut send, mut recv) = (a.send, b.recv);
         let count = (16 << 20) / (size as usize).max(64);
@@ -124,7 +124,7 @@ fn a_reader_that_stops_holds_back_the_sender() {
 
 #[test]
 fn a_slow_reader_gets_everything() {
-    let mut pair = Pair::new(4, &Link::with_delay(micros(10)));
+    let mut pair = pair(4, &Link::with_delay(micros(10)));
     let rng = pair.world.rng();
     let mut dialog = Dialog::new(Plan::log_uniform(1, 200, 1 << 18, rng), Plan::log_uniform(2, 20, 1 << 18, rng));
     dialog.paces = [Pace::Eager, Pace::Each(millis(3))];
@@ -134,7 +134,7 @@ fn a_slow_reader_gets_everything() {
 /// What an application keeps stays valid, and keeps nothing else from moving.
 #[test]
 fn kept_messages_stay_as_they_were() {
-    let mut pair = Pair::new(5, &Link::with_delay(micros(10)));
+    let mut pair = pair(5, &Link::with_delay(micros(10)));
     let (a, b) = pair.open();
     let (mut send, mut recv) = (a.send, b.recv);
     let plan = Plan::log_uniform(1, 600, 8192, pair.world.rng());
@@ -161,7 +161,7 @@ fn kept_messages_stay_as_they_were() {
 #[test]
 fn a_hundred_flows_between_two_hosts() {
     let link = Link { rate: Some(10_000_000_000), queue_packets: 256, ..Link::with_delay(micros(10)) };
-    let mut pair = Pair::new(6, &link);
+    let mut pair = pair(6, &link);
     let dialogs: Vec<_> = (0..100)
         .map(|i| {
             let rng = pair.world.rng();
@@ -216,7 +216,7 @@ fn a_device_that_holds_frames() {
 #[test]
 fn a_short_queue_drops_and_everything_arrives() {
     let link = Link { rate: Some(1_000_000_000), queue_packets: 16, ..Link::with_delay(micros(50)) };
-    let mut pair = Pair::new(9, &link);
+    let mut pair = pair(9, &link);
     let dialog = Dialog::new(Plan::fixed(1, 16, 1 << 20), Plan::fixed(2, 4, 1 << 20));
     pair.run(&dialog, seconds(60));
     let took = pair.world.now();
@@ -227,7 +227,7 @@ fn a_short_queue_drops_and_everything_arrives() {
 /// One side's VM is descheduled again and again: nobody is declared dead, and nothing is lost.
 #[test]
 fn descheduled_engines_go_on() {
-    let mut pair = Pair::new(10, &Link::with_delay(micros(10)));
+    let mut pair = pair(10, &Link::with_delay(micros(10)));
     let dialog = Dialog::new(Plan::fixed(1, 40, 1 << 18), Plan::fixed(2, 40, 1 << 18));
     let tasks = pair.start(&dialog);
     for i in 0..20 {
@@ -252,7 +252,7 @@ fn slow_engines_on_a_fast_path() {
 /// Requests and replies of one packet take the path and the rounds, and never wait for a timer.
 #[test]
 fn a_request_and_its_reply_take_one_round_trip() {
-    let mut pair = Pair::new(12, &Link::with_delay(micros(20)));
+    let mut pair = pair(12, &Link::with_delay(micros(20)));
     let (mut a, mut b) = pair.open();
     pair.world.run_for(millis(10)).unwrap();
     pair.world.spawn("server", async move {
@@ -282,7 +282,7 @@ fn a_request_and_its_reply_take_one_round_trip() {
 #[test]
 fn everything_twice_and_out_of_order() {
     let link = Link { duplicate: 1.0, reorder: 0.5, reorder_by: micros(200), ..Link::with_delay(micros(20)) };
-    let mut pair = Pair::new(13, &link);
+    let mut pair = pair(13, &link);
     let rng = pair.world.rng();
     let dialog = Dialog::new(Plan::log_uniform(1, 40, 1 << 18, rng), Plan::log_uniform(2, 40, 1 << 18, rng));
     pair.run(&dialog, seconds(60));
@@ -293,7 +293,7 @@ fn everything_twice_and_out_of_order() {
 #[test]
 fn outages_are_survived() {
     for (outage, times) in [(1, 3), (30, 3), (500, 3), (3000, 1)] {
-        let mut pair = Pair::new(14, &Link { rate: Some(1_000_000_000), ..Link::with_delay(micros(20)) });
+        let mut pair = pair(14, &Link { rate: Some(1_000_000_000), ..Link::with_delay(micros(20)) });
         let dialog = Dialog::new(Plan::fixed(1, 60, 100_000), Plan::fixed(2, 60, 100_000));
         let tasks = pair.start(&dialog);
         for _ in 0..times {

@@ -4,6 +4,7 @@
 
 mod datapath;
 mod errors;
+mod large;
 mod namespace;
 mod node;
 mod ports;

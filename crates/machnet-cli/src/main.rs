@@ -1,0 +1,71 @@
+//! `machnet`: measure flows and their rivals, ping Machnet hosts.
+//!
+//! ```text
+//! args.rs   sizes, times, cores as people write them
+//! wire/     what carries messages: Machnet endpoints, and rivals behind the same calls
+//! perf/     `machnet perf server`, `machnet perf client`
+//! ping.rs   `machnet ping`
+//! ```
+#![forbid(unsafe_code)]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks to its user")]
+
+mod args;
+mod perf;
+mod ping;
+mod wire;
+
+use std::io;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use rustix::process::{Resource, getrlimit, setrlimit};
+
+#[derive(Parser)]
+#[command(name = "machnet", version, about = "Measure Machnet flows and their rivals, ping Machnet hosts")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Measure: latency, rate, CPU time; Machnet beside TCP, QUIC and others
+    #[command(subcommand)]
+    Perf(perf::Perf),
+    /// Handshakes with a Machnet host, timed
+    Ping(ping::Options),
+}
+
+/// How a program ends that was interrupted.
+const INTERRUPTED: u8 = 130;
+
+/// Interrupted before there was anything to report.
+#[derive(Debug)]
+struct Interrupted;
+
+impl std::fmt::Display for Interrupted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("interrupted before anything was measured")
+    }
+}
+
+impl std::error::Error for Interrupted {}
+
+fn main() -> ExitCode {
+    let filter = tracing_subscriber::EnvFilter::from_default_env();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+    let cli = Cli::parse();
+    // As many sockets as this process may have: a thousand TCP connections are no error.
+    let mut files = getrlimit(Resource::Nofile);
+    files.current = files.maximum;
+    let _ = setrlimit(Resource::Nofile, files);
+
+    let (result, failure) = match cli.command {
+        Command::Perf(perf) => (perf.run(), 1),
+        Command::Ping(options) => (ping::run(&options), 2),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::from(if error.is::<Interrupted>() { INTERRUPTED } else { failure })
+    })
+}

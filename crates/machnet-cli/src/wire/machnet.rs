@@ -1,0 +1,146 @@
+//! `udp://` and `shm://`: flows of a Machnet endpoint, over UDP sockets or shared memory.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use machnet::{Config, Driver, Endpoint, Message, RecvHalf, SendHalf, Udp};
+use machnet_shm::Shm;
+use serde_json::{Map, Value};
+
+use super::{Link, Listener, Rx, Setup, Side, Tx, Wire};
+
+/// Flows that may wait to be accepted.
+const BACKLOG: u32 = 1024;
+
+pub(crate) struct Machnet {
+    endpoint: Endpoint,
+    at: SocketAddr,
+    max_size: usize,
+    /// The URL of a server that listens at a port.
+    url: fn(&str, SocketAddr) -> String,
+    name: String,
+}
+
+impl Machnet {
+    /// Starts an endpoint on UDP sockets: a server's at the address that `at` names, a client's at one that reaches it.
+    pub(crate) fn udp(at: SocketAddr, setup: &Setup, side: Side) -> io::Result<Self> {
+        let from = match (side, at) {
+            (Side::Server, _) => at.ip(),
+            (Side::Client, SocketAddr::V4(_)) => setup.bind.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+            (Side::Client, SocketAddr::V6(_)) => setup.bind.unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED)),
+        };
+        Self::open(Udp::bind((from, 0))?, at, setup, |_, at| format!("udp://{at}"), "")
+    }
+
+    /// Starts an endpoint on shared memory: the server is the hub of `name`.
+    pub(crate) fn shm(name: &str, port: u16, setup: &Setup, side: Side) -> io::Result<Self> {
+        let driver = match side {
+            Side::Server => Shm::bind(name)?,
+            Side::Client => Shm::connect(name)?,
+        };
+        // Packets as large as the hub's wires carry.
+        let setup =
+            Setup { max_payload: setup.max_payload.or(Some(driver.capabilities().max_payload)), ..setup.clone() };
+        Self::open(driver, (Shm::HUB, port).into(), &setup, |name, at| format!("shm://{name}:{}", at.port()), name)
+    }
+
+    fn open<D: Driver + 'static>(
+        driver: D,
+        at: SocketAddr,
+        setup: &Setup,
+        url: fn(&str, SocketAddr) -> String,
+        name: &str,
+    ) -> io::Result<Self> {
+        let mut config = Config::default();
+        config.max_flows = setup.max_flows;
+        config.dead_peer_timeout = setup.timeout;
+        if let Some(bytes) = setup.max_payload {
+            config.max_payload = bytes;
+        }
+        let max_size = config.max_message as usize;
+        let mut builder = Endpoint::builder().driver(driver).config(config);
+        if let Some(core) = setup.engine_core {
+            builder = builder.pin_to_core(core);
+        }
+        let endpoint = builder.placement(setup.placement).idle(setup.idle).thread_name("engine").start()?;
+        Ok(Self { endpoint, at, max_size, url, name: name.to_owned() })
+    }
+}
+
+impl Tx<Message> for SendHalf {
+    async fn send(&mut self, message: Message) -> io::Result<()> {
+        Ok(Self::send(self, message).await?)
+    }
+
+    async fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    async fn close(self) -> io::Result<()> {
+        Self::close(self).await
+    }
+}
+
+impl Rx<Message> for RecvHalf {
+    async fn recv(&mut self) -> io::Result<Option<Message>> {
+        Self::recv(self).await
+    }
+
+    fn is_ready(&self) -> bool {
+        true // there is nothing to flush
+    }
+}
+
+impl Wire for Machnet {
+    type Message = Message;
+    type Tx = SendHalf;
+    type Rx = RecvHalf;
+    type Listener = MachnetListening;
+
+    async fn listen(&self) -> io::Result<MachnetListening> {
+        let listener = self.endpoint.listen_with(self.at.port(), BACKLOG).await?;
+        Ok(MachnetListening { url: (self.url)(&self.name, listener.local_addr()), listener })
+    }
+
+    async fn connect(&self) -> io::Result<Link<Self>> {
+        Ok(self.endpoint.connect(self.at).await?.into_split())
+    }
+
+    fn max_size(&self) -> usize {
+        self.max_size
+    }
+
+    fn facts(&self) -> Map<String, Value> {
+        let (wakes, engine) = (self.endpoint.wake_stats(), self.endpoint.stats());
+        let facts = [
+            ("wakers_called", wakes.wakers_called),
+            ("wakes_handed_over", wakes.handed_over),
+            ("doorbell_rings", wakes.rings),
+            ("engine_parks", wakes.parks),
+            ("packets_sent", engine.packets_sent),
+            ("packets_received", engine.packets_received),
+            ("packets_lost", engine.packets_lost),
+            ("packets_dropped", engine.drops.total()),
+        ];
+        facts.into_iter().map(|(name, count)| (name.to_owned(), Value::from(count))).collect()
+    }
+
+    async fn shut_down(&self) -> io::Result<()> {
+        self.endpoint.shutdown().await
+    }
+}
+
+pub(crate) struct MachnetListening {
+    listener: machnet::Listener,
+    url: String,
+}
+
+impl Listener<Machnet> for MachnetListening {
+    fn url(&self) -> String {
+        self.url.clone()
+    }
+
+    async fn accept(&mut self) -> io::Result<Link<Machnet>> {
+        Ok(self.listener.accept().await?.0.into_split())
+    }
+}

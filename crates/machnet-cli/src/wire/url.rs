@@ -1,0 +1,213 @@
+//! Which transport a URL means, and where.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use anyhow::{Context, bail};
+
+/// A kind of transport.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scheme {
+    /// Machnet over UDP sockets.
+    Udp,
+    /// Machnet over shared memory.
+    Shm,
+    /// tokio's TCP.
+    Tcp,
+    /// TCP sockets, busily polled.
+    TcpSpin,
+    /// Bare UDP sockets, busily polled.
+    UdpSpin,
+    /// quinn.
+    #[cfg(feature = "quic")]
+    Quic,
+    /// tokio's Unix-domain stream sockets.
+    Uds,
+}
+
+impl Scheme {
+    const ALL: &[(&'static str, Self)] = &[
+        ("udp", Self::Udp),
+        ("shm", Self::Shm),
+        ("tcp", Self::Tcp),
+        ("tcp+spin", Self::TcpSpin),
+        ("udp+spin", Self::UdpSpin),
+        #[cfg(feature = "quic")]
+        ("quic", Self::Quic),
+        ("uds", Self::Uds),
+    ];
+
+    /// As in URLs.
+    pub(crate) fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(_, scheme)| *scheme == self).map_or("", |(name, _)| name)
+    }
+
+    /// True if what the network loses is lost.
+    pub(crate) fn loses(self) -> bool {
+        self == Self::UdpSpin
+    }
+
+    /// True if this is Machnet itself, not a rival.
+    pub(crate) fn is_machnet(self) -> bool {
+        matches!(self, Self::Udp | Self::Shm)
+    }
+}
+
+/// Schemes of Machnet endpoints that later versions have.
+const PLANNED: [&str; 3] = ["dpdk", "xdp", "unix"];
+
+/// The port of `shm://` URLs without one.
+const SHM_PORT: u16 = 7000;
+
+/// Where a server is: a transport and a place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Url {
+    /// The transport.
+    pub(crate) scheme: Scheme,
+    place: Place,
+}
+
+/// A place that a server can be at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// `host:port`: an address or a name, IPv6 ones in brackets.
+    Host { name: String, port: u16 },
+    /// A file.
+    Path(PathBuf),
+}
+
+impl Place {
+    /// Reads `host:port`.
+    pub(crate) fn host(text: &str) -> Result<Self, String> {
+        let wanted = "wanted is host:port, such as 127.0.0.1:7000, [::1]:7000 or server:7000";
+        let (name, port) = text.rsplit_once(':').ok_or_else(|| format!("no port in {text:?}; {wanted}"))?;
+        let port = port.parse().map_err(|_| format!("{port:?} is no port: a number up to 65535; {wanted}"))?;
+        let name = match name.strip_prefix('[').and_then(|name| name.strip_suffix(']')) {
+            Some(v6) => v6,
+            None if name.contains(':') => return Err(format!("IPv6 addresses go in brackets; {wanted}")),
+            None => name,
+        };
+        if name.is_empty() {
+            return Err(format!("no host in {text:?}; {wanted}"));
+        }
+        Ok(Self::Host { name: name.to_owned(), port })
+    }
+
+    /// The address.
+    pub(crate) async fn resolve(&self) -> anyhow::Result<SocketAddr> {
+        let Self::Host { name, port } = self else { bail!("{self} is no host") };
+        let mut found =
+            tokio::net::lookup_host((name.as_str(), *port)).await.with_context(|| format!("unknown host {name:?}"))?;
+        found.next().with_context(|| format!("unknown host {name:?}: it has no address"))
+    }
+}
+
+impl Url {
+    /// The address of the host.
+    pub(crate) async fn resolve(&self) -> anyhow::Result<SocketAddr> {
+        self.place.resolve().await
+    }
+
+    /// The name of shared memory, and the port there.
+    pub(crate) fn name(&self) -> (&str, u16) {
+        match &self.place {
+            Place::Host { name, port } => (name, *port),
+            Place::Path(_) => ("", SHM_PORT),
+        }
+    }
+
+    /// The file.
+    pub(crate) fn path(&self) -> &Path {
+        match &self.place {
+            Place::Path(path) => path,
+            Place::Host { name, .. } => Path::new(name),
+        }
+    }
+}
+
+impl FromStr for Url {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let known = || Scheme::ALL.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
+        let Some((name, rest)) = text.split_once("://") else {
+            return Err(format!("no scheme; wanted is for example udp://127.0.0.1:7000 (known schemes: {})", known()));
+        };
+        let Some(&(_, scheme)) = Scheme::ALL.iter().find(|(scheme, _)| scheme.eq_ignore_ascii_case(name)) else {
+            let planned = PLANNED.iter().any(|planned| planned.eq_ignore_ascii_case(name));
+            let what = if planned { "is not in this version" } else { "is unknown" };
+            return Err(format!("the scheme {name:?} {what}; known schemes: {}", known()));
+        };
+        let place = if scheme == Scheme::Uds {
+            if rest.is_empty() {
+                return Err("no path; wanted is for example uds:///tmp/machnet.sock".to_owned());
+            }
+            Place::Path(PathBuf::from(rest))
+        } else if scheme == Scheme::Shm && !rest.is_empty() && !rest.contains(':') {
+            Place::Host { name: rest.to_owned(), port: SHM_PORT }
+        } else {
+            Place::host(rest.strip_suffix('/').unwrap_or(rest))?
+        };
+        Ok(Self { scheme, place })
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host { name, port } if name.contains(':') => write!(f, "[{name}]:{port}"),
+            Self::Host { name, port } => write!(f, "{name}:{port}"),
+            Self::Path(path) => path.display().fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for Url {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}", self.scheme.name(), self.place)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_read_and_shown() {
+        for text in [
+            "udp://127.0.0.1:0",
+            "tcp://[::1]:7000",
+            "tcp+spin://host:1",
+            "udp+spin://h:2",
+            "uds:///tmp/x",
+            "shm://n:7",
+        ] {
+            let url: Url = text.parse().unwrap();
+            assert_eq!(url.to_string(), text);
+        }
+        let url: Url = "UDP://h:1/".parse().unwrap();
+        assert_eq!(url.to_string(), "udp://h:1");
+    }
+
+    #[test]
+    fn bad_urls_say_what_would_be_right() {
+        for (text, part) in [
+            ("", "known schemes: udp, shm, tcp"),
+            ("127.0.0.1:7000", "known schemes: udp"),
+            ("http://h:1", "\"http\" is unknown; known schemes: udp"),
+            ("dpdk://0", "\"dpdk\" is not in this version"),
+            ("shm://", "no port"),
+            ("udp://", "no port in \"\""),
+            ("udp://:7", "no host"),
+            ("udp://h", "no port"),
+            ("udp://h:70000", "\"70000\" is no port"),
+            ("udp://::1:70", "brackets"),
+            ("uds://", "no path"),
+        ] {
+            let error = text.parse::<Url>().unwrap_err();
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+}

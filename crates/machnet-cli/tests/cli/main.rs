@@ -1,0 +1,7 @@
+//! The program as people run it: real processes, over loopback.
+#![allow(unused_crate_dependencies, reason = "a test")]
+
+mod measuring;
+mod ping;
+mod process;
+mod refusals;

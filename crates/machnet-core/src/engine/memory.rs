@@ -1,0 +1,61 @@
+//! Who gets memory to reassemble messages in, and how much of it a peer may hold (`docs/spec/flow.md#receiving`, `#limits`).
+
+use super::Engine;
+use super::buffers::Buffers;
+use crate::flow::Store as _;
+use crate::{AppChannel, Driver};
+
+impl<D: Driver, C: AppChannel> Engine<D, C> {
+    /// Gives buffers that came home to the messages that wait for them, first come, first served. A peer that has its
+    /// share waits aside and holds up nobody.
+    pub(super) fn serve_waiting(&mut self) {
+        self.buffers.set_contended(false);
+        for _ in 0..self.waiting.len() {
+            let Some((key, id)) = self.waiting.pop_front() else { return };
+            let Some(flow) = self.flows.get(key).filter(|flow| flow.id == id) else { continue };
+            if let Some(len) = flow.wanted_buffer() {
+                let room = flow.peer.map_or([u64::MAX; 2], |membership| self.peers.room(membership));
+                if room[0] < Buffers::frame_size(len) {
+                    self.waiting.push_back((key, id));
+                    continue;
+                }
+                self.buffers.set_peer_room(room);
+                let Some(frame) = self.buffers.buffer(len, true) else {
+                    self.buffers.set_contended(true);
+                    self.waiting.push_front((key, id));
+                    return;
+                };
+                flow.reserve(frame, &mut self.buffers);
+            }
+            flow.is_waiting = false;
+            self.charge(key);
+            self.touch(key);
+        }
+    }
+
+    /// Notes that a flow's next message waits for a buffer, if it does.
+    pub(super) fn note_waiting(&mut self, key: u32) {
+        let Some(flow) = self.flows.get(key) else { return };
+        if flow.wanted_buffer().is_none() || std::mem::replace(&mut flow.is_waiting, true) {
+            return;
+        }
+        let id = flow.id;
+        if self.waiting.len() > 2 * self.flows.len() {
+            // Flows that ended while they waited: what is left of them must not gather behind one that waits for long.
+            let flows = &mut self.flows;
+            self.waiting.retain(|&(key, id)| flows.get(key).is_some_and(|flow| flow.id == id));
+        }
+        self.waiting.push_back((key, id));
+    }
+
+    /// Tells the peer of a flow what of its memory the flow holds now.
+    pub(super) fn charge(&mut self, key: u32) {
+        let Some(flow) = self.flows.get(key) else { return };
+        let Some(membership) = flow.peer else { return };
+        let now = flow.reassembling();
+        let before = std::mem::replace(&mut flow.charged, now);
+        if before != now {
+            self.peers.charge(membership, before, now);
+        }
+    }
+}

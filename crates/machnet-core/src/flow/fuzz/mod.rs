@@ -1,0 +1,69 @@
+//! Fuzz bodies of a flow's sub-machines (`crate::fuzz`): each drives one by operations read from bytes, next to a model
+//! too naive to be wrong.
+
+mod acks;
+mod credit;
+mod loss;
+mod receive;
+mod units;
+
+use machnet_channel::{Frame, FramePool, FrameRef, Message, Region};
+
+use super::{Store, UnitSet};
+
+pub(crate) use acks::acks;
+pub(crate) use credit::credit;
+pub(crate) use loss::loss;
+pub(crate) use receive::receive;
+pub(crate) use units::units;
+
+/// Frames of one size, which may be refused.
+struct Heap {
+    pool: FramePool,
+    /// Only the oldest message of a flow gets memory.
+    only_oldest: bool,
+    refuse: bool,
+}
+
+const FRAMES: u32 = 32;
+const FRAME_SIZE: u32 = 4096;
+
+impl Heap {
+    fn new() -> Self {
+        let (_, pool) = Region::anonymous(FRAME_SIZE, FRAMES).expect("memory");
+        Self { pool, only_oldest: false, refuse: false }
+    }
+
+    const fn gives(&self, oldest: bool) -> bool {
+        !self.refuse && (oldest || !self.only_oldest)
+    }
+
+    fn in_use(&self) -> u32 {
+        self.pool.capacity() - self.pool.free()
+    }
+}
+
+impl Store for Heap {
+    fn keep(&mut self, _: &FrameRef, payload: &[u8], oldest: bool) -> Option<Message> {
+        self.gives(oldest).then(|| payload.to_vec().into())
+    }
+
+    fn buffer(&mut self, len: u32, oldest: bool) -> Option<Frame> {
+        assert!(len <= FRAME_SIZE, "no message is longer than the limit");
+        if self.gives(oldest) { self.pool.take() } else { None }
+    }
+
+    fn units(&mut self, len: u32) -> Box<UnitSet> {
+        let mut units = Box::<UnitSet>::default();
+        units.reset(len);
+        units
+    }
+
+    fn recycle(&mut self, _: Box<UnitSet>) {}
+}
+
+/// A packet for those who want one to lend from.
+fn packet() -> FrameRef {
+    let (_, mut pool) = Region::anonymous(64, 1).expect("memory");
+    pool.take().expect("a frame").share(0..0)
+}

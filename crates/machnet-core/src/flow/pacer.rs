@@ -1,0 +1,90 @@
+//! Pacing: a window is spread over its round trip, in bursts (`docs/spec/flow.md#pacing`).
+
+use std::time::Duration;
+
+use crate::cc::Controller;
+use crate::{Capabilities, Instant};
+
+/// Packets sent at once on sockets: one GSO batch, which costs little more than one packet.
+const SOCKET_PACKETS: u32 = 64;
+/// How late a sleeping engine may be woken by its timer. What is due meanwhile goes in one burst.
+const SOCKET_TIMER: Duration = Duration::from_millis(1);
+/// Packets sent at once on polled drivers: an eighth of the LCD's ring, and the initial window.
+const POLLED_PACKETS: u32 = 32;
+/// A polled engine looks at its timers this often, or about: one tick of the wheel.
+const POLLED_TIMER: Duration = Duration::from_micros(8);
+
+/// How far a paced flow may be ahead of its rate: the more of the two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Burst {
+    packets: u32,
+    time: Duration,
+}
+
+impl Burst {
+    /// What suits a driver.
+    pub(crate) const fn of(driver: &Capabilities) -> Self {
+        if driver.can_sleep {
+            Self { packets: SOCKET_PACKETS, time: SOCKET_TIMER }
+        } else {
+            Self { packets: POLLED_PACKETS, time: POLLED_TIMER }
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Pacer {
+    /// When everything sent so far is paid for.
+    paid: Instant,
+    /// The burst is spent: the next begins then.
+    waits: bool,
+}
+
+impl Pacer {
+    pub(super) const fn new() -> Self {
+        Self { paid: Instant::ZERO, waits: false }
+    }
+
+    /// True if a packet may go now, by the window and round trip as they are.
+    pub(super) fn is_ready(
+        &mut self,
+        now: Instant,
+        cc: &impl Controller,
+        rtt: Duration,
+        packet: u32,
+        burst: Burst,
+    ) -> bool {
+        if self.waits {
+            self.waits = now < self.paid;
+        } else if self.paid > now {
+            // Below one packet there are no bursts.
+            let ahead = match cc.fraction() {
+                Some(_) => Duration::ZERO,
+                None => burst.time.max(cost(cc, rtt, packet, u64::from(burst.packets) * u64::from(packet))),
+            };
+            self.waits = self.paid > now + ahead;
+        }
+        !self.waits
+    }
+
+    /// A packet of `bytes` was sent.
+    pub(super) fn sent(&mut self, now: Instant, cc: &impl Controller, rtt: Duration, packet: u32, bytes: u64) {
+        self.paid = self.paid.max(now) + cost(cc, rtt, packet, bytes);
+    }
+
+    /// When the next burst begins, if one is waited for.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.waits.then_some(self.paid)
+    }
+}
+
+/// How long `bytes` take at the controller's pace.
+fn cost(cc: &impl Controller, rtt: Duration, packet: u32, bytes: u64) -> Duration {
+    let Some(gain) = cc.pacing_gain() else { return Duration::ZERO };
+    let window = match cc.fraction() {
+        // One packet, however short, takes its share.
+        Some(fraction) => return Duration::from_nanos((rtt.as_nanos() as f64 / fraction) as u64),
+        None => cc.window().max(packet.into()) as f64,
+    };
+    Duration::from_nanos((rtt.as_nanos() as f64 * bytes as f64 / (gain * window)) as u64)
+}

@@ -1,0 +1,8 @@
+//! The driver alone: datagrams between hub and clients, sleeping, and a hostile other side.
+
+mod datagrams;
+mod handshake;
+mod hostile;
+mod node;
+mod raw;
+mod sleeping;

@@ -1,0 +1,114 @@
+//! One measurement: a server's process, a client's, and what the client reports.
+
+use std::fs::{self, File};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use super::contenders::Contender;
+use super::lossbox::Lossbox;
+use super::matrix::{Experiment, Wire};
+use crate::netns::Hosts;
+use crate::run::{Running, describe, wait_until};
+
+/// For a server to listen, and to end after its client.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// Longer than any measurement.
+const LIMIT: Duration = Duration::from_secs(5 * 60);
+
+/// The wires.
+pub(crate) struct Wires {
+    pub(crate) hosts: Hosts,
+}
+
+/// Everything a measurement needs.
+pub(crate) struct Bench {
+    pub(crate) program: PathBuf,
+    /// Where the processes' output goes.
+    pub(crate) log: PathBuf,
+    pub(crate) wires: Wires,
+}
+
+#[derive(Clone, Copy)]
+enum Side {
+    Client,
+    Server,
+}
+
+impl Bench {
+    /// Measures once; returns the client's report.
+    pub(crate) fn measure(&self, experiment: &Experiment, contender: &Contender) -> Result<Value> {
+        fs::create_dir_all(&self.log).with_context(|| format!("cannot create {}", self.log.display()))?;
+        let (client_core, server_core) = contender.cores();
+        let said = self.log.join("server.log");
+        let mut server = self.command(experiment.wire, Side::Server);
+        server.args(["perf", "server", &listen_at(experiment.wire, contender.scheme), "--once"]);
+        if contender.scheme == "udp" {
+            server.args(["--max-flows", "110000"]);
+        }
+        server.args(["--timeout", "60s", "--pin", &server_core.to_string()]).args(contender.options);
+        let mut server = Running::start(server.stdout(File::create(&said)?).stderr(self.log_file("server.err")?))?;
+        let mut url = None;
+        wait_until(PATIENCE, || {
+            let text = fs::read_to_string(&said)?;
+            url = text.split_once('\n').and_then(|(line, _)| line.strip_prefix("listening on ")).map(str::to_owned);
+            Ok(url.is_some() || server.ended()?.is_some())
+        })?;
+        let Some(mut url) = url else { bail!("the server does not listen: {}", self.read("server.err")) };
+        let _lossbox = match experiment.wire {
+            Wire::Lossy(lost) => {
+                let (scheme, at) = url.split_once("://").context("a URL has a scheme")?;
+                let lossbox = Lossbox::start(at.parse::<SocketAddr>()?, lost)?;
+                url = format!("{scheme}://{}", lossbox.address());
+                Some(lossbox)
+            }
+            Wire::Veth | Wire::Loopback | Wire::Local => None,
+        };
+
+        let mut client = self.command(experiment.wire, Side::Client);
+        client.args(["perf", "client", &url, "--json", "--pin", &client_core.to_string()]);
+        client.args(&experiment.options).args(contender.options);
+        let command = describe(&client);
+        client.stdout(self.log_file("client.log")?).stderr(self.log_file("client.err")?);
+        let status = Running::start(&mut client)?.wait(LIMIT)?;
+        let report = serde_json::from_str(&self.read("client.log"));
+        ensure!(status.success(), "`{command}`: {status}: {}", self.read("client.err"));
+        let mut report: Value = report.with_context(|| format!("what `{command}` reports"))?;
+        report["command"] = Value::from(command);
+        // It ends by itself after its one client; if not, it is ended.
+        server.wait(PATIENCE)?;
+        Ok(report)
+    }
+
+    fn command(&self, wire: Wire, side: Side) -> Command {
+        match (wire, side) {
+            (Wire::Veth, Side::Client) => self.wires.hosts.a.command(&self.program),
+            (Wire::Veth, Side::Server) => self.wires.hosts.b.command(&self.program),
+            _ => Command::new(&self.program),
+        }
+    }
+
+    fn log_file(&self, name: &str) -> Result<File> {
+        let path = self.log.join(name);
+        File::create(&path).with_context(|| format!("cannot create {}", path.display()))
+    }
+
+    fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.log.join(name)).unwrap_or_default().trim().to_owned()
+    }
+}
+
+/// Where a server listens.
+fn listen_at(wire: Wire, scheme: &str) -> String {
+    let us = std::process::id();
+    match (wire, scheme) {
+        (_, "shm") => format!("shm://bench-{us}"),
+        (_, "uds") => format!("uds://{}", Path::new("/tmp").join(format!("machnet-bench-{us}.sock")).display()),
+        (Wire::Veth, _) => format!("{scheme}://10.77.0.2:0"),
+        _ => format!("{scheme}://127.0.0.1:0"),
+    }
+}

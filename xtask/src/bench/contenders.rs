@@ -1,0 +1,39 @@
+//! Who is measured. A contender is a transport with the settings that make it good at what it is measured at, on cores
+//! that are the same for all: the client's process on one, the server's on another, engine threads included.
+
+/// A transport and its settings.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Contender {
+    pub(crate) name: &'static str,
+    pub(crate) scheme: &'static str,
+    /// Options of both sides.
+    pub(crate) options: &'static [&'static str],
+    /// Both processes on one core: no wake-up crosses cores.
+    pub(crate) one_core: bool,
+}
+
+const fn on_two_cores(name: &'static str, scheme: &'static str, options: &'static [&'static str]) -> Contender {
+    Contender { name, scheme, options, one_core: false }
+}
+
+/// The engine is a task of the runtime, and never sleeps.
+pub(crate) const SPIN: Contender = on_two_cores("machnet spin", "udp", &["--placement", "inline", "--spin"]);
+/// The same with the default idle policy: it sleeps after 100 µs.
+pub(crate) const INLINE: Contender = on_two_cores("machnet", "udp", &["--placement", "inline"]);
+/// The library's defaults: an engine thread, on the same core as its application.
+pub(crate) const THREAD: Contender = on_two_cores("machnet thread", "udp", &["--placement", "thread", "--park-hook"]);
+pub(crate) const SHM_SPIN: Contender = on_two_cores("machnet shm spin", "shm", &["--placement", "inline", "--spin"]);
+pub(crate) const SHM: Contender = on_two_cores("machnet shm", "shm", &["--placement", "inline"]);
+pub(crate) const TCP: Contender = on_two_cores("tcp", "tcp", &[]);
+pub(crate) const TCP_ONE_CORE: Contender = Contender { one_core: true, ..on_two_cores("tcp one core", "tcp", &[]) };
+pub(crate) const TCP_SPIN: Contender = on_two_cores("tcp spin", "tcp+spin", &[]);
+pub(crate) const UDP_SPIN: Contender = on_two_cores("bare udp spin", "udp+spin", &[]);
+pub(crate) const QUIC: Contender = on_two_cores("quic", "quic", &[]);
+pub(crate) const UDS: Contender = on_two_cores("uds", "uds", &[]);
+
+impl Contender {
+    /// The cores of client and server.
+    pub(crate) const fn cores(&self) -> (usize, usize) {
+        if self.one_core { (0, 0) } else { (0, 1) }
+    }
+}
