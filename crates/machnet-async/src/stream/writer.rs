@@ -5,7 +5,7 @@
 //! writer waits when the tail is full.
 //!
 //! A writer that has been told `Ok` may never call again, so the tail goes by itself: the state is the waker that waits
-//! for room, and whoever calls that waker, usually the engine, posts the tail ([`Poked`]).
+//! for room, and whoever calls that waker, usually the engine, posts the tail ([`Poked`]). Why so: ADR 11.
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
