@@ -54,7 +54,7 @@ use std::time::Duration;
 
 use machnet_channel::{CloseReason, Congestion, FlowOptions, FlowState, UNIT, cost_in_units};
 
-pub(crate) use receive::Store;
+pub(crate) use receive::{Need, Store};
 pub(crate) use send::Cut;
 pub(crate) use units::UnitSet;
 
@@ -247,8 +247,6 @@ pub(crate) struct Flow {
     max_message: u32,
     /// The longest UDP payload that may be tried: ours, and half of the peer's window.
     max_payload: u32,
-    /// Cumulative units the application consumed, as last seen.
-    consumed: u64,
     /// The end of the furthest message that has or had a buffer, cumulative units.
     reserved: u64,
     /// The last credit that a packet named.
@@ -345,7 +343,6 @@ impl Flow {
             peer_credit: 0,
             max_message: limits.max_message,
             max_payload: limits.max_payload,
-            consumed: 0,
             reserved: 0,
             credit_sent: limits.receive_window,
             peer_blocked: false,

@@ -6,15 +6,24 @@ use machnet_channel::{Frame, FrameRef, Message, cost_in_units};
 
 use super::units::UnitSet;
 
-/// Where received bytes may stay: given by the engine. `oldest`: they are of the next message to deliver. Only such may
-/// take the last of the memory, for they alone are sure to give it back: what waits behind a hole gives nothing back
-/// until the hole is filled.
+/// How sure a message is to give its memory back, and so how much of what is left it may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Need {
+    /// It waits behind a hole, and gives nothing back until that is filled.
+    Later,
+    /// It is the next to deliver, but the application has not read what it has: perhaps it never will.
+    Unread,
+    /// It is the next, and everything before it was read.
+    Next,
+}
+
+/// Where received bytes may stay: given by the engine.
 pub(crate) trait Store {
     /// Keeps the `payload` of a whole message, which lies in `packet`: lends it or copies it. `None`: no memory.
-    fn keep(&mut self, packet: &FrameRef, payload: &[u8], oldest: bool) -> Option<Message>;
+    fn keep(&mut self, packet: &FrameRef, payload: &[u8], need: Need) -> Option<Message>;
 
     /// A frame of at least `len` bytes, to reassemble a message in. `None`: no memory.
-    fn buffer(&mut self, len: u32, oldest: bool) -> Option<Frame>;
+    fn buffer(&mut self, len: u32, need: Need) -> Option<Frame>;
 
     /// The empty set over a message of `len` bytes, of recycled memory.
     fn units(&mut self, len: u32) -> Box<UnitSet>;
@@ -65,6 +74,8 @@ pub(crate) struct ReceiveQueue {
     partials: u64,
     /// Cumulative cost of everything delivered.
     delivered: u64,
+    /// Of that, what the application has read, as far as is known.
+    read: u64,
     /// Cumulative cost that the peer may send.
     limit: u64,
     fin: Option<u32>,
@@ -85,6 +96,7 @@ impl ReceiveQueue {
             held: 0,
             partials: 0,
             delivered: 0,
+            read: 0,
             limit,
             fin: None,
             wanted: None,
@@ -93,6 +105,29 @@ impl ReceiveQueue {
             messages_received: 0,
             bytes_received: 0,
         }
+    }
+
+    const fn need(&self, id: u32) -> Need {
+        match (id == self.next, self.is_read()) {
+            (false, _) => Need::Later,
+            (true, false) => Need::Unread,
+            (true, true) => Need::Next,
+        }
+    }
+
+    /// Cumulative cost of what the application has read, as far as is known.
+    pub(crate) const fn read(&self) -> u64 {
+        self.read
+    }
+
+    /// The application has read so much.
+    pub(crate) const fn set_read(&mut self, read: u64) {
+        self.read = read;
+    }
+
+    /// True if the application has read all that was delivered.
+    pub(crate) const fn is_read(&self) -> bool {
+        self.delivered <= self.read
     }
 
     /// Raises the credit; it never falls.
@@ -111,9 +146,9 @@ impl ReceiveQueue {
             Err(place) => place,
             Ok(place) => return self.whole_again(place, payload, store),
         };
-        let oldest = id == self.next;
-        let Some(message) = store.keep(packet, payload, oldest) else {
-            if oldest {
+        let need = self.need(id);
+        let Some(message) = store.keep(packet, payload, need) else {
+            if need != Need::Later {
                 self.wanted = Some((id, payload.len() as u32));
             }
             return Stored::NoMemory;
@@ -156,9 +191,9 @@ impl ReceiveQueue {
         let place = match self.find(id) {
             Ok(place) => place,
             Err(place) => {
-                let oldest = id == self.next;
-                let Some(frame) = store.buffer(total, oldest) else {
-                    if oldest {
+                let need = self.need(id);
+                let Some(frame) = store.buffer(total, need) else {
+                    if need != Need::Later {
                         self.wanted = Some((id, total));
                     }
                     return Stored::NoMemory;
@@ -391,10 +426,10 @@ mod tests {
     }
 
     impl Store for Heap {
-        fn keep(&mut self, _: &FrameRef, payload: &[u8], _: bool) -> Option<Message> {
+        fn keep(&mut self, _: &FrameRef, payload: &[u8], _: Need) -> Option<Message> {
             (!self.refuse).then(|| payload.to_vec().into())
         }
-        fn buffer(&mut self, _: u32, _: bool) -> Option<Frame> {
+        fn buffer(&mut self, _: u32, _: Need) -> Option<Frame> {
             if self.refuse { None } else { self.pool.take() }
         }
         fn units(&mut self, len: u32) -> Box<UnitSet> {
