@@ -101,7 +101,11 @@ impl Flow {
     /// Packets are as long as the path carries from now on.
     pub(super) fn adopt_mtu(&mut self) {
         if let Some(mtu) = &self.mtu {
-            self.send.set_cut(Cut::new(mtu.current() as usize));
+            let cut = Cut::new(mtu.current() as usize);
+            if cut != self.send.cut() {
+                self.send.set_cut(cut);
+                self.cc.set_packet(cut.packet() as u32);
+            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! Building a flow's packets (`docs/spec/flow.md#sending`, `#acknowledging`).
 
-use super::{Alarm, Control, Flow, Hurry, Limits, Mtu, Sent, State, handshake};
+use super::{Alarm, Control, Flow, Hurry, Mtu, Sent, State, handshake};
 use crate::cc::Controller as _;
 use crate::driver::Meta;
 use crate::engine::Tx;
@@ -159,8 +159,8 @@ impl Flow {
 
     /// True if a packet with content may go out now.
     fn window_open(&mut self, now: Instant) -> bool {
-        let Limits { cut, burst, .. } = *self.limits;
-        self.pacer.is_ready(now, &self.cc, self.rtt.smoothed_or_initial(), cut.packet() as u32, burst)
+        let (packet, burst) = (self.send.cut().packet() as u32, self.limits.burst);
+        self.pacer.is_ready(now, &self.cc, self.rtt.smoothed_or_initial(), packet, burst)
             && self.sent.has_span()
             && self.sent.in_flight() < self.cc.window()
             && !self.sent.is_stretched()
