@@ -106,6 +106,9 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             // What it stored of the packet it knows again.
             result = flow.on_data(round, header, &data, packet, &mut self.buffers);
         }
+        if result == Err(DropReason::NoBuffers) {
+            flow.refuse(header.number);
+        }
         flow.deliver(now, &mut self.channel);
         if let Some(membership) = flow.peer
             && result.is_ok()

@@ -76,7 +76,9 @@ impl Flow {
 
     pub(super) fn on_sent_timer(&mut self, now: Instant) {
         if self.sent.on_timeout(now, &self.rtt) {
+            // A peer without memory says so: that is not the path.
             if self.sent.backoff() >= STUCK
+                && !self.sent.is_held()
                 && let Some(mtu) = &mut self.mtu
                 && mtu.on_stuck(now)
             {
@@ -95,6 +97,10 @@ impl Flow {
             control.lost();
         }
         self.send.probe();
+        if !self.send.has_again() {
+            // Whatever the peer refused, it has by now.
+            self.sent.release();
+        }
         self.probes = transmit::PROBES;
     }
 

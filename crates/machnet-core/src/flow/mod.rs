@@ -251,6 +251,8 @@ pub(crate) struct Flow {
     reserved: u64,
     /// The last credit that a packet named.
     credit_sent: u64,
+    /// Numbers that were dropped for want of memory, the first and the last, and nobody said so yet.
+    refused: Option<(u32, u32)>,
     /// The peer waits for credit.
     peer_blocked: bool,
     /// Credit is to be announced in this round.
@@ -345,6 +347,7 @@ impl Flow {
             max_payload: limits.max_payload,
             reserved: 0,
             credit_sent: limits.receive_window,
+            refused: None,
             peer_blocked: false,
             announce: false,
             retell: true,

@@ -149,6 +149,39 @@ fn stopped_readers_stop_nobody() {
     }
 }
 
+/// A peer that has no memory says so: nothing counts as lost, little is sent in vain, and when there is memory the flow goes on as before.
+#[test]
+fn what_is_refused_is_not_lost() {
+    let mut config = config();
+    config.reassembly_bytes = 2 << 20;
+    let mut pair = Pair::with(6, &Link::with_delay(micros(50)), [nic(); 2], [config; 2], world_config());
+    let (mut a, mut b) = pair.open();
+    let sender = pair.world.spawn("sender", async move {
+        for _ in 0..1000 {
+            a.send(vec![7; 30_000]).await.unwrap();
+        }
+        a
+    });
+    pair.world.run_for(seconds(5)).unwrap();
+    let [stats_a, stats_b] = [pair.a, pair.b].map(|machine| pair.world.stats(machine));
+    let refused = stats_b.drops.get(DropReason::NoBuffers);
+    println!("{refused} refused, {} lost", stats_a.packets_lost);
+    assert_eq!(stats_a.packets_lost, 0);
+    // What was underway when memory ran out, which is less than credit allows; then two for each probe.
+    assert!((1..2000).contains(&refused), "{refused}");
+    let begin = pair.world.handle().now();
+    let reader = pair.world.spawn("reader", async move {
+        for _ in 0..1000 {
+            assert_eq!(b.receive().await.expect("an open flow").len(), 30_000);
+        }
+        b
+    });
+    let b = pair.world.wait(&reader, seconds(5)).unwrap();
+    println!("the rest in {:?}", pair.world.handle().now().since(begin));
+    drop((pair.world.wait(&sender, seconds(1)).unwrap(), b));
+    pair.world.settle(TOMBSTONES).unwrap();
+}
+
 /// Reassembly buffers run out: parts are dropped unacknowledged, come again, and everything arrives. What is behind a
 /// hole may never take the buffer that fills it.
 #[test]
