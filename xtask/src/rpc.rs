@@ -236,12 +236,27 @@ fn free_udp_port() -> Result<u16> {
 }
 
 fn wait_for_tcp(server: &mut Running, port: u16) -> Result<()> {
-    wait_for(server, || TcpStream::connect(("127.0.0.1", port)).is_ok())
+    // Not by connecting: that would be a connection more.
+    let id = server.id();
+    wait_for(server, || has_tcp_listener(id, port))
 }
 
 fn wait_for_udp(server: &mut Running, port: u16) -> Result<()> {
     let id = server.id();
     wait_for(server, || has_udp_port(id, port))
+}
+
+/// True if somebody in the network namespace of a process listens at TCP port `port`.
+fn has_tcp_listener(pid: u32, port: u16) -> bool {
+    let (end, listening) = (format!(":{port:04X}"), "0A");
+    ["tcp", "tcp6"].iter().any(|table| {
+        let table = fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default();
+        table.lines().any(|line| {
+            let mut columns = line.split_whitespace().skip(1);
+            let (local, state) = (columns.next(), columns.nth(1));
+            local.is_some_and(|local| local.ends_with(&end)) && state == Some(listening)
+        })
+    })
 }
 
 fn wait_for(server: &mut Running, mut listens: impl FnMut() -> bool) -> Result<()> {
