@@ -69,7 +69,7 @@ async fn framed_codecs() {
                 for frame in &frames {
                     near.feed(frame.clone()).await.unwrap();
                 }
-                near.close().await.unwrap();
+                SinkExt::<Bytes>::close(&mut near).await.unwrap();
             };
             let (got, ()) = tokio::join!(far.by_ref().map(|frame| frame.unwrap().freeze()).collect::<Vec<_>>(), send);
             assert!(got == frames);
