@@ -59,7 +59,7 @@ fn gateway() -> Result<()> {
             stream.write_all(&all)
         };
         let accepted: Vec<_> = server.incoming().take(CONNECTIONS).map(|s| thread::spawn(move || serve(s?))).collect();
-        accepted.into_iter().try_for_each(|serving| serving.join().unwrap_or_else(|_| Ok(())))
+        accepted.into_iter().try_for_each(|serving| serving.join().unwrap_or_else(|_| Err(panicked())))
     });
     let clients: Vec<_> = (0..CONNECTIONS)
         .map(|number| {
@@ -80,7 +80,11 @@ fn gateway() -> Result<()> {
     for client in clients {
         client.join().unwrap_or_else(|_| bail!("a client panicked"))?;
     }
-    serving.join().unwrap_or(Ok(())).context("the server behind the gateways")
+    serving.join().unwrap_or_else(|_| Err(panicked())).context("the server behind the gateways")
+}
+
+fn panicked() -> std::io::Error {
+    std::io::Error::other("a thread panicked")
 }
 
 /// h2load, HTTP/1.1 and HTTP/2, against axum on a `FlowListener`.
