@@ -19,10 +19,10 @@
 
 #[doc(inline)]
 pub use machnet_async::{
-    CloseReason, Config, ConfigError, Driver, DropReason, Drops, Endpoint, EndpointBuilder, EngineStats, Flow,
-    FlowError, FlowStats, IdlePolicy, Incoming, Listener, Message, Messages, NoDriver, ParkHook, Placement, RecvHalf,
-    Reserved, ReuniteError, SendError, SendErrorReason, SendHalf, Shm, ShmBuilder, ShmStats, TrySendError, Udp,
-    UdpBuilder, WakeStats, future, park_hook,
+    CloseReason, Config, ConfigError, Congestion, Driver, DropReason, Drops, Endpoint, EndpointBuilder, EngineStats,
+    Flow, FlowError, FlowOptions, FlowStats, IdlePolicy, Incoming, Listener, Message, Messages, NoDriver, ParkHook,
+    Placement, RecvHalf, Reserved, ReuniteError, SendError, SendErrorReason, SendHalf, Shm, ShmBuilder, ShmStats,
+    TrySendError, Udp, UdpBuilder, WakeStats, future, park_hook,
 };
 
 // The README's example compiles.

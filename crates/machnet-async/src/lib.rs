@@ -50,8 +50,8 @@
 //!
 //! Inline, nothing crosses threads and nobody is woken from outside: two processes exchange 1 KiB over loopback UDP in
 //! 10 µs there and back, 16 µs with threads, 50 µs over TCP (`echo --two-process`). In exchange the engine shares its
-//! core: it lets everybody else run between its rounds, but makes **no progress outside of `block_on`, nor while a task
-//! computes without awaiting**: peers are not answered, and end their flows if that lasts for
+//! core: it lets everybody else run between its rounds, which it keeps below 50 µs, but makes **no progress outside of
+//! `block_on`, nor while a task computes without awaiting**: peers are not answered, and end their flows if that lasts for
 //! [`Config::dead_peer_timeout`]. It ends with its runtime, and its flows with it. The future of `block_on` is polled a
 //! little later than tasks are: spawn what is in a hurry.
 //!

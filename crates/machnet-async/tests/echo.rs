@@ -5,7 +5,7 @@ mod support;
 use std::task::Poll;
 
 use futures::executor::block_on;
-use machnet_async::{Config, Endpoint, Flow, IdlePolicy, Udp};
+use machnet_async::{Config, Congestion, Endpoint, Flow, FlowOptions, IdlePolicy, Udp};
 use support::{Pair, V4, content, echo, endpoint, endpoint_at, open, pair, pair_with, run, within_a_minute};
 
 const SIZES: [usize; 10] = [0, 1, 63, 64, 65, 1200, 1300, 5000, 70_000, 1 << 20];
@@ -277,6 +277,26 @@ fn endpoints_come_and_go() {
             b.shutdown().await.unwrap();
         }
         drop(endpoint_at(V4, Config::default()));
+    });
+}
+
+/// For either direction by the side that sends, and CUBIC else: these are sockets.
+#[test]
+fn flows_have_the_congestion_control_that_was_chosen() {
+    run(|| async {
+        let (client, server) = (endpoint(), endpoint());
+        let fixed = |bytes| FlowOptions::new().congestion(Congestion::Fixed { bytes });
+        let mut listener = server.listen(0).options(fixed(50_000)).await.unwrap();
+        let to = listener.local_addr();
+        let mut near = client.connect(to).options(fixed(40_000)).await.unwrap();
+        let (mut far, _) = listener.accept().await.unwrap();
+        // Counters are published with what happens.
+        near.send("ping").await.unwrap();
+        assert_eq!(far.recv().await.unwrap().unwrap(), "ping");
+        far.send("pong").await.unwrap();
+        assert_eq!(near.recv().await.unwrap().unwrap(), "pong");
+        assert_eq!(near.stats().congestion_window, 40_000);
+        assert_eq!(far.stats().congestion_window, 50_000);
     });
 }
 

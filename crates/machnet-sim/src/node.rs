@@ -7,7 +7,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use machnet_channel::{
-    Accepted, Backlog, BacklogConsumer, CloseReason, FlowState, Intake, Mailbox, Message, RecvEnd, SendEnd,
+    Accepted, Backlog, BacklogConsumer, CloseReason, FlowOptions, FlowState, Intake, Mailbox, Message, RecvEnd, SendEnd,
 };
 
 use crate::executor::Handle;
@@ -48,7 +48,15 @@ impl Node {
     /// # Errors
     /// Why it did not open.
     pub async fn connect(&self, to: SocketAddr) -> Result<Flow, CloseReason> {
-        let (send, recv) = Mailbox::connect(&self.intake, to);
+        self.connect_with(to, FlowOptions::new()).await
+    }
+
+    /// [`Node::connect`] with options.
+    ///
+    /// # Errors
+    /// As [`Node::connect`].
+    pub async fn connect_with(&self, to: SocketAddr, options: FlowOptions) -> Result<Flow, CloseReason> {
+        let (send, recv) = Mailbox::connect_with(&self.intake, to, options);
         let mut flow = Flow { send, recv };
         let state = flow.reaches(FlowState::OPEN).await;
         match state.reason() {
@@ -62,7 +70,15 @@ impl Node {
     /// # Errors
     /// What the driver said.
     pub async fn listen(&self, port: u16, limit: u32) -> io::Result<Listener> {
-        let mut backlog = Backlog::listen(&self.intake, port, limit);
+        self.listen_with(port, limit, FlowOptions::new()).await
+    }
+
+    /// [`Node::listen`] with options for the flows it accepts.
+    ///
+    /// # Errors
+    /// As [`Node::listen`].
+    pub async fn listen_with(&self, port: u16, limit: u32, options: FlowOptions) -> io::Result<Listener> {
+        let mut backlog = Backlog::listen_with(&self.intake, port, limit, options);
         let local = poll_fn(|cx| backlog.poll_opened(cx)).await?;
         Ok(Listener { backlog, local })
     }

@@ -28,7 +28,7 @@ const TOLERATED: f32 = 0.02;
 /// Packets over which it is measured, and with how many good ones a measurement begins, so that one loss says nothing.
 const LOSS_WINDOW: f32 = 2048.0;
 const LOSS_PRIOR: f32 = 128.0;
-/// A round trip counts if at most this part of the target may have been spent waiting for our own engine.
+/// A round trip counts as it is if at most this part of the target may have been spent waiting for our own engine.
 const GAP_PART: u32 = 4;
 /// Every so many round trips the window is halved for two, to see the path without our own queue: costs less than 1 %.
 const DRAIN_EVERY: u16 = 128;
@@ -130,10 +130,15 @@ impl Controller for Swift {
         }
         self.gathered = (self.gathered + acked.limited as f64 / f64::from(self.packet)).min(self.window.max(1.0));
         let target = self.target(acked.min);
-        // That our engine was kept from looking is no congestion.
-        let Some(rtt) = acked.rtt.filter(|_| acked.gap <= target / GAP_PART) else { return };
+        let Some(mut rtt) = acked.rtt else { return };
+        if acked.gap > target / GAP_PART {
+            // That our engine was kept from looking is no congestion: the acknowledgement may have waited all that time,
+            // and the packet as long, in a round like this one, before it left.
+            rtt = rtt.saturating_sub(2 * acked.gap).max(acked.min.min(rtt));
+        }
         if rtt < target {
-            let gathered = std::mem::take(&mut self.gathered);
+            // Below a packet the paper counts packets, whatever their length.
+            let gathered = std::mem::take(&mut self.gathered).max(if self.window < 1.0 { 1.0 } else { 0.0 });
             self.window += if self.starting {
                 gathered
             } else if self.is_draining() {
@@ -144,7 +149,9 @@ impl Controller for Swift {
             self.clamp();
         } else if self.may_decrease(acked.now, acked.smoothed) {
             let excess = (rtt - target).as_secs_f64() / rtt.as_secs_f64();
-            self.decrease(acked.now, 1.0 - BETA * excess);
+            // Who does not even fill his window is not the reason: a packet at a time is what he may always send.
+            let floor = if acked.limited > 0 { 0.0 } else { self.window.min(1.0) };
+            self.decrease(acked.now, (1.0 - BETA * excess).max(floor / self.window));
         }
     }
 
@@ -253,10 +260,28 @@ mod tests {
     fn without_a_sample_nothing_is_decided_and_nothing_forgotten() {
         let mut cc = settled(10.0);
         cc.on_ack(&Acked { rtt: None, ..acked(1000, 2000, us(900)) });
-        cc.on_ack(&Acked { gap: us(50), ..acked(1000, 3000, us(900)) });
         assert!((cc.window - 10.0).abs() < 1e-9);
-        cc.on_ack(&acked(1001, 5000, us(100)));
+        cc.on_ack(&acked(1001, 8000, us(100)));
         assert!((cc.window - 11.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn what_our_own_engine_waited_does_not_count() {
+        let mut cc = settled(10.0);
+        // 4 ms in which nobody looked.
+        cc.on_ack(&Acked { gap: us(4000), ..acked(10_000, 10_000, us(4100)) });
+        assert!((cc.window - 11.0).abs() < 1e-9, "{}", cc.window);
+        cc.on_ack(&Acked { gap: us(4000), ..acked(20_000, 10_000, us(8500)) });
+        assert!(cc.window < 8.0, "{}", cc.window);
+    }
+
+    #[test]
+    fn who_sends_little_may_always_send_a_packet() {
+        let mut cc = settled(1.5);
+        for now in 1..20 {
+            cc.on_ack(&Acked { limited: 0, ..acked(now * 10_000, 64, us(4000)) });
+        }
+        assert!((cc.window - 1.0).abs() < 1e-9, "{}", cc.window);
     }
 
     #[test]
@@ -269,7 +294,7 @@ mod tests {
         }
         assert!((cc.window - 0.0625).abs() < 1e-9, "{}", cc.window);
         assert_eq!((cc.fraction(), cc.window()), (Some(cc.window), 1000));
-        cc.on_ack(&acked(now + 20_000, 1000, us(100)));
+        cc.on_ack(&acked(now + 20_000, 64, us(100)));
         assert!((cc.window - 1.0625).abs() < 1e-9 && cc.fraction().is_none());
     }
 

@@ -209,7 +209,10 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
     pub fn poll(&mut self, now: Instant) -> Progress {
         let before = self.now;
         self.now = before.max(now);
-        self.gap = if std::mem::take(&mut self.slept) { Duration::ZERO } else { self.now.since(before) };
+        // Who slept was woken by what arrived, unless he is late for his own deadline.
+        let since =
+            if std::mem::take(&mut self.slept) { self.promised.unwrap_or(self.now).max(before) } else { before };
+        self.gap = self.now.since(since);
         self.notice_freeze();
         self.tx.begin();
         self.serve_waiting();

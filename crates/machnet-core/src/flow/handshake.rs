@@ -96,7 +96,7 @@ impl Flow {
 
     pub(super) fn sample_handshake(&mut self, now: Instant) {
         if let Some(at) = self.handshake_sent.take() {
-            self.rtt.sample(now, now.since(at), Duration::ZERO);
+            self.rtt.sample(now, now.since(at), Duration::ZERO, Duration::ZERO);
         }
     }
 }

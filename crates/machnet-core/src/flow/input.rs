@@ -117,7 +117,7 @@ impl Flow {
         let mut sample = None;
         if let Some(at) = result.sample {
             let (latest, delay) = (now.since(at), Duration::from_micros(block.delay_us.into()));
-            self.rtt.sample(now, latest, delay);
+            self.rtt.sample(now, latest, delay, round.gap);
             // What the peer's host waited is no congestion, however long. It says at most too much: never less than the path takes.
             sample = Some(latest.saturating_sub(delay).max(self.rtt.min().min(latest)));
         }

@@ -394,7 +394,7 @@ mod tests {
     /// A round trip of 100 ns.
     fn measured() -> Rtt {
         let mut rtt = Rtt::new();
-        rtt.sample(Instant::ZERO, Duration::from_nanos(100), Duration::ZERO);
+        rtt.sample(Instant::ZERO, Duration::from_nanos(100), Duration::ZERO, Duration::ZERO);
         rtt
     }
 
@@ -457,7 +457,7 @@ mod tests {
     #[test]
     fn a_long_silence_is_persistent_congestion() {
         let mut rtt = Rtt::new();
-        rtt.sample(Instant::ZERO, Duration::from_micros(100), Duration::ZERO);
+        rtt.sample(Instant::ZERO, Duration::from_micros(100), Duration::ZERO, Duration::ZERO);
         let micros = |n: u64| Instant(n * 1000);
         // 3 · (100 + 4 · 50) µs; all but the last are lost.
         for (gap, persistent) in [(100, true), (99, false)] {
@@ -502,7 +502,7 @@ mod tests {
     #[test]
     fn a_timeout_backs_off_until_something_is_acknowledged() {
         let (mut sent, mut rtt) = (filled(4), Rtt::new());
-        rtt.sample(Instant::ZERO, Duration::from_micros(500), Duration::ZERO);
+        rtt.sample(Instant::ZERO, Duration::from_micros(500), Duration::ZERO, Duration::ZERO);
         let micros = |n: u64| Instant(n * 1000 + 3);
         assert_eq!(sent.deadline(&rtt), Some(micros(1000)));
         assert!(!sent.on_timeout(Instant(1_000_002), &rtt));

@@ -115,7 +115,7 @@ mod tests {
 
     fn measured(micros: u64) -> Rtt {
         let mut rtt = Rtt::new();
-        rtt.sample(Instant::ZERO, us(micros), Duration::ZERO);
+        rtt.sample(Instant::ZERO, us(micros), Duration::ZERO, Duration::ZERO);
         rtt
     }
 

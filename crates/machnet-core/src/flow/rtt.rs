@@ -50,8 +50,9 @@ impl Rtt {
         self.peer_max_ack_delay = u64::from(micros.min(1_000_000)) * 1000;
     }
 
-    /// Takes a sample: a packet was acknowledged `latest` after it was sent; the peer says it waited `delay` of that.
-    pub(crate) fn sample(&mut self, now: Instant, latest: Duration, delay: Duration) {
+    /// Takes a sample: a packet was acknowledged `latest` after it was sent; the peer says it waited `delay` of that, and
+    /// we may not have looked for `gap`.
+    pub(crate) fn sample(&mut self, now: Instant, latest: Duration, delay: Duration, gap: Duration) {
         let latest = nanos(latest).max(1);
         if self.min_since + MIN_WINDOW <= now {
             self.min = [u64::MAX, self.min[0]];
@@ -61,7 +62,7 @@ impl Rtt {
         let delay = nanos(delay).min(self.peer_max_ack_delay);
         // Never below the minimum. RFC 9002 §5.3 would not subtract at all then; our peers say rather too much, since they
         // count from their previous poll.
-        let adjusted = latest.saturating_sub(delay).max(self.min[0].min(self.min[1]));
+        let adjusted = latest.saturating_sub(delay).saturating_sub(nanos(gap)).max(self.min[0].min(self.min[1]));
         if self.smoothed == 0 {
             self.smoothed = latest;
             self.variation = latest / 2;
@@ -121,14 +122,14 @@ mod tests {
         rtt.set_peer_max_ack_delay(250);
         assert_eq!(rtt.pto(0), us(1000 + 1000 + 250));
         assert_eq!(rtt.persistent(), None);
-        rtt.sample(Instant(0), us(100), us(40));
+        rtt.sample(Instant(0), us(100), us(40), us(0));
         assert_eq!((rtt.smoothed(), rtt.variation), (us(100), 50_000));
         assert_eq!(rtt.pto(0), us(100 + 100 + 250));
         assert_eq!(rtt.persistent(), Some(us(3 * (100 + 200 + 250))));
-        rtt.sample(Instant(1), us(300), us(200));
+        rtt.sample(Instant(1), us(300), us(200), us(0));
         // Adjusted to 100 µs: not below the minimum.
         assert_eq!((rtt.smoothed(), rtt.variation), (us(100), 37_500));
-        rtt.sample(Instant(2), us(110), us(60));
+        rtt.sample(Instant(2), us(110), us(60), us(0));
         // 50 µs would be below the minimum.
         assert_eq!(rtt.smoothed(), us(100));
         assert_eq!(rtt.pto(1), 2 * rtt.pto(0));
@@ -139,8 +140,8 @@ mod tests {
     fn an_absurd_delay_is_cut_to_the_promise() {
         let mut rtt = Rtt::new();
         rtt.set_peer_max_ack_delay(250);
-        rtt.sample(Instant(0), us(100), us(0));
-        rtt.sample(Instant(1), us(1000), us(60_000));
+        rtt.sample(Instant(0), us(100), us(0), us(0));
+        rtt.sample(Instant(1), us(1000), us(60_000), us(0));
         assert_eq!(rtt.smoothed(), (7 * us(100) + us(750)) / 8);
     }
 
@@ -148,14 +149,14 @@ mod tests {
     fn a_smallest_round_trip_is_forgotten() {
         let mut rtt = Rtt::new();
         let second = |n: u64| Instant(n * 1_000_000_000);
-        rtt.sample(second(6), us(100), us(0));
+        rtt.sample(second(6), us(100), us(0), us(0));
         for n in 7..11 {
-            rtt.sample(second(n), us(300), us(0));
+            rtt.sample(second(n), us(300), us(0), us(0));
             assert_eq!(rtt.min(), us(100));
         }
-        rtt.sample(second(11), us(300), us(0));
+        rtt.sample(second(11), us(300), us(0), us(0));
         assert_eq!(rtt.min(), us(100), "it was of the half window before");
-        rtt.sample(second(16), us(200), us(0));
+        rtt.sample(second(16), us(200), us(0), us(0));
         assert_eq!(rtt.min(), us(200));
     }
 }

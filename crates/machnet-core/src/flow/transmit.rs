@@ -238,7 +238,7 @@ impl Flow {
             let rtt = self.rtt.smoothed_or_initial();
             self.pacer.sent(now, &self.cc, rtt, room as u32, sent_len as u64);
         }
-        let limited = 2 * (self.sent.in_flight() + sent_len as u64) >= self.cc.window();
+        let limited = 2 * (self.sent.in_flight() + sent_len as u64) >= self.cc.window() || self.cc.fraction().is_some();
         self.sent.sent(now, sent_len as u32, &tx.contents, limited);
         self.packets_sent += 1;
         self.on_traffic(now);

@@ -93,7 +93,7 @@ fn roomy() -> NicConfig {
 
 /// A pair of machines and a flow that fills the path; the world after it has run for a while.
 fn busy(run: &Run, link: &Link, size: usize) -> (Pair, Bulk) {
-    // Room for everything that comes behind a hole.
+    // Room for what waits behind a hole for a round trip.
     let mut config = config();
     config.reassembly_bytes = 64 << 20;
     let mut pair = run.pair_of(link, roomy(), config);

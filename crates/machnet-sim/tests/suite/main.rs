@@ -6,7 +6,6 @@
 
 mod common;
 mod cookies;
-mod economy;
 mod ending;
 mod fabric;
 mod fairness;

@@ -150,7 +150,7 @@ impl World {
         });
         assert_eq!((result.bytes, result.new), (bytes, bytes > 0));
         if let Some(at) = result.sample {
-            self.rtt.sample(self.now, self.now.since(at), Duration::from_micros(block.delay_us.into()));
+            self.rtt.sample(self.now, self.now.since(at), Duration::from_micros(block.delay_us.into()), Duration::ZERO);
         }
         self.detect();
     }
