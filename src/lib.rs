@@ -20,9 +20,10 @@
 #[doc(inline)]
 pub use machnet_async::{
     CloseReason, Config, ConfigError, Congestion, Driver, DropReason, Drops, Endpoint, EndpointBuilder, EngineStats,
-    Flow, FlowError, FlowOptions, FlowStats, IdlePolicy, Incoming, Listener, Message, Messages, NoDriver, ParkHook,
-    Placement, RecvHalf, Reserved, ReuniteError, SendError, SendErrorReason, SendHalf, Shm, ShmBuilder, ShmStats,
-    TrySendError, Udp, UdpBuilder, WakeStats, future, park_hook,
+    Flow, FlowError, FlowIncoming, FlowListener, FlowOptions, FlowStats, FlowStream, IdlePolicy, Incoming, Listener,
+    Message, Messages, NoDriver, ParkHook, Placement, RecvHalf, Reserved, ReuniteError, SendError, SendErrorReason,
+    SendHalf, Shm, ShmBuilder, ShmStats, TrySendError, Udp, UdpBuilder, WakeStats, adapters, future, halves, park_hook,
+    transport,
 };
 
 // The README's example compiles.

@@ -7,6 +7,7 @@
 //! mutants.rs   the loom tests must notice every listed bug
 //! sim.rs       the transport in virtual time
 //! netns.rs     two hosts on one machine, and the end-to-end run between them
+//! rpc.rs       frameworks, servers and load tools that others wrote, over Machnet
 //! dissector.rs the Wireshark dissector, on a sample and on real traffic
 //! fuzz.rs      the fuzz targets, for as long as wanted
 //! bench/       Machnet and its rivals, measured side by side
@@ -20,6 +21,7 @@ mod dissector;
 mod fuzz;
 mod mutants;
 mod netns;
+mod rpc;
 mod run;
 mod sim;
 mod soak;

@@ -95,7 +95,7 @@ impl Exchange {
 }
 
 /// True if a process (and its network namespace) has UDP port `port` open.
-fn has_udp_port(pid: u32, port: u16) -> bool {
+pub(crate) fn has_udp_port(pid: u32, port: u16) -> bool {
     // The second column is `local address:port`, in hexadecimal.
     let end = format!(":{port:04X}");
     ["udp", "udp6"].iter().any(|table| {

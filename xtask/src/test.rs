@@ -8,7 +8,7 @@ use clap::ValueEnum;
 
 use crate::run::{capture, describe, run};
 use crate::tools::{self, Tool};
-use crate::{dissector, mutants, netns, root, sim, soak, target};
+use crate::{dissector, mutants, netns, root, rpc, sim, soak, target};
 
 /// Options of `cargo xtask test`.
 #[derive(clap::Args)]
@@ -51,6 +51,8 @@ pub(crate) enum Step {
     Netns,
     /// Wireshark's dissector, on the committed sample and on real traffic
     Dissector,
+    /// Frameworks, servers and load tools that others wrote: tonic, axum, tarpc, TLS, redis, PostgreSQL, h2load
+    Rpc,
 }
 
 /// Longer than any step takes; a step that hangs fails the run.
@@ -78,6 +80,7 @@ impl Step {
             Self::Clippy => &[tools::CLIPPY],
             Self::Test | Self::Netns => &[tools::IP, tools::NAMESPACES],
             Self::Dissector => &[tools::IP, tools::TC, tools::NAMESPACES, tools::TSHARK],
+            Self::Rpc => &[tools::REDIS_SERVER, tools::REDIS_BENCHMARK, tools::H2LOAD, tools::INITDB, tools::SETPRIV],
             Self::Doc | Self::Sim | Self::Loom | Self::Mutants | Self::Examples | Self::Soak => &[],
         }
     }
@@ -123,6 +126,7 @@ impl Step {
                 build_echo()?;
                 dissector::check(&target().join("release/examples"))
             }
+            Self::Rpc => rpc::check(),
         }
     }
 }

@@ -34,6 +34,16 @@ enum Source {
 pub(crate) const RUSTFMT: Tool = Tool { name: "rustfmt", source: Source::Component { subcommand: "fmt" } };
 pub(crate) const CLIPPY: Tool = Tool { name: "clippy", source: Source::Component { subcommand: "clippy" } };
 pub(crate) const IP: Tool = Tool { name: "ip", source: Source::Apt { command: "ip", package: "iproute2" } };
+pub(crate) const REDIS_SERVER: Tool =
+    Tool { name: "redis-server", source: Source::Apt { command: "redis-server", package: "redis-server" } };
+pub(crate) const REDIS_BENCHMARK: Tool =
+    Tool { name: "redis-benchmark", source: Source::Apt { command: "redis-benchmark", package: "redis-tools" } };
+pub(crate) const H2LOAD: Tool =
+    Tool { name: "h2load", source: Source::Apt { command: "h2load", package: "nghttp2-client" } };
+pub(crate) const INITDB: Tool =
+    Tool { name: "PostgreSQL", source: Source::Apt { command: "initdb", package: "postgresql" } };
+pub(crate) const SETPRIV: Tool =
+    Tool { name: "setpriv", source: Source::Apt { command: "setpriv", package: "util-linux" } };
 pub(crate) const TC: Tool = Tool { name: "tc", source: Source::Apt { command: "tc", package: "iproute2" } };
 pub(crate) const TSHARK: Tool = Tool { name: "tshark", source: Source::Apt { command: "tshark", package: "tshark" } };
 pub(crate) const NAMESPACES: Tool = Tool { name: "network namespaces", source: Source::Namespaces };
@@ -150,11 +160,20 @@ pub(crate) fn command(name: &str) -> Command {
     find(name).map_or_else(|| Command::new(name), Command::new)
 }
 
+/// Where PostgreSQL's server programs are: on Debian not in `PATH`.
+pub(crate) fn postgres_programs() -> Option<PathBuf> {
+    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let mut programs: Vec<_> = versions.map(|version| version.path().join("bin")).collect();
+    programs.retain(|bin| bin.join("initdb").is_file());
+    programs.into_iter().max()
+}
+
 /// Where a command is. `/sbin` and its like count even where `PATH` leaves them out, as for users on Debian.
 fn find(command: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .chain(["/usr/sbin".into(), "/sbin".into()])
+        .chain(postgres_programs())
         .map(|dir| dir.join(command))
         .find(|file| file.is_file())
 }

@@ -1,6 +1,7 @@
 //! Machnet for async applications: flows are awaited, on tokio or any other executor.
 //!
-//! It is not a byte stream and not TLS: a flow carries messages, in the clear, between hosts of one trusted network.
+//! It is not TLS: a flow carries messages, in the clear, between hosts of one trusted network. [`FlowStream`] makes a byte
+//! stream of it.
 //!
 //! ```
 //! use machnet_async::{Endpoint, Udp};
@@ -146,6 +147,36 @@
 //! # }
 //! ```
 //!
+//! # In the place of TCP
+//!
+//! [`FlowStream`] is a flow as a byte stream, with tokio's `AsyncRead` and `AsyncWrite`, and [`FlowListener`] listens for
+//! them: what is different from `TcpStream` is [a table](FlowStream#what-is-different-from-tcpstream).
+//!
+//! ```
+//! use machnet_async::{FlowListener, FlowStream};
+//! use tokio::io::{AsyncReadExt, AsyncWriteExt};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> std::io::Result<()> {
+//! let listener = FlowListener::bind("127.0.0.1:0").await?;
+//! let address = listener.local_addr()?;
+//! tokio::spawn(async move {
+//!     let (mut stream, _peer) = listener.accept().await?;
+//!     let (mut read, mut write) = stream.split();
+//!     tokio::io::copy(&mut read, &mut write).await?;
+//!     stream.shutdown().await
+//! });
+//!
+//! let mut stream = FlowStream::connect(address).await?;
+//! stream.write_all(b"hello").await?;
+//! stream.shutdown().await?;
+//! let mut answer = Vec::new();
+//! stream.read_to_end(&mut answer).await?;
+//! assert_eq!(answer, b"hello");
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # The default endpoint
 //!
 //! [`Flow::connect`] and [`Listener::bind`] need no endpoint at hand: they use the process's own, which is started when
@@ -219,6 +250,7 @@
 //! The life of endpoints, listeners and flows goes to `tracing` at debug; nothing is logged per message.
 #![forbid(unsafe_code)]
 
+pub mod adapters;
 mod coop;
 mod datapath;
 mod default;
@@ -235,8 +267,10 @@ mod parker;
 mod reserve;
 mod runner;
 mod spin;
+mod stream;
 #[cfg(test)]
 mod tests;
+pub mod transport;
 mod wait;
 
 /// The futures that endpoints, listeners and flows return.
@@ -246,6 +280,11 @@ pub mod future {
     pub use crate::listener::{Accept, Listen};
     pub use crate::reserve::Reserve;
     pub use crate::wait::{Acked, Closed};
+}
+
+/// The halves of a [`FlowStream`].
+pub mod halves {
+    pub use crate::stream::{OwnedReadHalf, OwnedWriteHalf, ReadHalf, ReuniteError, WriteHalf};
 }
 
 pub use endpoint::{Endpoint, EndpointBuilder, NoDriver, Placement, WakeStats};
@@ -259,3 +298,4 @@ pub use machnet_core::{Config, ConfigError, Driver, DropReason, Drops, EngineSta
 pub use machnet_shm::{Shm, ShmBuilder, ShmStats};
 pub use machnet_udp::{Udp, UdpBuilder};
 pub use messages::Messages;
+pub use stream::{FlowIncoming, FlowListener, FlowStream};

@@ -50,6 +50,12 @@ impl Messages {
         &self.flow
     }
 
+    /// Waits until a message can be sent, without taking part in the budget of tasks.
+    #[cfg(feature = "tarpc")]
+    pub(crate) fn poll_room(&mut self, cx: &Context<'_>) -> Poll<io::Result<()>> {
+        self.flow.send.poll_permit(cx, 0).map_err(io::Error::from)
+    }
+
     /// The other side's address.
     #[must_use]
     pub fn peer_addr(&self) -> SocketAddr {

@@ -53,6 +53,17 @@ impl SendHalf {
         Acked { half: self }
     }
 
+    /// Waits until everything posted so far was acknowledged. Registers the waiter for room.
+    pub(crate) fn poll_acked(&mut self, cx: &Context<'_>) -> Poll<io::Result<()>> {
+        let posted = self.end.posted();
+        ready!(self.end.poll_acknowledged(cx, posted));
+        if self.end.acknowledged() >= posted {
+            return Poll::Ready(Ok(()));
+        }
+        let reason = self.write_ended().unwrap_or(SendErrorReason::Stopped);
+        Poll::Ready(Err(reason.into()))
+    }
+
     /// As [`Flow::closed`]; both halves may wait at once.
     ///
     /// # Cancel safety
@@ -99,14 +110,7 @@ impl Future for Acked<'_> {
     type Output = io::Result<()>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let half = &mut *self.half;
-        let posted = half.end.posted();
-        ready!(half.end.poll_acknowledged(cx, posted));
-        if half.end.acknowledged() >= posted {
-            return Poll::Ready(Ok(()));
-        }
-        let reason = half.write_ended().unwrap_or(SendErrorReason::Stopped);
-        Poll::Ready(Err(reason.into()))
+        self.half.poll_acked(cx)
     }
 }
 

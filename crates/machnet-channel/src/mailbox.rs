@@ -386,11 +386,23 @@ impl SendEnd {
         if self.finished || !self.has_room() {
             return Err(message);
         }
+        self.push(message);
+        Ok(())
+    }
+
+    /// Posts `message` whether there is room or not, unless [`SendEnd::finish`] was called. For what was accepted from the
+    /// application before it finished; the caller bounds how much that is.
+    pub fn post_over(&mut self, message: Message) {
+        if !self.finished {
+            self.push(message);
+        }
+    }
+
+    fn push(&mut self, message: Message) {
         self.posted += cost_in_units(message.len());
         // SAFETY: there is one `SendEnd` per mailbox and this is `&mut`.
         unsafe { self.mailbox.outbox.push(message) };
         self.mailbox.names.intake.hint_flow(&self.mailbox);
-        Ok(())
     }
 
     /// No more messages: FIN follows the last one. Idempotent.

@@ -51,6 +51,9 @@ impl FlowState {
     /// The flow is over; [`FlowState::reason`] says why. Published last.
     pub const CLOSED: Self = Self(1 << 4);
 
+    /// Our FIN was not acknowledged for as long as the configured linger. The flow goes on.
+    pub const FIN_LATE: Self = Self(1 << 5);
+
     /// True if every bit of `other` is set.
     #[must_use]
     pub const fn has(self, other: Self) -> bool {
@@ -83,6 +86,7 @@ impl std::fmt::Debug for FlowState {
             (Self::READ_ENDED, "READ_ENDED"),
             (Self::WRITE_ENDED, "WRITE_ENDED"),
             (Self::FIN_ACKED, "FIN_ACKED"),
+            (Self::FIN_LATE, "FIN_LATE"),
         ];
         let mut set = f.debug_set();
         set.entries(names.iter().filter(|(bit, _)| self.has(*bit)).map(|(_, name)| name));

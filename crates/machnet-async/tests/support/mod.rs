@@ -3,9 +3,12 @@
 
 pub mod counted;
 
+use std::future::poll_fn;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::pin::Pin;
 use std::process::Command;
 use std::sync::mpsc;
+use std::task::Poll;
 use std::time::Duration;
 
 use machnet_async::{Config, Driver as _, Endpoint, Flow, Listener, Shm, Udp};
@@ -126,4 +129,9 @@ pub fn content(number: u64, len: usize) -> Vec<u8> {
         state as u8
     };
     std::iter::repeat_with(next).take(len).collect()
+}
+
+/// What a future says now.
+pub async fn poll_once<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
+    poll_fn(|cx| Poll::Ready(Pin::new(&mut *future).poll(cx))).await
 }

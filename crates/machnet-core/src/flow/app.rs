@@ -2,7 +2,7 @@
 
 use machnet_channel::{CloseReason, FlowState, FlowStats, Intent};
 
-use super::{Alarm, Control, Flow, Published, State};
+use super::{Alarm, Control, Flow, Linger, Published, State};
 use crate::cc::Controller as _;
 use crate::wire::Reason;
 use crate::{AppChannel, Instant};
@@ -61,8 +61,12 @@ impl Flow {
             if self.fin == Control::Idle {
                 self.fin = Control::Wanted;
             }
-            if intent.has(Intent::STOP) && !self.linger.is_set() {
-                self.linger = Alarm::at(now + self.limits.linger);
+            let until = Alarm::at(now + self.limits.linger);
+            if self.lingers == Linger::Not {
+                (self.lingers, self.linger) = (Linger::Finishing, until);
+            }
+            if intent.has(Intent::STOP) && self.lingers != Linger::Dropped {
+                (self.lingers, self.linger) = (Linger::Dropped, until);
                 // Nobody waits for the answer any more.
                 if matches!(self.state, State::Connecting { .. }) && self.send.all_sent() {
                     self.close(CloseReason::Aborted);
@@ -116,6 +120,9 @@ impl Flow {
         }
         if self.is_finished() {
             state = state.with(FlowState::FIN_ACKED);
+        }
+        if self.lingers == Linger::Late && !self.is_finished() {
+            state = state.with(FlowState::FIN_LATE);
         }
         // Bits are only ever added: an abort forgets what a FIN said.
         state = state.with(self.published.state);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use machnet_channel::CloseReason;
 
-use super::{Alarm, Control, Cut, Flow, State, transmit};
+use super::{Alarm, Control, Cut, Flow, Linger, State, transmit};
 use crate::Instant;
 use crate::cc::Controller as _;
 use crate::wire::Reason;
@@ -63,10 +63,12 @@ impl Flow {
                     self.shed(now);
                 }
                 if self.linger.is_due(now) {
-                    self.abort(now, Reason::Linger, CloseReason::Aborted);
-                } else {
-                    self.on_sent_timer(now);
+                    if self.lingers == Linger::Dropped {
+                        return self.abort(now, Reason::Linger, CloseReason::Aborted);
+                    }
+                    (self.lingers, self.linger) = (Linger::Late, Alarm::NONE);
                 }
+                self.on_sent_timer(now);
             }
             State::Closed => {}
         }

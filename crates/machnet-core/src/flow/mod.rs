@@ -278,6 +278,7 @@ pub(crate) struct Flow {
     /// What was to be sent was dropped before it was acknowledged.
     cut_off: bool,
     linger: Alarm,
+    lingers: Linger,
     /// When the last INIT or ACCEPT went out, if there was but one: then its answer is a sample of the round trip.
     handshake_sent: Alarm,
     closed: Option<CloseReason>,
@@ -294,6 +295,19 @@ pub(crate) struct Flow {
     lost_counted: u64,
     /// A token that a RETRY gave.
     token: Option<Box<[u8]>>,
+}
+
+/// What happens when `linger` has passed since our FIN.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Linger {
+    /// Nothing: there is no FIN yet.
+    Not,
+    /// Whoever waits for its acknowledgement is told.
+    Finishing,
+    /// That was told. The flow goes on.
+    Late,
+    /// The application is gone: the flow is aborted.
+    Dropped,
 }
 
 impl Flow {
@@ -351,6 +365,7 @@ impl Flow {
             peer_stopped: false,
             cut_off: false,
             linger: Alarm::NONE,
+            lingers: Linger::Not,
             handshake_sent: Alarm::NONE,
             closed: None,
             published: Published::default(),
