@@ -38,6 +38,11 @@ pub(crate) fn check() -> Result<()> {
     for example in ["tonic_greeter", "axum_hello", "tarpc_echo", "tls_echo"] {
         run(program(example).arg("demo"), LIMIT)?;
     }
+    // With the adapters' features, which come with the examples; machnet-async's other tests need none of them.
+    let packages = ["--release", "--locked", "--package", "machnet-examples", "--package", "machnet-async"];
+    let tests = |kinds: &[&str]| run(cargo("test").args(packages).args(kinds), BUILD);
+    tests(&["--lib", "--test", "faults", "--test", "utilities"])?;
+    tests(&["--doc"])?;
     gateway()?;
     http()?;
     redis()?;
