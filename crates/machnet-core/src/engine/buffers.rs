@@ -90,7 +90,7 @@ impl Buffers {
         let allowed = fitting.filter(|pool| u64::from(pool.frame_size()) <= room);
         let kept = |pool: &FramePool| match need {
             Need::Later => pool.capacity() / 2,
-            Need::Unread => pool.capacity().div_ceil(4),
+            Need::Unread => pool.capacity() / 4,
             Need::Next => 0,
         };
         let frame = allowed.filter(|pool| pool.free() > kept(pool)).find_map(|pool| {
@@ -171,14 +171,21 @@ mod tests {
         let taken: Vec<_> = std::iter::from_fn(|| buffers.take(5000, u64::MAX, Need::Later)).collect();
         assert_eq!(taken.len(), 4, "half of each size is kept for the oldest messages");
         drop(taken);
-        let taken: Vec<_> = std::iter::from_fn(|| buffers.take(5000, u64::MAX, Need::Unread)).collect();
-        assert_eq!(taken.len(), 4, "and a quarter for those whose application reads");
-        drop(taken);
         buffers.set_contended(true);
         let taken: Vec<_> = std::iter::from_fn(|| buffers.take(5000, u64::MAX, Need::Next)).collect();
         assert_eq!(taken.len(), 2, "nobody takes more than needed while somebody waits");
         drop(taken);
         assert_eq!(buffers.in_use(), 0);
+    }
+
+    #[test]
+    fn who_does_not_read_leaves_something_to_others() {
+        // Four frames of 16 KiB, two of each larger size, and as much in reserve as seven of 64 KiB.
+        let mut buffers = buffers(14 << 16);
+        let unread: Vec<_> = std::iter::from_fn(|| buffers.take(5000, u64::MAX, Need::Unread)).collect();
+        assert_eq!(unread.len(), 3 + 2 + 2 + 2);
+        let read: Vec<_> = std::iter::from_fn(|| buffers.take(5000, u64::MAX, Need::Next)).collect();
+        assert_eq!(read.len(), 1 + 16, "the last one, and a piece of the reserve");
     }
 
     #[test]
