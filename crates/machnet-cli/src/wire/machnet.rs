@@ -54,6 +54,7 @@ impl Machnet {
         let mut config = Config::default();
         config.max_flows = setup.max_flows;
         config.dead_peer_timeout = setup.timeout;
+        config.congestion = setup.congestion;
         if let Some(bytes) = setup.max_payload {
             config.max_payload = bytes;
         }
