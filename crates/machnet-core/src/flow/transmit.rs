@@ -41,7 +41,7 @@ impl Flow {
         !self.send.all_sent()
     }
 
-    /// Looks for the longest packets that the path carries, once there is a message that needs several.
+    /// Looks for the longest packets that the path carries, once there is something that needs several.
     fn probe_path<D: Driver>(&mut self, now: Instant, tx: &mut Tx<D>) {
         if self.state != State::Open {
             return;
@@ -150,11 +150,10 @@ impl Flow {
             return false;
         }
         self.check_blocked();
-        let open = self.window_open(now);
         self.probes > 0
             || [self.abort, self.stop, self.ping, self.blocked].contains(&Control::Wanted)
             || (self.fin == Control::Wanted && self.send.all_sent())
-            || (open && (self.send.has_again() || self.has_credit()))
+            || ((self.send.has_again() || self.has_credit()) && self.window_open(now))
     }
 
     /// True if a packet with content may go out now.
