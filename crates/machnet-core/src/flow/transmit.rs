@@ -150,10 +150,13 @@ impl Flow {
             return false;
         }
         self.check_blocked();
+        let wants = self.send.has_again() || self.has_credit();
+        // A pacer that waits must hear that its time has come, or its deadline stays for ever.
+        let open = (wants || self.pacer.deadline().is_some()) && self.window_open(now);
         self.probes > 0
             || [self.abort, self.stop, self.ping, self.blocked].contains(&Control::Wanted)
             || (self.fin == Control::Wanted && self.send.all_sent())
-            || ((self.send.has_again() || self.has_credit()) && self.window_open(now))
+            || (open && wants)
     }
 
     /// True if a packet with content may go out now.
