@@ -105,8 +105,19 @@ impl Step {
                 cargo("doc").env("RUSTDOCFLAGS", "-D warnings").args(["--workspace", "--no-deps", "--locked"]),
                 LIMIT,
             ),
-            // Tests that need a namespace may not do without it here.
-            Self::Test => run(cargo("test").env("MACHNET_NAMESPACES", "1").args(["--workspace", "--locked"]), LIMIT),
+            // Tests that need a namespace may not do without it here. The steps `sim` and `rpc` run the tests of their
+            // packages, optimised.
+            Self::Test => run(
+                cargo("test").env("MACHNET_NAMESPACES", "1").args([
+                    "--workspace",
+                    "--locked",
+                    "--exclude",
+                    "machnet-sim",
+                    "--exclude",
+                    "machnet-examples",
+                ]),
+                LIMIT,
+            ),
             Self::Sim => sim::check(),
             Self::Instructions => instructions::check(false),
             Self::Loom => {

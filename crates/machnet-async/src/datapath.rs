@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, mpsc};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use machnet_channel::Intake;
+use machnet_channel::{CloseReason, FlowState, Intake};
 use machnet_core::{Config, Driver, Engine, EngineStats, LocalChannel};
 use rustix::thread::CpuSet;
 use slab::Slab;
@@ -170,6 +170,15 @@ impl EngineHandle {
     /// True once the endpoint was shut down, or its engine is gone.
     pub(crate) fn is_closing(&self) -> bool {
         self.intake.is_closing()
+    }
+
+    /// Why a flow in this state is over, if it is. What an engine that is shut down could not finish within the linger it
+    /// aborts; to the application that is the shutdown.
+    pub(crate) fn reason(&self, state: FlowState) -> Option<CloseReason> {
+        match state.reason() {
+            Some(CloseReason::Aborted) if self.is_closing() => Some(CloseReason::Shutdown),
+            reason => reason,
+        }
     }
 
     /// The address flows leave from.

@@ -101,7 +101,8 @@ impl Flow {
     /// Messages from the peer that were not received are dropped, and the peer is told that nothing more will be read.
     ///
     /// # Errors
-    /// As [`Flow::recv`]: the flow ended before everything was acknowledged.
+    /// Not everything was acknowledged: `BrokenPipe` if the peer reads no more and discarded some of it, else as
+    /// [`Flow::recv`].
     ///
     /// # Cancel safety
     /// The end begins with the call. Dropping the future is dropping the flow: the engine goes on for the linger.
@@ -147,7 +148,7 @@ pub struct ReuniteError(pub SendHalf, pub RecvHalf);
 pub struct SendHalf {
     pub(crate) end: SendEnd,
     /// Last, so that the engine hears of the end of `end` first.
-    engine: Arc<EngineHandle>,
+    pub(crate) engine: Arc<EngineHandle>,
 }
 
 impl SendHalf {
@@ -236,10 +237,17 @@ impl SendHalf {
         let state =
             ready!(self.end.poll_state(cx, |state| state.has(FlowState::FIN_ACKED) || state.reason().is_some()));
         let (local, peer) = (self.local_addr(), self.peer_addr());
-        match state.reason() {
+        match self.engine.reason(state) {
             Some(reason) if reason != CloseReason::Finished && !state.has(FlowState::FIN_ACKED) => {
                 tracing::debug!(%local, %peer, ?reason, "flow ended before everything was acknowledged");
                 Poll::Ready(Err(FlowError::new(peer, reason).into()))
+            }
+            // In order, and yet not everything: the peer reads no more, and what was underway to it was discarded. The
+            // engine publishes what was acknowledged before the end.
+            _ if self.end.acknowledged() < self.end.posted() => {
+                let reason = self.write_ended().unwrap_or(SendErrorReason::Stopped);
+                tracing::debug!(%local, %peer, ?reason, "flow closed before everything was acknowledged");
+                Poll::Ready(Err(reason.into()))
             }
             _ => {
                 tracing::debug!(%local, %peer, "flow closed");
@@ -266,7 +274,7 @@ impl SendHalf {
     /// Why what was sent may not arrive any more, if so; the same whether this side finished or not.
     pub(crate) fn write_ended(&self) -> Option<SendErrorReason> {
         let state = self.end.mailbox().state();
-        match state.reason() {
+        match self.engine.reason(state) {
             Some(CloseReason::Finished) | None if self.engine.is_closing() => {
                 Some(SendErrorReason::Closed(CloseReason::Shutdown))
             }
@@ -282,7 +290,7 @@ impl SendHalf {
 pub struct RecvHalf {
     pub(crate) end: RecvEnd,
     /// Last, so that the engine hears of the end of `end` first.
-    engine: Arc<EngineHandle>,
+    pub(crate) engine: Arc<EngineHandle>,
 }
 
 impl RecvHalf {
@@ -333,7 +341,7 @@ impl RecvHalf {
             return Ok(None);
         }
         // Over in order, but not by the peer's end: the endpoint was shut down, and stopped reading for us.
-        let reason = state.reason().filter(|reason| *reason != CloseReason::Finished);
+        let reason = self.engine.reason(state).filter(|reason| *reason != CloseReason::Finished);
         Err(FlowError::new(mailbox.peer(), reason.unwrap_or(CloseReason::Shutdown)).into())
     }
 }

@@ -120,6 +120,27 @@
 //! # }
 //! ```
 //!
+//! # Congestion
+//!
+//! Each side chooses how its own sending finds out what the path takes: [`Config::congestion`] for all flows of an
+//! endpoint, [`FlowOptions`] for one. By default it is CUBIC over sockets, which is fair to TCP, and Swift over drivers
+//! that are polled, which keeps queues short.
+//!
+//! ```
+//! # use machnet_async::{Endpoint, Udp};
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> std::io::Result<()> {
+//! # let net = Endpoint::builder().driver(Udp::bind("127.0.0.1:0")?).start()?;
+//! use machnet_async::{Congestion, FlowOptions};
+//!
+//! let swift = FlowOptions::new().congestion(Congestion::Swift);
+//! let listener = net.listen(0).options(swift).await?; // of what accepted flows send
+//! let flow = net.connect(listener.local_addr()).options(swift).await?; // of what this one sends
+//! # drop(flow);
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Streams and sinks
 //!
 //! [`Flow::into_messages`] makes a `Stream` and a `Sink` of a flow, and [`Listener::incoming`] a `Stream` of a listener.
@@ -200,6 +221,10 @@
 //! | [`Endpoint::connect`] | given the flow up; a peer that accepted it meanwhile sees it end |
 //! | [`Flow::close`], [`Endpoint::shutdown`] | begun what goes on in the background, as does a dropped flow |
 //!
+//! The waker of a future dropped while it waited stays with its flow until the flow has something to wake it for, another
+//! future waits in its place, or the half is dropped: at most three wakers per flow, as small as tasks are, and one call
+//! that is for nothing. (tokio's `mpsc` does so, too.)
+//!
 //! # Endings
 //!
 //! | to | use |
@@ -235,7 +260,7 @@
 //! | `send` to a peer that reads no more, or after `finish` | | `BrokenPipe` |
 //! | `send` of more than [`Flow::max_message_size`] | | `InvalidInput` |
 //! | `try_send` without room, `try_recv` without a message | | `WouldBlock` |
-//! | `acked` of what the peer discarded, because it reads no more | | `BrokenPipe` |
+//! | `acked` or `close`, of what the peer discarded because it reads no more | | `BrokenPipe` |
 //! | `MACHNET_ENDPOINT` is malformed; names what this version does not have | | `InvalidInput`; `Unsupported` |
 //!
 //! Which call returns what in which state is a table in the specification, `docs/spec/flow.md`.

@@ -300,6 +300,7 @@ fn close_says_fin_and_stop_and_waits_for_the_acknowledgement() {
     assert_eq!(rig.channel.intent(slot), Intent::FIN.with(Intent::STOP));
     assert!(close.poll().is_pending());
     assert_eq!(rig.channel.take(slot).unwrap(), "last");
+    rig.channel.set_progress(slot, 100, 2);
     rig.set_state(slot, FlowState::OPEN.with(FlowState::FIN_ACKED));
     assert_eq!(close.woken(), 1);
     ready(close.poll()).unwrap();

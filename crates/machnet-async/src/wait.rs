@@ -133,10 +133,10 @@ impl Future for Closed<'_> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<CloseReason> {
         // Each half has its own waker: neither takes the other's.
         let over = |state: FlowState| state.reason().is_some();
-        let state = ready!(match &mut self.half {
-            Half::Send(half) => half.end.poll_state(cx, over),
-            Half::Recv(half) => half.end.poll_state(cx, over),
-        });
-        state.reason().map_or(Poll::Pending, Poll::Ready)
+        let reason = match &mut self.half {
+            Half::Send(half) => half.engine.reason(ready!(half.end.poll_state(cx, over))),
+            Half::Recv(half) => half.engine.reason(ready!(half.end.poll_state(cx, over))),
+        };
+        reason.map_or(Poll::Pending, Poll::Ready)
     }
 }

@@ -46,7 +46,8 @@ impl FlowState {
     pub const READ_ENDED: Self = Self(1 << 1);
     /// The peer reads no more (STOP), or the flow is over: posting is pointless.
     pub const WRITE_ENDED: Self = Self(1 << 2);
-    /// Our FIN, and therefore every message before it, was acknowledged by the peer's transport.
+    /// Our FIN was acknowledged by the peer's transport, and therefore every message before it that was not discarded
+    /// because the peer reads no more: what was acknowledged is counted.
     pub const FIN_ACKED: Self = Self(1 << 3);
     /// The flow is over; [`FlowState::reason`] says why. Published last.
     pub const CLOSED: Self = Self(1 << 4);

@@ -21,7 +21,7 @@ use crate::wire::Place;
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// The host, and the UDP port that somebody listens at: 127.0.0.1:7000, [::1]:7000, server:7000
+    /// The host, and the UDP port that somebody listens at: `127.0.0.1:7000`, `[::1]:7000`, `server:7000`
     #[arg(value_name = "HOST:PORT", value_parser = Place::host)]
     to: Place,
 

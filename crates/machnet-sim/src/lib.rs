@@ -1,18 +1,21 @@
 //! Machnet's simulator: an in-memory fabric in virtual time, and engines stepped deterministically on it.
 //!
 //! ```text
-//!   tasks (async, ordinary code over mailboxes)        executor.rs, node.rs, workload.rs
+//!   scenarios (what is promised, and by whom)          scenario/, matrix.rs
+//!     │ worlds drawn or built              ▲ figures  attempt.rs, record.rs, topology.rs, fault.rs
+//!   tasks (async, ordinary code over mailboxes)        executor.rs, node.rs, workload.rs, dialog.rs, apps.rs
 //!     │ SendEnd / RecvEnd / Listener      ▲ wakers
-//!   engines (one per host: the real ones)              world.rs: polls them as their runners would
+//!   engines (one per host: the real ones)              world.rs, machine.rs: polls them as their runners would
 //!     │ SimDriver                         ▲            driver.rs
-//!   fabric: NICs ─ routes of links ─ NICs              fabric.rs, link.rs, trace.rs
+//!   fabric: NICs ─ routes of links ─ NICs              fabric.rs, nic.rs, link.rs, queue.rs, trace.rs, pcapng.rs
+//!     └ oracle: what engines may put on the wire       oracle.rs
 //! ```
 //!
 //! Nothing here reads a clock or draws randomness from the system: a world is a function of its `u64` seed. Two runs
 //! with one seed produce the same trace to the byte, which [`Fabric::trace_hash`] lets tests assert.
 //!
 //! What is modelled: delay, serialisation at a rate, drop-tail queues, loss, duplication, reordering, corruption (seen
-//! by a checksum, or not), MTUs, receive rings, frames that the device keeps, ports, ICMP "port unreachable", and the
+//! by a checksum, or not), MTUs, policers, receive rings, what rounds and packets cost an engine, frames that the device keeps, ports, ICMP "port unreachable", and the
 //! protocol by which an engine goes to sleep and is woken. What is not: Ethernet and IP headers, fragmentation, RSS,
 //! and threads (loom's business, in `machnet-channel`).
 #![forbid(unsafe_code)]

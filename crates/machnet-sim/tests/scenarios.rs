@@ -6,7 +6,7 @@ use machnet_sim::scenario::{self, Scenario};
 use machnet_sim::{attempt, keep_panics};
 
 /// Seeds of a scenario that is drawn.
-const DRAWN: u64 = 10;
+const DRAWN: u64 = 40;
 
 fn main() -> std::process::ExitCode {
     let arguments = Arguments::from_args();

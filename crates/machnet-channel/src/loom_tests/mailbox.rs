@@ -1,5 +1,5 @@
 use std::net::SocketAddr;
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 
 use loom::sync::Arc;
 use loom::thread;
@@ -309,5 +309,76 @@ fn connecting_to_a_dying_engine_ends() {
         intake.close();
         drop(hints);
         app.join().unwrap();
+    });
+}
+
+/// Polls once, as a task that then drops its future (`select!`), and leaves its waker behind.
+fn give_up<T>(mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Option<T> {
+    match poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(result) => Some(result),
+        Poll::Pending => None,
+    }
+}
+
+#[test]
+fn who_gave_up_takes_nothing_from_who_waits_next() {
+    model(4, || {
+        let (intake, mut engine, mut send, mut recv) = flow();
+        let app = thread::spawn(move || {
+            if give_up(|cx| recv.poll_take(cx)).is_none() {
+                assert!(wait(|cx| recv.poll_take(cx)).is_some());
+            }
+            // So does the waiter for room.
+            let _ = give_up(|cx| send.poll_room(cx));
+            wait(|cx| send.poll_room(cx));
+            (send, recv)
+        });
+        engine.deliver(message());
+        engine.set_room(COST);
+        engine.wake(Wakes::RX.with(Wakes::TX));
+        drop((app.join().unwrap(), engine));
+        intake.close();
+    });
+}
+
+#[test]
+fn dropped_while_it_is_woken() {
+    model(4, || {
+        let (intake, mut engine, mut send, mut recv) = flow();
+        let app = thread::spawn(move || {
+            let got = give_up(|cx| recv.poll_take(cx)).is_some();
+            let _ = give_up(|cx| send.poll_room(cx));
+            drop(recv);
+            drop(send);
+            got
+        });
+        engine.deliver(message());
+        engine.set_room(COST);
+        engine.wake(Wakes::ALL);
+        app.join().unwrap();
+        assert_eq!(engine.intent(), Intent::FIN.with(Intent::STOP));
+        drop(engine);
+        intake.close();
+    });
+}
+
+#[test]
+fn posting_to_a_dying_engine_ends() {
+    model(3, || {
+        let (intake, mut engine, mut send, recv) = flow();
+        engine.set_room(2 * COST);
+        let app = thread::spawn(move || {
+            send.post(message()).expect("there is room");
+            // Lost, and said to be: nobody waits for ever for its acknowledgement.
+            wait(|cx| send.poll_acknowledged(cx, COST));
+            assert_eq!(send.acknowledged(), 0);
+            assert_eq!(send.mailbox().state().reason(), Some(CloseReason::Shutdown));
+            (send, recv)
+        });
+        let hints = intake.flows().take(); // what it met, and did not get to
+        drop(engine);
+        intake.close();
+        drop(hints);
+        drop(app.join().unwrap());
     });
 }

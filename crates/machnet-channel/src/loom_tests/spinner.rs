@@ -172,3 +172,28 @@ fn a_queue_may_be_opened_again() {
         intake.close();
     });
 }
+
+#[test]
+fn dropped_while_its_runtime_spins() {
+    // Handed over, and nobody is left to wake: the queue holds the flow until the next drain, and then no more.
+    model(3, || {
+        let (intake, mut engine, send, mut recv) = flow();
+        let mailbox = Arc::clone(engine.mailbox());
+        let app = thread::spawn(move || {
+            let spinning = Spinning::new();
+            recv.mailbox().spinner.set(spinning.spinner());
+            spinning.begin();
+            let _ = recv.poll_take(&Context::from_waker(std::task::Waker::noop()));
+            drop((recv, send));
+            spinning.drain();
+            spinning.end();
+        });
+        engine.deliver(message());
+        engine.wake(Wakes::RX);
+        app.join().unwrap();
+        drop(engine);
+        assert_eq!(mailbox.app_intent(), crate::Intent::FIN.with(crate::Intent::STOP));
+        drop(mailbox);
+        intake.close();
+    });
+}

@@ -72,3 +72,46 @@ fn dropped_by_either_side_with_items_inside() {
         producer.join().unwrap();
     });
 }
+
+#[test]
+fn memory_is_given_back_while_the_consumer_goes_on() {
+    given_back::<KeepAll>();
+    given_back::<KeepOne>();
+}
+
+/// The producer sheds (inbox), and the consumer too (outbox), at any point of the other's way.
+fn given_back<K: Keep + 'static>() {
+    model(4, || {
+        let queue = Arc::new(Spsc::<_, K>::new());
+        for i in 0..3 {
+            // SAFETY: one thread so far.
+            unsafe { queue.push(Arc::new(i)) };
+        }
+        let producer = {
+            let queue = Arc::clone(&queue);
+            thread::spawn(move || {
+                // SAFETY: the only producer.
+                unsafe { queue.shed() };
+                for i in 3..6 {
+                    // SAFETY: as above.
+                    unsafe { queue.push(Arc::new(i)) };
+                }
+            })
+        };
+        let mut expected = 0;
+        for _ in 0..3 {
+            // SAFETY: the only consumer.
+            let item = unsafe { queue.pop() }.expect("there before the threads parted");
+            assert_eq!(*item, expected);
+            expected += 1;
+        }
+        queue.shed_spare();
+        producer.join().unwrap();
+        // SAFETY: the only consumer.
+        while let Some(item) = unsafe { queue.pop() } {
+            assert_eq!(*item, expected);
+            expected += 1;
+        }
+        assert_eq!(expected, 6);
+    });
+}

@@ -98,7 +98,6 @@ const fn kept(name: &'static str, about: &'static str, run: fn(&Run)) -> Scenari
 }
 
 /// A scenario whose promise the transport does not keep yet.
-#[expect(dead_code, reason = "until the next one")]
 const fn pending(name: &'static str, about: &'static str, run: fn(&Run), why: &'static str) -> Scenario {
     Scenario { name, about, run, pending: Some(why) }
 }

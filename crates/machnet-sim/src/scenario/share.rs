@@ -1,6 +1,11 @@
 //! Bottlenecks: what flows get of them, and what they lose there.
 
-use super::{Run, Scenario, costs, kept};
+use std::time::Duration;
+
+use machnet_channel::Congestion;
+use machnet_core::Config;
+
+use super::{Run, Scenario, costs, kept, pending};
 use crate::setup::{PORT, config, ip, micros, millis, nic, seconds};
 use crate::{Bulk, Link, MachineId, NicConfig, Policer, World, goodput};
 
@@ -10,14 +15,22 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         "two flows from two hosts share a 10 Gbit/s bottleneck within 10 %, and fill 90 % of it",
         two_flows,
     ),
+    kept("two_flows_cubic", "as two_flows, with CUBIC", two_flows_cubic),
     kept("late_comer", "a flow that comes second has its share of 1 Gbit/s within 10 % after 1 s", late_comer),
     kept("incast", "32 senders into one 256-descriptor ring fill 90 % of 10 Gbit/s, losing at most 0.1 %", incast),
+    pending(
+        "incast_fair",
+        "of 32 senders into one port, each has a tenth of its share at least",
+        incast_fair,
+        "Swift: who comes late takes a standing queue for the path, keeps it, and starves who came first",
+    ),
     kept(
         "incast_requests",
         "32 servers answer 64 KiB at once, again and again: no reply takes over 20 ms",
         incast_requests,
     ),
     kept("random_loss", "1 % random loss keeps 80 % of the lossless goodput at 100 µs RTT on 1 Gbit/s", random_loss),
+    kept("random_loss_cubic", "as random_loss, with CUBIC", random_loss_cubic),
     kept("random_loss_10g", "as random_loss, on 10 Gbit/s", random_loss_10g),
     kept(
         "burst_errors",
@@ -29,6 +42,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         "a flow policed to 5 Gbit/s keeps 70 % of that, sends at most 10 % twice, and pauses < 10 ms",
         policed,
     ),
+    kept("policed_cubic", "as policed, with CUBIC", policed_cubic),
     kept(
         "policed_flows",
         "4 flows, each policed to 5 Gbit/s on 25 Gbit/s, get 70 % of their rates each",
@@ -42,6 +56,13 @@ const EFFICIENCY: f64 = 0.9;
 
 fn machines(world: &mut World, first: u8, count: u8, nic: NicConfig) -> Vec<MachineId> {
     (first..first + count).map(|n| world.machine(ip(n), nic, config())).collect()
+}
+
+/// An engine whose flows use CUBIC, as on sockets.
+fn cubic() -> Config {
+    let mut config = config();
+    config.congestion = Some(Congestion::Cubic);
+    config
 }
 
 fn end(world: &mut World, flows: &[Bulk]) {
@@ -62,10 +83,18 @@ fn unfairness(rates: &[f64]) -> f64 {
 }
 
 fn two_flows(run: &Run) {
+    share(run, config());
+}
+
+fn two_flows_cubic(run: &Run) {
+    share(run, cubic());
+}
+
+fn share(run: &Run, config: Config) {
     let rate = 10_000_000_000;
     let mut world = run.world(costs());
     let nic = NicConfig { frames: 4096, ..nic() };
-    let (left, right) = (machines(&mut world, 1, 2, nic), machines(&mut world, 11, 2, nic));
+    let [left, right] = [1, 11].map(|first| [0, 1].map(|i| world.machine(ip(first + i), nic, config)));
     let [there, _] = world.dumbbell(&left, &right, &Link::with_rate(rate, micros(50), 256 << 10));
     let mut flows = Vec::new();
     for i in 0..2 {
@@ -74,7 +103,7 @@ fn two_flows(run: &Run) {
     }
     world.run_for(millis(100)).unwrap();
     let before = world.fabric().link_stats(there);
-    let rates = goodput(&mut world, &flows, millis(200));
+    let rates = goodput(&mut world, &flows, millis(400));
     let after = world.fabric().link_stats(there);
     let lost = (after.queue_full - before.queue_full) as f64 / (after.offered - before.offered) as f64;
     run.figure("goodput", giga(&rates));
@@ -136,6 +165,20 @@ fn incast(run: &Run) {
     end(&mut world, &flows);
 }
 
+fn incast_fair(run: &Run) {
+    let rate = 10_000_000_000;
+    let (mut world, senders, receiver, _) = incast_world(run, rate);
+    let flow =
+        |i: usize, world: &mut World| Bulk::start(world, [senders[i], receiver], PORT + i as u16, i as u64, 16_000);
+    let flows: Vec<Bulk> = (0..senders.len()).map(|i| flow(i, &mut world)).collect();
+    world.run_for(millis(100)).unwrap();
+    let rates = goodput(&mut world, &flows, millis(100));
+    run.figure("goodput", giga(&rates));
+    let share = 0.9 * EFFICIENCY * rate as f64 / flows.len() as f64;
+    assert!(rates.iter().all(|&rate| rate >= share / 10.0), "{}", giga(&rates));
+    end(&mut world, &flows);
+}
+
 /// One client asks 32 servers at the same moment; the answers are 2 MiB in all, 1.7 ms of the link.
 fn incast_requests(run: &Run) {
     let (mut world, servers, client, _) = incast_world(run, 10_000_000_000);
@@ -154,8 +197,8 @@ fn incast_requests(run: &Run) {
 }
 
 /// Goodput of one flow on a link, in bits per second, and the packets declared lost as a share of those sent.
-fn alone(run: &Run, link: &Link, warm_up: std::time::Duration, window: std::time::Duration) -> (f64, f64) {
-    let mut pair = run.pair_of(link, NicConfig { frames: 4096, ..nic() }, config());
+fn alone(run: &Run, link: &Link, config: Config, [warm_up, window]: [Duration; 2]) -> (f64, f64) {
+    let mut pair = run.pair_of(link, NicConfig { frames: 4096, ..nic() }, config);
     let bulk = Bulk::start(&mut pair.world, [pair.a, pair.b], PORT, run.seed(), 16_000);
     pair.world.run_for(warm_up).unwrap();
     let sent = pair.world.driver(pair.a).nic_stats().sent;
@@ -167,11 +210,11 @@ fn alone(run: &Run, link: &Link, warm_up: std::time::Duration, window: std::time
     (rate, lost as f64 / sent.max(1) as f64)
 }
 
-fn with_and_without_loss(run: &Run, rate: u64, share: f64, faults: impl Fn(&mut Link)) {
+fn with_and_without_loss(run: &Run, rate: u64, config: Config, share: f64, faults: impl Fn(&mut Link)) {
     let mut link = Link::with_rate(rate, micros(50), 128 << 10);
-    let (lossless, _) = alone(run, &link, millis(20), millis(60));
+    let (lossless, _) = alone(run, &link, config, [millis(20), millis(60)]);
     faults(&mut link);
-    let (lossy, _) = alone(run, &link, millis(20), millis(100));
+    let (lossy, _) = alone(run, &link, config, [millis(20), millis(100)]);
     run.figure("goodput without and with loss", giga(&[lossless, lossy]));
     run.figure("kept", format!("{:.1} %", 100.0 * lossy / lossless));
     assert!(lossless >= 0.9 * EFFICIENCY * rate as f64, "{}", giga(&[lossless]));
@@ -179,23 +222,35 @@ fn with_and_without_loss(run: &Run, rate: u64, share: f64, faults: impl Fn(&mut 
 }
 
 fn random_loss(run: &Run) {
-    with_and_without_loss(run, 1_000_000_000, 0.8, |link| link.loss = 0.01);
+    with_and_without_loss(run, 1_000_000_000, config(), 0.8, |link| link.loss = 0.01);
+}
+
+fn random_loss_cubic(run: &Run) {
+    with_and_without_loss(run, 1_000_000_000, cubic(), 0.8, |link| link.loss = 0.01);
 }
 
 fn random_loss_10g(run: &Run) {
-    with_and_without_loss(run, 10_000_000_000, 0.8, |link| link.loss = 0.01);
+    with_and_without_loss(run, 10_000_000_000, config(), 0.8, |link| link.loss = 0.01);
 }
 
 fn burst_errors(run: &Run) {
     let bursts = crate::Bursts { begin: 0.001, end: 0.1, loss: 0.5 };
-    with_and_without_loss(run, 1_000_000_000, 0.5, |link| link.bursts = Some(bursts));
+    with_and_without_loss(run, 1_000_000_000, config(), 0.5, |link| link.bursts = Some(bursts));
 }
 
 const POLICER: Policer = Policer { rate: 5_000_000_000, burst: 64 << 10 };
 
 fn policed(run: &Run) {
+    police(run, config());
+}
+
+fn policed_cubic(run: &Run) {
+    police(run, cubic());
+}
+
+fn police(run: &Run, config: Config) {
     let link = Link { police: Some(POLICER), ..Link::with_rate(25_000_000_000, micros(50), 1 << 20) };
-    let mut pair = run.pair_of(&link, NicConfig { frames: 4096, ..nic() }, config());
+    let mut pair = run.pair_of(&link, NicConfig { frames: 4096, ..nic() }, config);
     let bulk = Bulk::start(&mut pair.world, [pair.a, pair.b], PORT, run.seed(), 16_000);
     pair.world.run_for(millis(50)).unwrap();
     let _ = bulk.take_longest_gap();
@@ -232,7 +287,7 @@ fn policed_flows(run: &Run) {
 
 fn shallow_queue(run: &Run) {
     let rate = 10_000_000_000;
-    let (goodput, lost) = alone(run, &Link::with_rate(rate, micros(50), 64 << 10), millis(50), millis(150));
+    let (goodput, lost) = alone(run, &Link::with_rate(rate, micros(50), 64 << 10), config(), [millis(50), millis(150)]);
     run.figure("goodput", giga(&[goodput]));
     run.figure("lost", format!("{:.3} %", 100.0 * lost));
     assert!(goodput >= 0.8 * EFFICIENCY * rate as f64, "{}", giga(&[goodput]));

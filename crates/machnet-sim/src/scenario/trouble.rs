@@ -145,17 +145,17 @@ fn black_hole_for_good(run: &Run) {
 fn mtu_black_hole(run: &Run) {
     let mut wide = config();
     wide.max_payload = 1472;
-    let mut pair = run.pair_of(&path(), nic(), wide);
+    let mut pair = run.pair_of(&Link::with_rate(RATE / 10, micros(50), 256 << 10), nic(), wide);
     let bulk = Bulk::start(&mut pair.world, [pair.a, pair.b], PORT, run.seed(), 16_000);
     pair.world.run_for(millis(50)).unwrap();
     for link in [pair.there, pair.back] {
         pair.world.fabric().also_filter(link, outage_of_long(window(&pair, seconds(3)), 1232));
     }
     pair.world.run_for(seconds(1)).unwrap();
-    let rate = goodput(&mut pair.world, std::slice::from_ref(&bulk), seconds(1))[0];
+    let rate = goodput(&mut pair.world, std::slice::from_ref(&bulk), millis(500))[0];
     run.figure("goodput from the 2nd second of the black hole on", format!("{:.3} Gbit/s", rate / 1e9));
-    assert!(rate > 1e9, "{rate:.3e} bit/s");
-    pair.world.run_for(seconds(1)).unwrap();
+    assert!(rate > 0.8e9, "{rate:.3e} bit/s");
+    pair.world.run_for(seconds(2)).unwrap();
     bulk.stop();
     pair.world.run(seconds(30)).unwrap();
     pair.world.settle(seconds(15)).unwrap();

@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use machnet_channel::{CloseReason, FlowState};
-use machnet_sim::{Corruption, Flow, Link, NicConfig, Pace, Plan, SimRng, Trouble, WorldConfig};
+use machnet_sim::{Corruption, Link, NicConfig, Pace, Plan, SimRng, Trouble, WorldConfig};
 
 use crate::common::{Dialog, Pair, config, micros, millis, nic, pair, seconds, seeds, world_config};
 
@@ -93,89 +92,6 @@ fn thirty_percent_loss_of_a_short_dialog() {
         pair.world.run(seconds(60)).unwrap();
         dialog.check(&tasks.map(|task| task.take().unwrap()));
         pair.world.settle(seconds(10)).unwrap();
-    });
-}
-
-/// How a direction of the flow is left, drawn from the seed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Exit {
-    /// Everything is sent, or read, and the direction ends in order.
-    Complete,
-    /// The end is dropped in the middle.
-    Leave,
-    /// The whole flow is aborted in the middle.
-    Abort,
-}
-
-fn draw_exit(rng: &mut SimRng) -> Exit {
-    [Exit::Complete, Exit::Complete, Exit::Leave, Exit::Abort][rng.below(4) as usize]
-}
-
-/// Applications that leave when they like, on a hostile link: what was read is the beginning of what was sent; a stream
-/// that ended in order is complete; and nothing is left behind.
-#[test]
-fn every_way_to_leave() {
-    seeds("every_way_to_leave", 400, |seed| {
-        let rng = &mut SimRng::new(seed, 1 << 40);
-        let loss = [0.0, 0.01, 0.1][rng.below(3) as usize];
-        let link = Link { loss, reorder: loss, duplicate: loss, ..Link::with_delay(micros(1 + rng.below(100))) };
-        let mut pair = pair(seed, &link);
-        let (a, b) = pair.open();
-        let mut sides = Vec::new();
-        let plans = [(); 2].map(|()| Plan::log_uniform(rng.word(), rng.below(20) as usize, 1 << 16, rng));
-        for (side, flow) in [a, b].into_iter().enumerate() {
-            let Flow { mut send, mut recv } = flow;
-            let (outgoing, incoming, handle) =
-                (plans[side].clone(), plans[1 - side].clone(), pair.world.handle().clone());
-            let (exit, stop_at) = (draw_exit(rng), rng.below(1 + outgoing.len() as u64) as usize);
-            let pause = rng.duration(micros(500));
-            let writing = pair.world.spawn(format!("writer {side}"), async move {
-                let mut posted = 0;
-                while posted < outgoing.len() && (exit == Exit::Complete || posted < stop_at) {
-                    if machnet_sim::send(&mut send, outgoing.message(posted)).await.is_err() {
-                        return (posted, exit);
-                    }
-                    posted += 1;
-                    handle.sleep(pause).await;
-                }
-                if exit == Exit::Abort {
-                    send.abort();
-                }
-                (posted, exit)
-            });
-            let (exit, stop_at) = (draw_exit(rng), rng.below(1 + incoming.len() as u64) as usize);
-            let pause = rng.duration(micros(500));
-            let handle = pair.world.handle().clone();
-            let reading = pair.world.spawn(format!("reader {side}"), async move {
-                let mut count = 0;
-                while exit == Exit::Complete || count < stop_at {
-                    let Some(message) = machnet_sim::receive(&mut recv).await else {
-                        return (count, Some(recv.mailbox().state()));
-                    };
-                    incoming.verify(count, message.as_slice());
-                    count += 1;
-                    handle.sleep(pause).await;
-                }
-                (count, None)
-            });
-            sides.push((writing, reading));
-        }
-        pair.world.run(seconds(30)).unwrap();
-        let writers: Vec<_> = sides.iter().map(|(writing, _)| writing.take().unwrap()).collect();
-        for (side, (_, reading)) in sides.iter().enumerate() {
-            let (received, end) = reading.take().unwrap();
-            let (posted, _) = writers[1 - side];
-            assert!(received <= posted, "side {side} received {received} of {posted}");
-            let Some(end) = end else { continue };
-            if end.has(FlowState::READ_ENDED) {
-                assert_eq!(received, posted, "side {side}: {end:?}");
-            } else {
-                let reason = end.reason().expect("why no more messages come");
-                assert!(writers.iter().any(|&(_, exit)| exit == Exit::Abort), "side {side}: {end:?}");
-                assert!(matches!(reason, CloseReason::Aborted | CloseReason::Reset), "side {side}: {end:?}");
-            }
-        }
-        pair.world.settle(seconds(30)).unwrap();
     });
 }
 

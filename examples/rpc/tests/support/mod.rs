@@ -1,5 +1,5 @@
 //! What the tests share: a server in a process of its own, which can be killed.
-#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
+#![allow(dead_code, unreachable_pub, clippy::print_stdout, reason = "each test binary uses a part")]
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
