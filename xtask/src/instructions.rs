@@ -161,11 +161,11 @@ fn build() -> Result<PathBuf> {
     let arguments = ["--locked", "--package", "machnet", "--bench", "engine", "--no-run"];
     run(cargo("bench").args(arguments), LIMIT)?;
     let built = capture(cargo("bench").args(arguments).args(["--quiet", "--message-format", "json"]), LIMIT, &log)?;
-    let executables = built.text.lines().filter_map(|line| {
+    let mut executables = built.text.lines().filter_map(|line| {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;
         (message["target"]["name"] == "engine").then(|| message["executable"].as_str().map(PathBuf::from))?
     });
-    executables.last().context("cargo says nothing of the bench `engine`")
+    executables.next_back().context("cargo says nothing of the bench `engine`")
 }
 
 fn rustc() -> Result<String> {
