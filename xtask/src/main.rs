@@ -10,6 +10,7 @@
 //! rpc.rs       frameworks, servers and load tools that others wrote, over Machnet
 //! dissector.rs the Wireshark dissector, on a sample and on real traffic
 //! fuzz.rs      the fuzz targets, for as long as wanted
+//! instructions.rs  what the engine's work costs, against a committed baseline
 //! bench/       Machnet and its rivals, measured side by side
 //! soak.rs      random faults against a model, for as long as wanted
 //! ```
@@ -19,6 +20,7 @@
 mod bench;
 mod dissector;
 mod fuzz;
+mod instructions;
 mod mutants;
 mod netns;
 mod rpc;

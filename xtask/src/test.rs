@@ -8,7 +8,7 @@ use clap::ValueEnum;
 
 use crate::run::{capture, describe, run};
 use crate::tools::{self, Tool};
-use crate::{dissector, mutants, netns, root, rpc, sim, soak, target};
+use crate::{dissector, instructions, mutants, netns, root, rpc, sim, soak, target};
 
 /// Options of `cargo xtask test`.
 #[derive(clap::Args)]
@@ -39,6 +39,8 @@ pub(crate) enum Step {
     Test,
     /// Simulations, optimised: suite, scenarios, 2 000 seeds, matrix
     Sim,
+    /// Instructions of the engine's work, against the committed baseline
+    Instructions,
     /// Model checking of the lock-free parts
     Loom,
     /// Each listed bug in the lock-free parts is noticed by its loom test
@@ -79,6 +81,7 @@ impl Step {
             Self::Deny => &[tools::CARGO_DENY],
             Self::Clippy => &[tools::CLIPPY],
             Self::Test | Self::Netns => &[tools::IP, tools::NAMESPACES],
+            Self::Instructions => &[tools::VALGRIND],
             Self::Dissector => &[tools::IP, tools::TC, tools::NAMESPACES, tools::TSHARK],
             Self::Rpc => &[tools::REDIS_SERVER, tools::REDIS_BENCHMARK, tools::H2LOAD, tools::INITDB, tools::SETPRIV],
             Self::Doc | Self::Sim | Self::Loom | Self::Mutants | Self::Examples | Self::Soak => &[],
@@ -116,6 +119,7 @@ impl Step {
                 LIMIT,
             ),
             Self::Sim => sim::check(),
+            Self::Instructions => instructions::check(false),
             Self::Loom => {
                 list_tests(&mut loom(), "loom")?;
                 run(&mut loom(), LIMIT)
@@ -160,7 +164,7 @@ pub(crate) fn test(options: &Options) -> Result<()> {
         for step in steps {
             let needs: Vec<_> = step.tools().iter().map(|tool| tool.name).collect();
             let needs = if needs.is_empty() { String::new() } else { format!(" (needs {})", needs.join(", ")) };
-            println!("{:<10}{}{needs}", step.name(), step.about());
+            println!("{:<13}{}{needs}", step.name(), step.about());
         }
         return Ok(());
     }
@@ -187,7 +191,7 @@ pub(crate) fn test(options: &Options) -> Result<()> {
 fn summary(times: &[(Step, Duration)]) {
     println!();
     for (step, time) in times {
-        println!("{:<10}{:>7.1} s", step.name(), time.as_secs_f64());
+        println!("{:<13}{:>7.1} s", step.name(), time.as_secs_f64());
     }
 }
 

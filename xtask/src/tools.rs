@@ -46,6 +46,8 @@ pub(crate) const SETPRIV: Tool =
     Tool { name: "setpriv", source: Source::Apt { command: "setpriv", package: "util-linux" } };
 pub(crate) const TC: Tool = Tool { name: "tc", source: Source::Apt { command: "tc", package: "iproute2" } };
 pub(crate) const TSHARK: Tool = Tool { name: "tshark", source: Source::Apt { command: "tshark", package: "tshark" } };
+pub(crate) const VALGRIND: Tool =
+    Tool { name: "valgrind", source: Source::Apt { command: "valgrind", package: "valgrind" } };
 pub(crate) const NAMESPACES: Tool = Tool { name: "network namespaces", source: Source::Namespaces };
 pub(crate) const CARGO_DENY: Tool = Tool { name: DENY, source: Source::Crate { name: DENY, version: DENY_VERSION } };
 

@@ -2,6 +2,11 @@
 
 use std::time::Duration;
 
+use machnet::Congestion;
+
+/// The largest window that never changes.
+const MOST_IN_FLIGHT: u32 = 16 << 20;
+
 /// A number of bytes: `1024`, `64B`, `1KiB`, `64K`, `1MiB`. Suffixes are powers of 1024.
 pub(crate) fn size(text: &str) -> Result<usize, String> {
     let wanted = "a number of bytes such as 64, 1KiB, 64K or 1MiB";
@@ -92,6 +97,23 @@ pub(crate) fn cores(text: &str) -> Result<Cores, String> {
     Ok(Cores(cores))
 }
 
+/// How flows find out how much the path takes: `cubic`, `swift`, `fixed:64KiB`.
+pub(crate) fn congestion(text: &str) -> Result<Congestion, String> {
+    let wanted = "wanted is cubic, swift, or fixed: with bytes in flight, such as fixed:64KiB";
+    match text.split_once(':') {
+        None if text == "cubic" => Ok(Congestion::Cubic),
+        None if text == "swift" => Ok(Congestion::Swift),
+        Some(("fixed", bytes)) => {
+            let bytes = size(bytes).map_err(|error| format!("fixed: {error}"))?;
+            match u32::try_from(bytes) {
+                Ok(bytes) if (1..=MOST_IN_FLIGHT).contains(&bytes) => Ok(Congestion::Fixed { bytes }),
+                _ => Err(format!("fixed: from 1 byte (one packet) to {} MiB in flight", MOST_IN_FLIGHT >> 20)),
+            }
+        }
+        _ => Err(wanted.to_owned()),
+    }
+}
+
 /// Numbers of cores, in the order given; never empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Cores(pub(crate) Vec<usize>);
@@ -113,6 +135,11 @@ mod tests {
         assert_eq!(duration("1.5s"), Ok(Duration::from_millis(1500)));
         assert_eq!((limit("7"), limit("7us")), (Ok(Limit::Count(7)), Ok(Limit::Time(Duration::from_micros(7)))));
         assert_eq!((rate("50k"), rate("0.5")), (Ok(50e3), Ok(0.5)));
+        let swift = (congestion("cubic"), congestion("swift"));
+        assert_eq!(swift, (Ok(Congestion::Cubic), Ok(Congestion::Swift)));
+        for (text, bytes) in [("fixed:1", 1), ("fixed:64KiB", 64 << 10), ("fixed:16MiB", 16 << 20)] {
+            assert_eq!(congestion(text), Ok(Congestion::Fixed { bytes }));
+        }
         assert_eq!(cores("0,2-3"), Ok(Cores(vec![0, 2, 3])));
     }
 
@@ -127,6 +154,12 @@ mod tests {
         assert!(positive_duration("0s").unwrap_err().contains("no time"));
         for bad in ["", "0", "-5", "nan", "inf", "1x"] {
             assert!(rate(bad).unwrap_err().contains("above 0"), "{bad}");
+        }
+        for bad in ["", "reno", "cubic:1", "fixed", "Swift"] {
+            assert!(congestion(bad).unwrap_err().contains("fixed:64KiB"), "{bad}");
+        }
+        for bad in ["fixed:", "fixed:x", "fixed:0", "fixed:16777217", "fixed:8GiB"] {
+            assert!(congestion(bad).unwrap_err().contains("fixed: "), "{bad}");
         }
         for bad in ["", "a", "1-", "3-2", "0,,1", "99999999"] {
             assert!(cores(bad).unwrap_err().contains("wanted are cores"), "{bad}");

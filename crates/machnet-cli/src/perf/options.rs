@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
-use machnet::{IdlePolicy, ParkHook, Placement};
+use machnet::{Congestion, IdlePolicy, ParkHook, Placement};
 use rustix::thread::{CpuSet, sched_setaffinity};
 use serde_json::{Value, json};
 
@@ -49,6 +49,11 @@ pub(crate) struct Running {
     #[arg(long, value_name = "BYTES", value_parser = args::size)]
     max_payload: Option<usize>,
 
+    /// How flows of a Machnet endpoint find out how much the path takes, in this side's sending direction: cubic, swift,
+    /// or fixed:BYTES in flight, whatever is lost (not for networks that others use) [default: the library's]
+    #[arg(long, value_name = "WHICH", value_parser = args::congestion)]
+    congestion: Option<Congestion>,
+
     /// How long the other side may be silent
     #[arg(long, default_value = "5s", value_parser = args::positive_duration)]
     pub(crate) timeout: Duration,
@@ -64,6 +69,7 @@ impl Running {
             ("--spin", self.spin),
             ("--park-hook", self.park_hook),
             ("--max-payload", self.max_payload.is_some()),
+            ("--congestion", self.congestion.is_some()),
         ];
         if let Some((option, _)) = only_machnet.iter().find(|(_, given)| *given && !url.scheme.is_machnet()) {
             bail!("{option} is for Machnet endpoints; {}:// has no engine", url.scheme.name());
@@ -80,6 +86,7 @@ impl Running {
             bind: None,
             max_flows: u32::try_from(flows).context("too many flows")?.max(1 << 16),
             max_payload,
+            congestion: self.congestion,
             timeout: self.timeout,
         })
     }
@@ -138,6 +145,7 @@ impl Running {
             "park_hook": self.park_hook,
             "pinned_to": self.cores(),
             "max_payload": self.max_payload,
+            "congestion": self.congestion.map(|congestion| format!("{congestion:?}")),
         })
     }
 }

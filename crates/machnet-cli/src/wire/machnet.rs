@@ -1,7 +1,7 @@
 //! `udp://` and `shm://`: flows of a Machnet endpoint, over UDP sockets or shared memory.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use machnet::{Config, Driver, Endpoint, Message, RecvHalf, SendHalf, Udp};
 use machnet_shm::Shm;
@@ -26,8 +26,7 @@ impl Machnet {
     pub(crate) fn udp(at: SocketAddr, setup: &Setup, side: Side) -> io::Result<Self> {
         let from = match (side, at) {
             (Side::Server, _) => at.ip(),
-            (Side::Client, SocketAddr::V4(_)) => setup.bind.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
-            (Side::Client, SocketAddr::V6(_)) => setup.bind.unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED)),
+            (Side::Client, _) => setup.bind.unwrap_or_else(|| source(at)),
         };
         Self::open(Udp::bind((from, 0))?, at, setup, |_, at| format!("udp://{at}"), "")
     }
@@ -54,6 +53,7 @@ impl Machnet {
         let mut config = Config::default();
         config.max_flows = setup.max_flows;
         config.dead_peer_timeout = setup.timeout;
+        config.congestion = setup.congestion;
         if let Some(bytes) = setup.max_payload {
             config.max_payload = bytes;
         }
@@ -65,6 +65,18 @@ impl Machnet {
         let endpoint = builder.placement(setup.placement).idle(setup.idle).thread_name("engine").start()?;
         Ok(Self { endpoint, at, max_size, url, name: name.to_owned() })
     }
+}
+
+/// The address that the kernel would send to `to` from: an endpoint there has packets as long as that one interface takes,
+/// as TCP has. Any, if there is no way.
+fn source(to: SocketAddr) -> IpAddr {
+    let any = match to {
+        SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
+    // Connecting a UDP socket sends nothing.
+    let routed = UdpSocket::bind((any, 0)).and_then(|socket| socket.connect(to).and_then(|()| socket.local_addr()));
+    routed.map_or(any, |from| from.ip())
 }
 
 impl Tx<Message> for SendHalf {

@@ -27,7 +27,7 @@ use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use ::machnet::{IdlePolicy, Placement};
+use ::machnet::{Congestion, IdlePolicy, Placement};
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
@@ -125,6 +125,8 @@ pub(crate) struct Setup {
     pub(crate) max_flows: u32,
     /// The longest UDP payload.
     pub(crate) max_payload: Option<u32>,
+    /// How flows find out how much the path takes.
+    pub(crate) congestion: Option<Congestion>,
     /// How long a peer may be silent.
     pub(crate) timeout: Duration,
 }

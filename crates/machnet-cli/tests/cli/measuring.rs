@@ -144,10 +144,15 @@ fn placements_and_idle_policies() {
         "--placement inline",
         "--placement inline --yield-us 0 --pin 0",
         "--pin 0 --max-payload 1400",
+        "--congestion cubic",
+        "--congestion swift",
+        "--congestion fixed:1",
+        "--congestion fixed:16MiB",
     ] {
         let report = report("udp://127.0.0.1:0", &format!("--count 200 --warmup 10 {options}"), 200);
         let placement = if options.contains("inline") { "inline" } else { "thread" };
         assert_eq!(report["client"]["runs"]["placement"], placement, "{report}");
+        assert_eq!(report["client"]["runs"]["congestion"].is_null(), !options.contains("congestion"), "{report}");
     }
 }
 

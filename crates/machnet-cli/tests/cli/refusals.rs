@@ -42,6 +42,8 @@ fn bad_options() {
         ("--mode stream --size 0", 1, "at least 1 byte"),
         ("--mode sideways", 2, "possible values: rr, stream, connect, idle"),
         ("--json --csv", 2, "cannot be used with"),
+        ("--congestion reno", 2, "wanted is cubic, swift, or fixed:"),
+        ("--congestion fixed:17MiB", 2, "16 MiB in flight"),
         ("--pin x", 2, "wanted are cores"),
         ("--pin 1023", 1, "cannot run on core 1023"),
     ] {
@@ -49,6 +51,8 @@ fn bad_options() {
     }
     let rival = machnet("perf client tcp://127.0.0.1:1 --placement inline");
     rival.refused(1, &["--placement is for Machnet endpoints; tcp:// has no engine"]);
+    let rival = machnet("perf client tcp://127.0.0.1:1 --congestion swift");
+    rival.refused(1, &["--congestion is for Machnet endpoints"]);
     machnet("perf client udp+spin://127.0.0.1:1 --mode stream").refused(1, &["--mode rr only"]);
     machnet("perf client udp+spin://127.0.0.1:1 --size 65507").refused(1, &["takes 65506 bytes at most"]);
 }

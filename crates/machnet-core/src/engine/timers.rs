@@ -30,11 +30,13 @@ pub(crate) struct Timers {
     occupied: [u64; LEVELS],
     /// The tick that was last expired.
     tick: u64,
+    /// No slot begins before this tick: until then there is nothing to expire or to move down, and `tick` may stay.
+    next: u64,
 }
 
 impl Timers {
     pub(crate) const fn new() -> Self {
-        Self { nodes: Vec::new(), heads: [NIL; LEVELS * SLOTS], occupied: [0; LEVELS], tick: 0 }
+        Self { nodes: Vec::new(), heads: [NIL; LEVELS * SLOTS], occupied: [0; LEVELS], tick: 0, next: u64::MAX }
     }
 
     /// Sets, moves or (with `None`) removes the timer of `key`.
@@ -62,19 +64,19 @@ impl Timers {
     /// Removes every timer due at `now` and gives its key to `due`.
     pub(crate) fn expire(&mut self, now: Instant, due: &mut Vec<u32>) {
         let target = now.0 >> TICK_BITS;
+        if target < self.next {
+            return;
+        }
         loop {
             // What is due within the current tick, and everything in level 0 up to the target.
             self.expire_slot(now, due);
             if self.tick >= target {
+                self.next = self.next_slot().unwrap_or(u64::MAX);
                 return;
             }
             // Jump to the next tick at which an occupied slot begins, however far: who slept for a day, with a timer for
             // the next, must not turn through every tick between.
-            let next = (0..LEVELS).filter_map(|level| {
-                let shift = SLOT_BITS * level as u32;
-                Some(((self.tick >> shift) + self.next_in_level(level)?) << shift)
-            });
-            self.tick = next.min().map_or(target, |next| next.min(target));
+            self.tick = self.next_slot().map_or(target, |next| next.min(target));
             if self.tick.is_multiple_of(SLOTS as u64) {
                 self.cascade();
             }
@@ -104,6 +106,15 @@ impl Timers {
             best = Some(best.map_or(at, |b| b.min(at)));
         }
         best
+    }
+
+    /// The tick at which the next occupied slot begins; the current one, if it is that.
+    fn next_slot(&self) -> Option<u64> {
+        let begins = (0..LEVELS).filter_map(|level| {
+            let shift = SLOT_BITS * level as u32;
+            Some(((self.tick >> shift) + self.next_in_level(level)?) << shift)
+        });
+        begins.min()
     }
 
     /// How many slots ahead of the current one the next occupied slot of `level` is.
@@ -168,6 +179,7 @@ impl Timers {
         }
         self.heads[list as usize] = key;
         self.occupied[level] |= 1 << slot;
+        self.next = self.next.min(tick >> shift << shift);
     }
 
     fn unlink(&mut self, key: u32) {

@@ -15,6 +15,21 @@ const IDLE: Duration = Duration::from_millis(100);
 /// PTOs in a row after which, if short packets pass, the long ones are believed to vanish (as persistent congestion, RFC 9002 §7.6.1).
 const STUCK: u32 = 3;
 
+trait OrEarlier {
+    /// The earlier of two moments, of which each may be none.
+    fn or_earlier(self, other: Self) -> Self;
+}
+
+impl OrEarlier for Option<Instant> {
+    #[inline]
+    fn or_earlier(self, other: Self) -> Self {
+        match (self, other) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            _ => self.or(other),
+        }
+    }
+}
+
 impl Flow {
     /// When [`Flow::on_timer`] has something to do.
     pub(crate) fn deadline(&self) -> Option<Instant> {
@@ -22,17 +37,17 @@ impl Flow {
             State::Connecting { give_up, next_init, .. } => return Some(next_init.min(give_up)),
             State::HalfOpen { give_up, .. } => return Some(give_up),
             State::Tombstone { until, .. } => Some(until),
-            State::Aborting { until } => [Some(until), self.sent.deadline(&self.rtt)].into_iter().flatten().min(),
+            State::Aborting { until } => Some(until).or_earlier(self.sent.deadline(&self.rtt)),
             State::Open => {
                 // Only the pace is waited for: nothing else would bring the flow its turn.
                 let pace = self.pacer.deadline().filter(|_| self.sent.in_flight() < self.cc.window());
                 let mtu = self.mtu.as_ref().and_then(|mtu| mtu.deadline());
-                let own = [self.sent.deadline(&self.rtt), self.linger.get(), self.shed_at.get(), pace, mtu];
-                own.into_iter().flatten().min()
+                let sent = self.sent.deadline(&self.rtt);
+                sent.or_earlier(self.linger.get()).or_earlier(self.shed_at.get()).or_earlier(pace).or_earlier(mtu)
             }
             State::Closed => return None,
         };
-        [own, self.acks.deadline()].into_iter().flatten().min()
+        own.or_earlier(self.acks.deadline())
     }
 
     /// A deadline passed. Sending, if due, is left to [`Flow::transmit`].

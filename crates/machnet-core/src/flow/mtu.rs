@@ -1,6 +1,6 @@
 //! How long packets may be: path MTU discovery by probing (DPLPMTUD, RFC 8899; `docs/spec/flow.md#path-mtu`).
 //!
-//! A flow begins with packets that every path carries. Once it has a message that needs several, it looks for the longest that
+//! A flow begins with packets that every path carries. Once it has something to send that needs several, it looks for the longest that
 //! arrives: it sends PING and PAD of one size after the other, the largest first, and waits for their acknowledgements.
 //! What it found it watches: when long packets vanish while short ones arrive, it goes back to the beginning and looks again.
 //!

@@ -78,13 +78,18 @@ impl Pacer {
     }
 }
 
+/// A round trip, ns: below 2⁶⁴, and from a `u64` without a call.
+fn nanos(rtt: Duration) -> f64 {
+    u64::try_from(rtt.as_nanos()).unwrap_or(u64::MAX) as f64
+}
+
 /// How long `bytes` take at the controller's pace.
 fn cost(cc: &impl Controller, rtt: Duration, packet: u32, bytes: u64) -> Duration {
     let Some(gain) = cc.pacing_gain() else { return Duration::ZERO };
     let window = match cc.fraction() {
         // One packet, however short, takes its share.
-        Some(fraction) => return Duration::from_nanos((rtt.as_nanos() as f64 / fraction) as u64),
+        Some(fraction) => return Duration::from_nanos((nanos(rtt) / fraction) as u64),
         None => cc.window().max(packet.into()) as f64,
     };
-    Duration::from_nanos((rtt.as_nanos() as f64 * bytes as f64 / (gain * window)) as u64)
+    Duration::from_nanos((nanos(rtt) * bytes as f64 / (gain * window)) as u64)
 }

@@ -116,9 +116,12 @@ impl SendQueue {
         self.cut = cut;
     }
 
-    /// True if what is to be sent next does not fit one packet.
+    /// True if longer packets would be fewer: what is to be sent next does not fit one, or what waits fills two.
     pub(crate) fn is_large(&self) -> bool {
-        self.messages.get(self.unsent.0).is_some_and(|outgoing| outgoing.message.len() > self.cut.whole())
+        self.messages.get(self.unsent.0).is_some_and(|next| {
+            let waits = (self.taken - next.before).saturating_mul(UNIT);
+            next.message.len() > self.cut.whole() || waits > 2 * self.cut.packet() as u64
+        })
     }
 
     /// Takes a message from the application.

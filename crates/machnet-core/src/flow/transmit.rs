@@ -41,7 +41,7 @@ impl Flow {
         !self.send.all_sent()
     }
 
-    /// Looks for the longest packets that the path carries, once there is a message that needs several.
+    /// Looks for the longest packets that the path carries, once there is something that needs several.
     fn probe_path<D: Driver>(&mut self, now: Instant, tx: &mut Tx<D>) {
         if self.state != State::Open {
             return;
@@ -153,11 +153,13 @@ impl Flow {
             return true;
         }
         self.check_blocked();
-        let open = self.window_open(now);
+        let wants = self.send.has_again() || self.has_credit();
+        // A pacer that waits must hear that its time has come, or its deadline stays for ever.
+        let open = (wants || self.pacer.deadline().is_some()) && self.window_open(now);
         self.probes > 0
             || [self.abort, self.stop, self.ping, self.blocked].contains(&Control::Wanted)
             || (self.fin == Control::Wanted && self.send.all_sent())
-            || (open && (self.send.has_again() || self.has_credit()))
+            || (open && wants)
     }
 
     /// True if a packet with content may go out now.

@@ -1,0 +1,73 @@
+//! What is measured with two engines.
+
+use machnet_channel::Message;
+
+use crate::Case;
+use crate::pair::{End, Pair, Side};
+
+/// Messages of a one-way burst.
+const BURST: usize = 64;
+
+pub(crate) const CASES: &[Case] = &[
+    // At one end: a request and its reply are the work of two.
+    Case { name: "request_64", operations: 2, make: || requests(64, 1) },
+    Case { name: "request_1024", operations: 2, make: || requests(1024, 1) },
+    Case { name: "request_1024_beside_10000_flows", operations: 2, make: || requests(1024, 10_001) },
+    // At both ends together, per message.
+    Case { name: "one_way_64", operations: BURST as u64, make: || one_way(64, BURST) },
+    Case { name: "one_way_1024", operations: BURST as u64, make: || one_way(1024, BURST) },
+    Case { name: "reassembly_64_kib", operations: 1, make: || one_way(64 << 10, 1) },
+    Case { name: "reassembly_1_mib", operations: 1, make: || one_way(1 << 20, 1) },
+    // Nothing to do.
+    Case { name: "idle_round_1_flow", operations: 1, make: || idle(1) },
+    Case { name: "idle_round_100_flows", operations: 1, make: || idle(100) },
+    Case { name: "idle_round_10000_flows", operations: 1, make: || idle(10_000) },
+];
+
+fn flows(count: usize) -> (Pair, Vec<(End, End)>) {
+    let mut pair = Pair::new();
+    let ends = (0..count).map(|_| pair.open()).collect();
+    (pair, ends)
+}
+
+/// One request at a time, on one of `count` flows. Each engine has two rounds: it sends in one, it receives in one.
+fn requests(len: usize, count: usize) -> Box<dyn FnMut(bool)> {
+    let (mut pair, mut ends) = flows(count);
+    let message = Message::from(vec![1; len]);
+    Box::new(move |counted| {
+        let Some((client, server)) = ends.last_mut() else { return };
+        assert_eq!(client.post(&message, 1), 1);
+        pair.round(Side::Client, counted);
+        pair.round(Side::Server, counted);
+        assert_eq!((server.take(), server.post(&message, 1)), (1, 1));
+        pair.round(Side::Server, counted);
+        pair.round(Side::Client, counted);
+        assert_eq!(client.take(), 1);
+    })
+}
+
+/// Messages in one direction, `count` at a time, until all have arrived.
+fn one_way(len: usize, count: usize) -> Box<dyn FnMut(bool)> {
+    let (mut pair, mut ends) = flows(1);
+    let message = Message::from(vec![1; len]);
+    Box::new(move |counted| {
+        let Some((client, server)) = ends.last_mut() else { return };
+        let mut posted = client.post(&message, count);
+        let mut received = 0;
+        while received < count {
+            pair.round(Side::Client, counted);
+            pair.round(Side::Server, counted);
+            received += server.take();
+            posted += client.post(&message, count - posted);
+        }
+    })
+}
+
+/// A round of an engine with `count` flows that do nothing.
+fn idle(count: usize) -> Box<dyn FnMut(bool)> {
+    let (mut pair, ends) = flows(count);
+    Box::new(move |counted| {
+        let _held = &ends;
+        pair.round(Side::Client, counted);
+    })
+}

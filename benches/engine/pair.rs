@@ -1,0 +1,191 @@
+//! Two engines and the memory between them.
+
+use std::collections::VecDeque;
+use std::hint::black_box;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use machnet_channel::{
+    Backlog, BacklogConsumer, Doorbell, Frame, FramePool, FrameRef, Intake, Mailbox, Message, RecvEnd, Region, SendEnd,
+};
+use machnet_core::{
+    AppChannel, Capabilities, Config, Driver, Engine, Instant, LocalChannel, Meta, Progress, RxPacket, TxPacket,
+};
+
+/// The payload of an MTU of 1 500 bytes.
+const MAX_PAYLOAD: u32 = 1472;
+const FRAMES: u32 = 4096;
+const PORT: u16 = 7000;
+/// From one round of an engine to the other's.
+const STEP: Duration = Duration::from_micros(5);
+
+/// A driver that does as little as one can: what it is given waits until somebody carries it to the other side.
+pub(crate) struct Memory {
+    capabilities: Capabilities,
+    home: SocketAddr,
+    pool: FramePool,
+    received: VecDeque<RxPacket>,
+    sent: VecDeque<TxPacket>,
+}
+
+impl Memory {
+    fn new(host: u8) -> Self {
+        let (_, pool) = Region::anonymous(2048, FRAMES).expect("memory");
+        Self {
+            capabilities: Capabilities::minimal(MAX_PAYLOAD),
+            home: SocketAddr::from(([10, 0, 0, host], 5000)),
+            pool,
+            received: VecDeque::new(),
+            sent: VecDeque::new(),
+        }
+    }
+
+    /// Copies what was sent into frames of `to`'s.
+    fn carry(&mut self, to: &mut Self) {
+        for packet in self.sent.drain(..) {
+            let payload = packet.payload.as_ref();
+            let mut frame = to.pool.take().expect("a frame");
+            frame.bytes_mut().expect("a frame of its own")[..payload.len()].copy_from_slice(payload);
+            let local = packet.meta.remote;
+            let remote = SocketAddr::new(self.home.ip(), packet.meta.local.port());
+            let range = 0..payload.len() as u32;
+            to.received.push_back(RxPacket { meta: Meta { local, remote, queue: 0 }, frame, range });
+            self.pool.recycle(packet.payload);
+        }
+    }
+}
+
+impl Driver for Memory {
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    fn home(&self) -> SocketAddr {
+        self.home
+    }
+
+    fn open(&mut self, port: u16) -> io::Result<SocketAddr> {
+        Ok(SocketAddr::new(self.home.ip(), port))
+    }
+
+    fn close(&mut self, _: u16) {}
+
+    fn frame(&mut self) -> Option<Frame> {
+        self.pool.take()
+    }
+
+    fn recycle(&mut self, payload: FrameRef) {
+        self.pool.recycle(payload);
+    }
+
+    fn rx_burst(&mut self, out: &mut Vec<RxPacket>, max: usize) -> usize {
+        let count = self.received.len().min(max);
+        out.extend(self.received.drain(..count));
+        count
+    }
+
+    fn tx_burst(&mut self, batch: &mut VecDeque<TxPacket>) -> usize {
+        let count = batch.len();
+        self.sent.append(batch);
+        count
+    }
+
+    fn reap(&mut self) {
+        self.pool.gather();
+    }
+
+    fn set_bell(&mut self, bell: Arc<Doorbell>) {
+        self.pool.set_bell(bell);
+    }
+
+    fn starve(&mut self) -> bool {
+        self.pool.starve()
+    }
+}
+
+/// One side of a flow.
+pub(crate) struct End {
+    pub(crate) send: SendEnd,
+    pub(crate) recv: RecvEnd,
+}
+
+impl End {
+    /// Sends as many of `count` messages as there is room for; returns how many.
+    pub(crate) fn post(&mut self, message: &Message, count: usize) -> usize {
+        (0..count).take_while(|_| self.send.post(message.clone()).is_ok()).count()
+    }
+
+    /// Receives what is there as a task does, which then waits for more; returns how many messages.
+    pub(crate) fn take(&mut self) -> usize {
+        let cx = Context::from_waker(Waker::noop());
+        let mut count = 0;
+        while let Poll::Ready(message) = self.recv.poll_take(&cx) {
+            black_box(message.expect("an open flow"));
+            count += 1;
+        }
+        count
+    }
+}
+
+/// One of the two.
+#[derive(Clone, Copy)]
+pub(crate) enum Side {
+    Client,
+    Server,
+}
+
+/// Client and server. Whatever a flow sends is carried at the end of the round.
+pub(crate) struct Pair {
+    engines: [Engine<Memory, LocalChannel>; 2],
+    client: Arc<Intake>,
+    listener: BacklogConsumer,
+    now: Instant,
+}
+
+impl Pair {
+    pub(crate) fn new() -> Self {
+        let intakes = [Intake::new(), Intake::new()];
+        let engine = |host: u8| {
+            let channel = LocalChannel::new(Arc::clone(&intakes[usize::from(host) - 1]));
+            Engine::new(Memory::new(host), channel, Config::default(), [host; 32]).expect("a sound configuration")
+        };
+        let engines = [engine(1), engine(2)];
+        let listener = Backlog::listen(&intakes[1], PORT, 16);
+        let [client, _] = intakes;
+        let mut pair = Self { engines, client, listener, now: Instant(1) };
+        pair.round(Side::Server, false);
+        pair
+    }
+
+    /// One round of one engine, and what it sent is carried to the other.
+    pub(crate) fn round(&mut self, side: Side, counted: bool) -> bool {
+        self.now += STEP;
+        let [client, server] = &mut self.engines;
+        let (this, other) = if matches!(side, Side::Client) { (client, server) } else { (server, client) };
+        let progress = if counted { counted_poll(this, self.now) } else { this.poll(self.now) };
+        this.driver_mut().carry(other.driver_mut());
+        progress.busy
+    }
+
+    /// Opens a flow.
+    pub(crate) fn open(&mut self) -> (End, End) {
+        let to = SocketAddr::from(([10, 0, 0, 2], PORT));
+        let (send, recv) = Mailbox::connect(&self.client, to);
+        let cx = Context::from_waker(Waker::noop());
+        loop {
+            self.round(Side::Client, false);
+            self.round(Side::Server, false);
+            if let Poll::Ready(Some(accepted)) = self.listener.poll_accept(&cx) {
+                return (End { send, recv }, End { send: accepted.send, recv: accepted.recv });
+            }
+        }
+    }
+}
+
+#[inline(never)]
+fn counted_poll<C: AppChannel>(engine: &mut Engine<Memory, C>, now: Instant) -> Progress {
+    black_box(engine.poll(black_box(now)))
+}
