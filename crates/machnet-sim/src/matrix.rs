@@ -127,7 +127,7 @@ fn pair(rtt: Duration, loss: f64) -> Pair {
     };
     let mut config = Config::default();
     config.max_message = 8 << 20;
-    config.reassembly_bytes = 64 << 20;
+    config.reassembly_bytes = 128 << 20;
     let nic = NicConfig { frames: 4096, ..nic() };
     Pair::in_world(World::new(1, costs), &link, [nic; 2], [config; 2])
 }
