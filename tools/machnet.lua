@@ -12,10 +12,10 @@ local machnet = Proto("machnet", "Machnet")
 
 local HEADER, MAX_WORDS, MAX_TOKEN, BASE_PAYLOAD, RESET_LEN = 16, 16, 64, 1232, 36
 local INIT, ACCEPT, RETRY, DATA, RESET = 1, 2, 3, 4, 5
-local PAD, MESSAGE, FIN, STOP, ABORT, BLOCKED, PING = 0, 1, 2, 3, 4, 5, 6
+local PAD, MESSAGE, FIN, STOP, ABORT, BLOCKED, PING, REFUSED = 0, 1, 2, 3, 4, 5, 6, 9
 
 local types = { "INIT", "ACCEPT", "RETRY", "DATA", "RESET", "PROBE", "PROBE_REPLY" }
-local chunk_types = { [0] = "PAD", "MESSAGE", "FIN", "STOP", "ABORT", "BLOCKED", "PING", "NEW_ID", "CRYPTO" }
+local chunk_types = { [0] = "PAD", "MESSAGE", "FIN", "STOP", "ABORT", "BLOCKED", "PING", "NEW_ID", "CRYPTO", "REFUSED" }
 local reasons = {
   [0] = "none", "refused", "version", "unknown flow", "protocol", "too large", "shutdown", "linger",
 }
@@ -62,6 +62,8 @@ local f = {
   message_len = ProtoField.uint32("machnet.message.length", "Payload length"),
   fin = ProtoField.uint32("machnet.fin", "First message that will not come"),
   blocked = ProtoField.uint32("machnet.blocked", "Units wanted"),
+  refused_first = ProtoField.uint32("machnet.refused.first", "First number refused"),
+  refused_last = ProtoField.uint32("machnet.refused.last", "Last number refused"),
   reason = ProtoField.uint16("machnet.reason", "Reason", base.DEC, reasons),
 
   source = ProtoField.uint64("machnet.source", "Source flow id", base.HEX),
@@ -237,7 +239,7 @@ local function dissect_message(c, item, at, len, whole)
 end
 
 -- Body lengths that a type needs.
-local needs = { [FIN] = 4, [STOP] = 2, [ABORT] = 2, [BLOCKED] = 4 }
+local needs = { [FIN] = 4, [STOP] = 2, [ABORT] = 2, [BLOCKED] = 4, [REFUSED] = 8 }
 
 local function dissect_chunk(c, at)
   local head = need(c, at, 4, "chunk header")
@@ -255,7 +257,7 @@ local function dissect_chunk(c, at)
     fault(item, e.truncated, "%s needs %d bytes, %d are there", name, needs[kind], len)
     error(Unreadable)
   end
-  c.elicits = c.elicits or kind ~= PAD
+  c.elicits = c.elicits or (kind ~= PAD and kind ~= REFUSED)
   if kind == MESSAGE then
     local whole = flags % 2 == 1
     if len < (whole and 4 or 12) then
@@ -276,6 +278,10 @@ local function dissect_chunk(c, at)
   elseif kind == BLOCKED then
     item:add(f.blocked, body(0, 4))
     c.info[#c.info + 1] = string.format("BLOCKED %d", body(0, 4):uint())
+  elseif kind == REFUSED then
+    item:add(f.refused_first, body(0, 4))
+    item:add(f.refused_last, body(4, 4))
+    c.info[#c.info + 1] = string.format("REFUSED %d-%d", body(0, 4):uint(), body(4, 4):uint())
   elseif kind ~= PAD then
     if len > 0 then item:add(f.chunk_body, body) end
     if kind ~= PING then fault(item, e.unknown, "%s is skipped", name) end

@@ -218,6 +218,7 @@
 //! | [`Flow::reserve`], and the permit | nothing; the room is anybody's |
 //! | [`Flow::recv`], [`Listener::accept`], a stream's `next` | nothing: they take what they return in the step that returns it |
 //! | [`Flow::acked`], [`Flow::closed`] | nothing |
+//! | what tokio calls cancel safe, on a [`FlowStream`] | nothing; what it does not (`write_all`, `read_exact`), a part |
 //! | [`Endpoint::connect`] | given the flow up; a peer that accepted it meanwhile sees it end |
 //! | [`Flow::close`], [`Endpoint::shutdown`] | begun what goes on in the background, as does a dropped flow |
 //!

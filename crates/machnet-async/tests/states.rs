@@ -364,6 +364,23 @@ fn reset() {
     });
 }
 
+/// What was acknowledged before stays so: nothing of ours was lost.
+#[test]
+fn reset_after_the_end_was_acknowledged() {
+    within_a_minute(|| {
+        let mut case = Case::new(config(|_| {}));
+        case.near.finish();
+        case.far_reads_everything();
+        case.round_trip();
+        case.far_flow().abort();
+        case.is_closed(CloseReason::Reset);
+        case.cannot_send(ErrorKind::BrokenPipe);
+        case.recv_fails(ErrorKind::ConnectionReset);
+        finish(case.near.acked(), || case.far.turn()).unwrap();
+        case.close_succeeds();
+    });
+}
+
 #[test]
 fn peer_dead() {
     within_a_minute(|| {

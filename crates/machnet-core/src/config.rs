@@ -49,8 +49,9 @@ pub struct Config {
     /// Bytes that a device which says how much it holds is given ahead: what waits there cannot be overtaken. Default
     /// 24 KiB: what 100 Gbit/s send in 2 µs, the time of a round.
     pub device_queue: u32,
-    /// Bytes of reassembly buffers, in equal shares of frame sizes from 256 B to `max_message`, each four times the one
-    /// before, at least two of each. Default 128 MiB: address space, which costs memory only once used.
+    /// Bytes of reassembly buffers. Half in equal shares of frame sizes from 256 B to `max_message`, each four times the one
+    /// before, at least two of each; half in reserve, for flows whose application has read all it was given. Default 256 MiB:
+    /// address space, which costs memory only once used.
     pub reassembly_bytes: u64,
     /// What of that one peer's unfinished messages may take: those next in their flows, of which one is always
     /// allowed; and half as much others. Default 64 MiB.
@@ -73,7 +74,7 @@ impl Default for Config {
             congestion: None,
             max_payload: 65_507,
             device_queue: 24 << 10,
-            reassembly_bytes: 128 << 20,
+            reassembly_bytes: 256 << 20,
             peer_reassembly_bytes: 64 << 20,
         }
     }

@@ -41,6 +41,8 @@ pub enum Chunk {
     Blocked,
     /// PING.
     Ping,
+    /// REFUSED.
+    Refused,
 }
 
 impl Seen {
@@ -80,6 +82,7 @@ impl Chunk {
             wire::Chunk::Abort(_) => Self::Abort,
             wire::Chunk::Blocked { .. } => Self::Blocked,
             wire::Chunk::Ping => Self::Ping,
+            wire::Chunk::Refused { .. } => Self::Refused,
         }
     }
 }

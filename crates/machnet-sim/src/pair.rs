@@ -64,7 +64,7 @@ impl Pair {
     /// # Panics
     /// If it does not open within a second.
     pub fn open(&mut self) -> (Flow, Flow) {
-        let mut listener = self.listen();
+        let mut listener = self.listener.take().unwrap_or_else(|| listen(&mut self.world, self.b, PORT, 128).unwrap());
         let (node, to) = (self.world.node(self.a), self.world.node(self.b).at(PORT));
         let accepting = self.world.spawn("accept", async move { (listener.accept().await.unwrap(), listener) });
         let connecting = self.world.spawn("connect", async move { node.connect(to).await.unwrap() });

@@ -24,7 +24,7 @@ pub fn ip(n: u8) -> IpAddr {
 pub fn config() -> Config {
     let mut config = Config::default();
     config.max_message = 1 << 20;
-    config.reassembly_bytes = 7 << 21;
+    config.reassembly_bytes = 7 << 22;
     // Path MTU discovery has scenarios of its own (tests/suite/mtu.rs): elsewhere its probes are not to be counted.
     config.max_payload = 1232;
     config

@@ -48,6 +48,7 @@ use writer::Writer;
 /// |---|---|---|
 /// | `shutdown` | returns at once | half-closes, and resolves when the peer's transport has everything: `TimedOut` after [`Config::linger`](crate::Config::linger), while it goes on being sent |
 /// | `shutdown` of a stream that failed | `NotConnected` | the failure, unless everything had arrived before it |
+/// | `shutdown` when the peer reads no more, and discarded what was underway | as above, or `Ok` | `BrokenPipe` |
 /// | the peer is dropped while it has unread bytes | reads fail with `ConnectionReset` | reads get what the peer wrote, then `Ok(0)`; writes fail with `BrokenPipe` |
 /// | the peer is dropped: the first write after it | `Ok`, the next one fails | fails as soon as the peer has said so, with `BrokenPipe` |
 /// | the peer's process is killed | the kernel ends the stream, `Ok(0)` or `ConnectionReset`, at once | its engine is gone, too: reads and writes fail with `TimedOut` after [`Config::dead_peer_timeout`](crate::Config::dead_peer_timeout), or `ConnectionReset` once the peer was restarted |

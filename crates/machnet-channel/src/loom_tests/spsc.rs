@@ -81,7 +81,7 @@ fn memory_is_given_back_while_the_consumer_goes_on() {
 
 /// The producer sheds (inbox), and the consumer too (outbox), at any point of the other's way.
 fn given_back<K: Keep + 'static>() {
-    model(4, || {
+    model(6, || {
         let queue = Arc::new(Spsc::<_, K>::new());
         for i in 0..3 {
             // SAFETY: one thread so far.

@@ -153,6 +153,20 @@ impl Controller for Cubic {
         self.epoch = Instant::ZERO;
     }
 
+    fn set_packet(&mut self, bytes: u32) {
+        let factor = f64::from(self.packet) / f64::from(bytes);
+        let [window, threshold, w_max] = &mut self.before;
+        for packets in
+            [&mut self.window, &mut self.threshold, &mut self.w_max, &mut self.w_est, window, threshold, w_max]
+        {
+            *packets *= factor;
+        }
+        self.packet = bytes;
+        // The curve is one of packets, too.
+        self.epoch = Instant::ZERO;
+        self.clamp();
+    }
+
     fn window(&self) -> u64 {
         (self.window * f64::from(self.packet)) as u64
     }

@@ -25,6 +25,10 @@ impl Controller for Fixed {
 
     fn on_restart(&mut self, _: Duration, _: Duration) {}
 
+    fn set_packet(&mut self, bytes: u32) {
+        self.0 = self.0.max(bytes.into());
+    }
+
     fn window(&self) -> u64 {
         self.0
     }

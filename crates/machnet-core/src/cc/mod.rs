@@ -79,6 +79,10 @@ pub trait Controller {
     /// The flow sends again, after nothing was in flight for `idle`, several `pto`s.
     fn on_restart(&mut self, idle: Duration, pto: Duration);
 
+    /// Packets have at most `bytes` from now on. The window stays what it is in bytes; what is counted in packets, such as
+    /// its growth, is counted in the new ones.
+    fn set_packet(&mut self, bytes: u32);
+
     /// Bytes that may be in flight; at least one packet.
     fn window(&self) -> u64;
 
@@ -137,6 +141,10 @@ impl Controller for AnyController {
         each!(self, controller => controller.on_restart(idle, pto));
     }
 
+    fn set_packet(&mut self, bytes: u32) {
+        each!(self, controller => controller.set_packet(bytes));
+    }
+
     fn window(&self) -> u64 {
         each!(self, controller => controller.window())
     }
@@ -167,6 +175,38 @@ mod tests {
         assert!((decayed(64.0, 10.0, ms(2), ms(1)) - 16.0).abs() < 1e-9);
         assert!((decayed(64.0, 10.0, ms(2000), ms(1)) - 10.0).abs() < 1e-9);
         assert!((decayed(4.0, 10.0, ms(2000), ms(1)) - 4.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn longer_packets_leave_the_window_and_quicken_its_growth() {
+        let ms = Duration::from_millis;
+        for choice in [Congestion::Cubic, Congestion::Swift, Congestion::Fixed { bytes: 1 << 16 }] {
+            let [mut short, mut long] = [(); 2].map(|()| AnyController::new(choice, 1000));
+            let start = short.window();
+            long.set_packet(8000);
+            assert_eq!(long.window(), start);
+            for controller in [&mut short, &mut long] {
+                // Out of slow start, then some round trips in which windows were full.
+                let (now, newest) = (Instant::ZERO + ms(1000), Instant::ZERO + ms(999));
+                controller.on_loss(&Lost { now, packets: 99, newest, persistent: false, smoothed: ms(1) });
+                for round in 1..=20 {
+                    let now = now + ms(1) * round;
+                    let (newest, bytes) = (now - Duration::from_micros(900), controller.window());
+                    let rtt = Some(ms(1));
+                    let (gap, smoothed, min) = (Duration::ZERO, ms(1), ms(1));
+                    controller.on_ack(&Acked { now, bytes, limited: bytes, newest, rtt, gap, smoothed, min });
+                }
+            }
+            let [short, long] = [short, long].map(|controller| controller.window());
+            match choice {
+                Congestion::Fixed { .. } => assert_eq!(short, long),
+                _ => assert!(long > short + 20 * 2000, "{choice:?}: {short} and {long} of {start}"),
+            }
+            // Shorter again: nothing is lost but what rounding takes.
+            let mut back = AnyController::new(choice, 8000);
+            back.set_packet(1000);
+            assert_eq!(back.window(), AnyController::new(choice, 8000).window());
+        }
     }
 
     #[test]

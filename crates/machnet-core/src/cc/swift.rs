@@ -184,6 +184,15 @@ impl Controller for Swift {
         self.gathered = 0.0;
     }
 
+    fn set_packet(&mut self, bytes: u32) {
+        let factor = f64::from(self.packet) / f64::from(bytes);
+        for packets in [&mut self.window, &mut self.before, &mut self.gathered] {
+            *packets *= factor;
+        }
+        self.packet = bytes;
+        self.clamp();
+    }
+
     fn window(&self) -> u64 {
         let part = if self.is_draining() { DRAIN } else { 1.0 };
         ((self.window * part).max(1.0) * f64::from(self.packet)) as u64

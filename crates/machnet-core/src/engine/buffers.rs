@@ -2,11 +2,13 @@
 //!
 //! Regions with frames of 256 B and more, each four times the one before, up to the largest message. Their memory is
 //! address space until used, is recycled when the application drops a message, and is bounded: nothing here touches the heap per message
-//! (`docs/adr/0004-reassembly-in-frames.md`).
+//! (`docs/adr/0004-reassembly-in-frames.md`). When those of a size are used up, what is sure to be read gets more of it
+//! from [`Reserve`] (`docs/adr/0012-stopped-readers-stop-nobody.md`).
 
 use machnet_channel::{Frame, FramePool, FrameRef, Message, Region};
 
-use crate::flow::{Store, UnitSet};
+use super::reserve::Reserve;
+use crate::flow::{Need, Store, UnitSet};
 
 /// Whole messages up to this length are copied, so that a slow reader pins this much and not a packet's frame.
 const COPY_BELOW: usize = 256;
@@ -20,6 +22,7 @@ const SPARE_UNITS: usize = 4096;
 pub(crate) struct Buffers {
     /// By frame size, ascending.
     classes: Vec<FramePool>,
+    reserve: Reserve,
     /// Received payloads are to be copied: the driver has few frames left.
     copy_all: bool,
     /// Somebody waits for a frame: nobody takes a larger one than needed.
@@ -33,11 +36,11 @@ pub(crate) struct Buffers {
 }
 
 impl Buffers {
-    /// Buffers of about `bytes` in all, in equal shares, with at least two frames of each size up to `max_message`.
+    /// Buffers of about `bytes` in all: half in equal shares for each size up to `max_message`, at least two frames; half in reserve.
     pub(crate) fn new(bytes: u64, max_message: u32) -> std::io::Result<Self> {
         let sizes: Vec<u32> =
             std::iter::successors(Some(SMALLEST), |&size| (size < max_message).then_some(4 * size)).collect();
-        let share = bytes / sizes.len() as u64;
+        let share = bytes / 2 / sizes.len() as u64;
         let pool = |size: u32| {
             let count = u32::try_from((share / u64::from(size)).max(2)).unwrap_or(u32::MAX - 1);
             Ok(Region::anonymous(size, count)?.1)
@@ -45,6 +48,7 @@ impl Buffers {
         let classes = sizes.into_iter().map(pool).collect::<std::io::Result<_>>()?;
         Ok(Self {
             classes,
+            reserve: Reserve::new(bytes / 2),
             copy_all: false,
             contended: false,
             peer_room: [u64::MAX; 2],
@@ -77,26 +81,36 @@ impl Buffers {
         self.peer_room = room;
     }
 
-    /// The smallest free frame that fits; a larger one rather than none, unless somebody waits for those. Half of each
-    /// class is kept for messages that are next in their flow. None is larger than `room`.
-    fn take(&mut self, len: u32, room: u64, oldest: bool) -> Option<Frame> {
+    /// The smallest free frame that fits; a larger one rather than none, unless somebody waits for those; at last one of
+    /// the reserve. Half of each class is kept for messages that are next in their flow, a quarter for those whose application
+    /// reads, the reserve likewise. None is larger than `room`.
+    fn take(&mut self, len: u32, room: u64, need: Need) -> Option<Frame> {
         let choices = if self.contended { 1 } else { self.classes.len() };
         let fitting = self.classes.iter_mut().filter(|pool| pool.frame_size() >= len).take(choices);
         let allowed = fitting.filter(|pool| u64::from(pool.frame_size()) <= room);
-        allowed.filter(|pool| oldest || pool.free() > pool.capacity() / 2).find_map(|pool| {
+        let kept = |pool: &FramePool| match need {
+            Need::Later => pool.capacity() / 2,
+            Need::Unread => pool.capacity().div_ceil(4),
+            Need::Next => 0,
+        };
+        let frame = allowed.filter(|pool| pool.free() > kept(pool)).find_map(|pool| {
             pool.gather();
             pool.take()
-        })
+        });
+        if frame.is_some() || need != Need::Next || Self::frame_size(len) > room {
+            return frame;
+        }
+        self.reserve.take(len)
     }
 
     /// Frames in use, of all classes.
     pub(crate) fn in_use(&self) -> u64 {
-        self.classes.iter().map(|pool| u64::from(pool.capacity() - pool.free())).sum()
+        self.classes.iter().map(|pool| u64::from(pool.capacity() - pool.free())).sum::<u64>() + self.reserve.in_use()
     }
 }
 
 impl Store for Buffers {
-    fn keep(&mut self, packet: &FrameRef, payload: &[u8], oldest: bool) -> Option<Message> {
+    fn keep(&mut self, packet: &FrameRef, payload: &[u8], need: Need) -> Option<Message> {
         if payload.is_empty() {
             return Some(Message::new());
         }
@@ -104,17 +118,18 @@ impl Store for Buffers {
             let start = payload.as_ptr().addr().checked_sub(packet.as_ref().as_ptr().addr())? as u32;
             return Some(packet.slice(start..start + payload.len() as u32).into());
         }
-        let mut frame = self.take(payload.len() as u32, u64::MAX, oldest)?;
+        let mut frame = self.take(payload.len() as u32, u64::MAX, need)?;
         frame.bytes_mut()?[..payload.len()].copy_from_slice(payload);
         Some(frame.share(0..payload.len() as u32).into())
     }
 
-    fn buffer(&mut self, len: u32, oldest: bool) -> Option<Frame> {
-        let room = self.peer_room[usize::from(!oldest)];
-        let frame = self.take(len, room, oldest)?;
+    fn buffer(&mut self, len: u32, need: Need) -> Option<Frame> {
+        let kind = usize::from(need == Need::Later);
+        let room = self.peer_room[kind];
+        let frame = self.take(len, room, need)?;
         // One is always allowed ([`u64::MAX`]), but only one.
         let left = if room == u64::MAX { 0 } else { room.saturating_sub(frame.bytes().len() as u64) };
-        self.peer_room[usize::from(!oldest)] = left;
+        self.peer_room[kind] = left;
         Some(frame)
     }
 
@@ -145,17 +160,22 @@ mod tests {
     #[test]
     fn takes_the_next_size_and_then_none() {
         let mut buffers = buffers(0);
-        let taken: Vec<_> = std::iter::from_fn(|| buffers.take(5000, u64::MAX, true)).collect();
+        let taken: Vec<_> = std::iter::from_fn(|| buffers.take(5000, u64::MAX, Need::Next)).collect();
         let sizes: Vec<_> = taken.iter().map(|frame| frame.bytes().len()).collect();
         assert_eq!(sizes, [16 << 10, 16 << 10, 64 << 10, 64 << 10, 256 << 10, 256 << 10, 1 << 20, 1 << 20]);
-        assert!(buffers.take(5000, u64::MAX, true).is_none() && buffers.take(4096, u64::MAX, true).is_some());
+        assert!(
+            buffers.take(5000, u64::MAX, Need::Next).is_none() && buffers.take(4096, u64::MAX, Need::Next).is_some()
+        );
         assert_eq!(buffers.in_use(), 8);
         drop(taken);
-        let taken: Vec<_> = std::iter::from_fn(|| buffers.take(5000, u64::MAX, false)).collect();
+        let taken: Vec<_> = std::iter::from_fn(|| buffers.take(5000, u64::MAX, Need::Later)).collect();
         assert_eq!(taken.len(), 4, "half of each size is kept for the oldest messages");
         drop(taken);
+        let taken: Vec<_> = std::iter::from_fn(|| buffers.take(5000, u64::MAX, Need::Unread)).collect();
+        assert_eq!(taken.len(), 4, "and a quarter for those whose application reads");
+        drop(taken);
         buffers.set_contended(true);
-        let taken: Vec<_> = std::iter::from_fn(|| buffers.take(5000, u64::MAX, true)).collect();
+        let taken: Vec<_> = std::iter::from_fn(|| buffers.take(5000, u64::MAX, Need::Next)).collect();
         assert_eq!(taken.len(), 2, "nobody takes more than needed while somebody waits");
         drop(taken);
         assert_eq!(buffers.in_use(), 0);
@@ -165,14 +185,14 @@ mod tests {
     fn a_peer_gets_what_its_room_allows() {
         let mut buffers = buffers(0);
         buffers.set_peer_room([u64::MAX, 20_000]);
-        let large = buffers.buffer(1 << 20, true);
-        assert!(large.is_some() && buffers.buffer(1, true).is_none(), "one, and no more");
-        let other = buffers.buffer(5000, false);
+        let large = buffers.buffer(1 << 20, Need::Next);
+        assert!(large.is_some() && buffers.buffer(1, Need::Next).is_none(), "one, and no more");
+        let other = buffers.buffer(5000, Need::Later);
         assert_eq!(other.unwrap().bytes().len(), 16 << 10);
-        assert!(buffers.buffer(4000, false).is_none() && buffers.buffer(1000, false).is_some());
+        assert!(buffers.buffer(4000, Need::Later).is_none() && buffers.buffer(1000, Need::Later).is_some());
         buffers.set_peer_room([5000, 0]);
-        assert!(buffers.buffer(5000, true).is_none(), "its frame would be larger");
-        assert!(buffers.buffer(4096, true).is_some() && buffers.buffer(904, true).is_none());
+        assert!(buffers.buffer(5000, Need::Next).is_none(), "its frame would be larger");
+        assert!(buffers.buffer(4096, Need::Next).is_some() && buffers.buffer(904, Need::Next).is_none());
     }
 
     #[test]
@@ -180,12 +200,12 @@ mod tests {
         let (_, mut pool) = Region::anonymous(2048, 1).unwrap();
         let mut buffers = buffers(0);
         let packet = pool.take().unwrap().share(0..1400);
-        let lent = buffers.keep(&packet, &packet.as_ref()[100..1000], true).unwrap();
+        let lent = buffers.keep(&packet, &packet.as_ref()[100..1000], Need::Next).unwrap();
         assert_eq!(lent.as_slice().as_ptr(), packet.as_ref()[100..].as_ptr());
-        let copied = buffers.keep(&packet, &packet.as_ref()[100..356], true).unwrap();
+        let copied = buffers.keep(&packet, &packet.as_ref()[100..356], Need::Next).unwrap();
         assert_ne!(copied.as_slice().as_ptr(), packet.as_ref()[100..].as_ptr());
         buffers.set_copy_all(true);
-        let copied_too = buffers.keep(&packet, &packet.as_ref()[100..1000], true).unwrap();
+        let copied_too = buffers.keep(&packet, &packet.as_ref()[100..1000], Need::Next).unwrap();
         assert_ne!(copied_too.as_slice().as_ptr(), lent.as_slice().as_ptr());
         assert_eq!(buffers.in_use(), 2);
     }

@@ -1,29 +1,33 @@
 //! Who gets memory to reassemble messages in, and how much of it a peer may hold (`docs/spec/flow.md#receiving`, `#limits`).
 
-use super::Engine;
 use super::buffers::Buffers;
-use crate::flow::Store as _;
+use super::{BURST, Engine};
+use crate::flow::{Need, Store as _};
 use crate::{AppChannel, Driver};
 
 impl<D: Driver, C: AppChannel> Engine<D, C> {
     /// Gives buffers that came home to the messages that wait for them, first come, first served. A peer that has its
-    /// share waits aside and holds up nobody.
+    /// share waits aside, and who waits for a long buffer holds up nobody who needs a shorter one.
     pub(super) fn serve_waiting(&mut self) {
         self.buffers.set_contended(false);
-        for _ in 0..self.waiting.len() {
+        // So long that there is none.
+        let mut exhausted = u64::MAX;
+        for _ in 0..self.waiting.len().min(BURST) {
             let Some((key, id)) = self.waiting.pop_front() else { return };
             let Some(flow) = self.flows.get(key).filter(|flow| flow.id == id) else { continue };
             if let Some(len) = flow.wanted_buffer() {
                 let room = flow.peer.map_or([u64::MAX; 2], |membership| self.peers.room(membership));
-                if room[0] < Buffers::frame_size(len) {
+                let size = Buffers::frame_size(len);
+                self.buffers.set_peer_room(room);
+                let frame =
+                    if size > room[0] || size >= exhausted { None } else { self.buffers.buffer(len, Need::Next) };
+                let Some(frame) = frame else {
+                    if size <= room[0] {
+                        exhausted = exhausted.min(size);
+                        self.buffers.set_contended(true);
+                    }
                     self.waiting.push_back((key, id));
                     continue;
-                }
-                self.buffers.set_peer_room(room);
-                let Some(frame) = self.buffers.buffer(len, true) else {
-                    self.buffers.set_contended(true);
-                    self.waiting.push_front((key, id));
-                    return;
                 };
                 flow.reserve(frame, &mut self.buffers);
             }

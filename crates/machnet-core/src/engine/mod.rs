@@ -21,6 +21,7 @@ mod memory;
 mod paths;
 mod peers;
 mod receive;
+mod reserve;
 mod resets;
 mod table;
 mod timers;

@@ -101,7 +101,14 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         }
         let Some(flow) = self.flows.get(key) else { return Err(DropReason::UnknownFlow) };
         self.buffers.set_peer_room(flow.peer.map_or([u64::MAX; 2], |membership| self.peers.room(membership)));
-        let result = flow.on_data(round, header, &data, packet, &mut self.buffers);
+        let mut result = flow.on_data(round, header, &data, packet, &mut self.buffers);
+        if result == Err(DropReason::NoBuffers) && flow.look_for_reader(&mut self.channel) {
+            // What it stored of the packet it knows again.
+            result = flow.on_data(round, header, &data, packet, &mut self.buffers);
+        }
+        if result == Err(DropReason::NoBuffers) {
+            flow.refuse(header.number);
+        }
         flow.deliver(now, &mut self.channel);
         if let Some(membership) = flow.peer
             && result.is_ok()

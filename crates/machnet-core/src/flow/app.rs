@@ -15,7 +15,7 @@ impl Flow {
     pub(crate) fn on_app(&mut self, now: Instant, channel: &mut impl AppChannel, takes: &mut usize) -> bool {
         let Some(slot) = self.slot else { return false };
         let intent = channel.intent(slot);
-        self.consumed = channel.consumed(slot);
+        self.recv.set_read(channel.consumed(slot));
         self.check_credit();
         if intent.has(Intent::ABORT) {
             self.abort(now, Reason::None, CloseReason::Aborted);

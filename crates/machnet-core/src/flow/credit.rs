@@ -24,7 +24,7 @@ impl Flow {
 
     /// What the peer may have sent in all: the window beyond what was consumed, or to the end of the oldest message.
     pub(super) fn credit(&self) -> u64 {
-        (self.consumed + self.limits.receive_window).max(self.reserved)
+        (self.recv.read() + self.limits.receive_window).max(self.reserved)
     }
 
     /// max(¼ of the window, 2 packets), in units.
@@ -38,14 +38,17 @@ impl Flow {
             let step = if self.peer_blocked { 1 } else { self.credit_step() };
             // What the next packet announces counts as announced.
             let announced = if self.announce { self.credit() } else { self.credit_sent };
-            let base = announced - self.limits.receive_window;
-            let consumed = channel.set_tell_at(slot, base + step);
-            if consumed == self.consumed {
+            let mut at = announced - self.limits.receive_window + step;
+            if self.waits_for_reader() {
+                at = at.min(self.recv.read() + 1);
+            }
+            let consumed = channel.set_tell_at(slot, at);
+            if consumed == self.recv.read() {
                 return;
             }
-            self.consumed = consumed;
+            self.recv.set_read(consumed);
             self.check_credit();
-            if consumed < base + step {
+            if consumed < at {
                 return;
             }
         }
@@ -56,9 +59,22 @@ impl Flow {
         self.recv.reassembling().map(|bytes| bytes.div_ceil(1024) as u32)
     }
 
-    /// The length of the message that waits for a reassembly buffer.
+    /// The length of the message that waits for a reassembly buffer, and is sure to give it back.
     pub(crate) fn wanted_buffer(&self) -> Option<u32> {
-        if matches!(self.state, State::Open) { self.recv.wanted() } else { None }
+        if matches!(self.state, State::Open) && self.recv.is_read() { self.recv.wanted() } else { None }
+    }
+
+    /// True if its next message was refused, because its application does not read.
+    fn waits_for_reader(&self) -> bool {
+        !self.recv.is_read() && self.recv.wanted().is_some()
+    }
+
+    /// Memory was refused. Asks how far the application has read, which is known late, and to be told of more; returns true
+    /// if it has read everything, and the packet may be tried again.
+    pub(crate) fn look_for_reader(&mut self, channel: &mut impl AppChannel) -> bool {
+        let Some(slot) = self.slot.filter(|_| self.waits_for_reader()) else { return false };
+        self.tell_at(slot, channel);
+        self.recv.is_read()
     }
 
     /// Gives the message that [waits](Flow::wanted_buffer) its buffer, and the peer the credit to fill it.

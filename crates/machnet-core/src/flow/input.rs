@@ -55,6 +55,13 @@ impl Flow {
         for block in data.blocks() {
             self.on_ack(round, block, store);
         }
+        if let Some(range) = data.chunks().refused() {
+            self.on_refused(now, range);
+        }
+        if header.blocks > 0 {
+            // Of what is left.
+            self.detect_losses(now);
+        }
         self.peer_credit = self.peer_credit.max(expand(data.credit, self.peer_credit));
         if matches!(self.state, State::Aborting { .. }) && !data.chunks().any(|chunk| matches!(chunk, Chunk::Abort(_)))
         {
@@ -65,6 +72,10 @@ impl Flow {
 
         let mut at_once = header.ack_now;
         for chunk in data.chunks() {
+            if matches!(chunk, Chunk::Ping) && !header.ack_now {
+                // A peer that gave our next message its buffer says so; with ACK_NOW it may be a probe.
+                self.sent.release();
+            }
             at_once |= matches!(chunk, Chunk::Fin { .. } | Chunk::Stop(_) | Chunk::Abort(_));
             match self.on_chunk(now, chunk, packet, store) {
                 Stored::Yes => {}
@@ -141,7 +152,6 @@ impl Flow {
         if result.undo {
             self.cc.on_undo();
         }
-        self.detect_losses(now);
     }
 
     pub(super) fn detect_losses(&mut self, now: Instant) {
@@ -177,10 +187,38 @@ impl Flow {
         }
     }
 
+    /// The peer had no memory for these packets: they go again when it has.
+    fn on_refused(&mut self, now: Instant, range: (u32, u32)) {
+        let Self { sent, send, fin, stop, abort, ping, ping_round, blocked, blocked_round, .. } = self;
+        sent.refuse(now, range, |content| match content {
+            Sent::Message(part) => send.lost(part),
+            Sent::Fin => fin.lost(),
+            Sent::Stop => stop.lost(),
+            Sent::Abort => abort.lost(),
+            Sent::Ping(round) if round == *ping_round => ping.lost(),
+            Sent::Blocked(round) if round == *blocked_round => blocked.lost(),
+            Sent::Ping(_) | Sent::Blocked(_) | Sent::Probe(_) => {}
+        });
+    }
+
+    /// A packet was dropped for want of memory, and will be again while the flow's next message has none: the peer is told.
+    pub(crate) fn refuse(&mut self, number: u32) {
+        if self.recv.wanted().is_none() {
+            return;
+        }
+        let (first, last) = self.refused.get_or_insert((number, number));
+        if number.wrapping_sub(*last) <= u32::MAX / 2 {
+            *last = number;
+        } else if first.wrapping_sub(number) <= u32::MAX / 2 {
+            *first = number;
+        }
+    }
+
     fn on_chunk(&mut self, now: Instant, chunk: Chunk<'_>, packet: &FrameRef, store: &mut impl Store) -> Stored {
         match chunk {
             Chunk::Whole { id, payload } => self.recv.whole(id, payload, packet, store),
             Chunk::Part { id, offset, total, payload } => self.recv.part(id, offset, total, payload, store),
+            Chunk::Refused { .. } => Stored::Yes,
             Chunk::Fin { next } => self.recv.fin(next),
             Chunk::Stop(_) => {
                 if !std::mem::replace(&mut self.peer_stopped, true) {
@@ -210,7 +248,7 @@ impl Flow {
             Chunk::Ping => {
                 // The peer lives, and may have memory again for what it refused: no reason to wait for a long back-off.
                 // Not within a PTO of the last one: the PING may be a probe too, of a peer that refuses ours likewise.
-                if self.sent.backoff() > 0 && self.sent.last_sent() + self.rtt.pto(0) <= now {
+                if (self.sent.backoff() > 0 || self.sent.is_held()) && self.sent.last_sent() + self.rtt.pto(0) <= now {
                     self.probe_now();
                 }
                 Stored::Yes

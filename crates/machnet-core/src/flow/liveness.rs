@@ -91,7 +91,9 @@ impl Flow {
 
     pub(super) fn on_sent_timer(&mut self, now: Instant) {
         if self.sent.on_timeout(now, &self.rtt) {
+            // A peer without memory says so: that is not the path.
             if self.sent.backoff() >= STUCK
+                && !self.sent.is_held()
                 && let Some(mtu) = &mut self.mtu
                 && mtu.on_stuck(now)
             {
@@ -110,13 +112,21 @@ impl Flow {
             control.lost();
         }
         self.send.probe();
+        if !self.send.has_again() {
+            // Whatever the peer refused, it has by now.
+            self.sent.release();
+        }
         self.probes = transmit::PROBES;
     }
 
     /// Packets are as long as the path carries from now on.
     pub(super) fn adopt_mtu(&mut self) {
         if let Some(mtu) = &self.mtu {
-            self.send.set_cut(Cut::new(mtu.current() as usize));
+            let cut = Cut::new(mtu.current() as usize);
+            if cut != self.send.cut() {
+                self.send.set_cut(cut);
+                self.cc.set_packet(cut.packet() as u32);
+            }
         }
     }
 

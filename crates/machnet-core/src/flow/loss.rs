@@ -102,6 +102,8 @@ pub(crate) struct Outstanding {
     /// When something was last acknowledged, or the first packet after a pause was sent.
     progress: Instant,
     backoff: u32,
+    /// The peer has no memory for what is next.
+    held: bool,
     pub(crate) packets_lost: u64,
 }
 
@@ -121,6 +123,7 @@ impl Outstanding {
             last_sent: Instant::ZERO,
             progress: Instant::ZERO,
             backoff: 0,
+            held: false,
             packets_lost: 0,
         }
     }
@@ -269,6 +272,7 @@ impl Outstanding {
             if content_acked || self.in_flight == 0 {
                 self.backoff = 0;
             }
+            self.held &= !content_acked;
         }
         result
     }
@@ -321,6 +325,32 @@ impl Outstanding {
         losses
     }
 
+    /// The peer dropped, for want of memory, what is in flight of the numbers from `first` to `last`. `refused` is called with what was in
+    /// it. That is no sign of the path; nothing but probes is of use until the peer takes something.
+    pub(crate) fn refuse(&mut self, now: Instant, (first, last): (u32, u32), mut refused: impl FnMut(Sent)) {
+        let (first, last) = (expand(first, self.next()), expand(last, self.next()));
+        for number in first.max(self.base)..(last + 1).min(self.next()) {
+            let packet = &mut self.packets[(number - self.base) as usize];
+            if packet.fate != Fate::InFlight || packet.bytes == 0 {
+                continue;
+            }
+            packet.fate = Fate::Lost(now);
+            self.in_flight -= u64::from(packet.bytes);
+            self.contents.range(packet.contents_after(self.contents_gone)).copied().for_each(&mut refused);
+            self.held = true;
+        }
+    }
+
+    /// True while the peer has no memory for what is next.
+    pub(crate) const fn is_held(&self) -> bool {
+        self.held
+    }
+
+    /// The peer has memory again.
+    pub(crate) const fn release(&mut self) {
+        self.held = false;
+    }
+
     /// True if so much was acknowledged beyond a packet in flight that receivers stop reporting what is below it.
     pub(crate) fn is_stretched(&self) -> bool {
         let oldest = self.base + u64::from(self.scan_from);
@@ -332,7 +362,7 @@ impl Outstanding {
         if self.loss_at.is_set() {
             return self.loss_at.get();
         }
-        (self.in_flight > 0).then(|| self.probe_at(rtt))
+        (self.in_flight > 0 || self.held).then(|| self.probe_at(rtt))
     }
 
     /// A PTO after the last packet sent (RFC 9002 §6.2.1), but a round trip after the last news of the peer at the
@@ -364,7 +394,7 @@ impl Outstanding {
 
     /// True if the deadline that passed was a PTO's: then the caller sends probes.
     pub(crate) fn on_timeout(&mut self, now: Instant, rtt: &Rtt) -> bool {
-        let expired = !self.loss_at.is_set() && self.in_flight > 0 && self.probe_at(rtt) <= now;
+        let expired = !self.loss_at.is_set() && (self.in_flight > 0 || self.held) && self.probe_at(rtt) <= now;
         self.backoff += u32::from(expired);
         expired
     }
@@ -452,6 +482,32 @@ mod tests {
         let _ = sent.on_ack(Instant(9000), &block(1999, 1990), |_| {});
         let _ = sent.detect(Instant(9000), &rtt, |_| panic!("acknowledged"));
         assert!(!sent.is_stretched());
+    }
+
+    #[test]
+    fn what_the_peer_refused_is_no_loss_and_holds_the_rest() {
+        let (mut sent, rtt) = (filled(6), measured());
+        let _ = sent.on_ack(Instant(100), &block(1, 1), |_| {});
+        let mut refused = Vec::new();
+        sent.refuse(Instant(100), (1, 4), |content| refused.push(content));
+        assert_eq!(refused, [part(2), part(3), part(4)], "not what was acknowledged");
+        assert_eq!((sent.in_flight(), sent.is_held()), (200, true));
+        sent.refuse(Instant(100), (2, 4), |_| panic!("twice"));
+        sent.refuse(Instant(100), (5, 5), |_| {});
+        sent.refuse(Instant(100), (6, 9), |_| panic!("never sent"));
+        sent.refuse(Instant(100), (u32::MAX, 1), |_| panic!("no range"));
+        sent.refuse(Instant(100), (0, 1), |_| {});
+        assert_eq!(sent.in_flight(), 0);
+        assert_eq!((sent.detect(Instant(10_000), &rtt, |_| panic!("lost")).packets, sent.packets_lost), (0, 0));
+        // Nothing is in flight, and yet the peer is asked, ever more rarely, until it takes something.
+        let first = sent.deadline(&rtt).unwrap();
+        assert!(sent.on_timeout(first, &rtt) && sent.backoff() == 1);
+        sent.sent(first, 100, &[Sent::Ping(0)], false);
+        let _ = sent.on_ack(first, &block(6, 1), |_| {});
+        assert!(sent.is_held(), "PING takes no memory");
+        sent.sent(first, 100, &[part(2)], false);
+        let _ = sent.on_ack(first, &block(7, 2), |_| {});
+        assert!(!sent.is_held() && sent.backoff() == 0 && sent.deadline(&rtt).is_none());
     }
 
     #[test]

@@ -2,19 +2,28 @@
 
 use std::collections::VecDeque;
 
-use machnet_channel::{Frame, FrameRef, Message, cost_in_units};
+use machnet_channel::{Frame, FrameRef, Message, UNIT, cost_in_units};
 
 use super::units::UnitSet;
 
-/// Where received bytes may stay: given by the engine. `oldest`: they are of the next message to deliver. Only such may
-/// take the last of the memory, for they alone are sure to give it back: what waits behind a hole gives nothing back
-/// until the hole is filled.
+/// How sure a message is to give its memory back, and so how much of what is left it may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Need {
+    /// It waits behind a hole, and gives nothing back until that is filled.
+    Later,
+    /// It is the next to deliver, but the application has not read what it has: perhaps it never will.
+    Unread,
+    /// It is the next, and everything before it was read.
+    Next,
+}
+
+/// Where received bytes may stay: given by the engine.
 pub(crate) trait Store {
     /// Keeps the `payload` of a whole message, which lies in `packet`: lends it or copies it. `None`: no memory.
-    fn keep(&mut self, packet: &FrameRef, payload: &[u8], oldest: bool) -> Option<Message>;
+    fn keep(&mut self, packet: &FrameRef, payload: &[u8], need: Need) -> Option<Message>;
 
     /// A frame of at least `len` bytes, to reassemble a message in. `None`: no memory.
-    fn buffer(&mut self, len: u32, oldest: bool) -> Option<Frame>;
+    fn buffer(&mut self, len: u32, need: Need) -> Option<Frame>;
 
     /// The empty set over a message of `len` bytes, of recycled memory.
     fn units(&mut self, len: u32) -> Box<UnitSet>;
@@ -37,7 +46,7 @@ pub(crate) enum Stored {
     TooLarge,
 }
 
-/// A message that is not delivered yet. Missing ones take no memory, however far ahead a peer may begin.
+/// A message that is not delivered yet.
 #[derive(Debug)]
 enum Slot {
     Complete(Message),
@@ -57,14 +66,19 @@ struct Partial {
 pub(crate) struct ReceiveQueue {
     /// Id of the next message to deliver.
     next: u32,
-    /// By id, in order.
-    slots: VecDeque<(u32, Slot)>,
+    /// From `next` on, to the last of which something is there. However far ahead a peer may begin: each costs it a unit of
+    /// credit, and us less than that.
+    slots: VecDeque<Option<Slot>>,
+    /// How many are not missing.
+    present: u32,
     /// Cost of what the slots hold: see [`ReceiveQueue::cost`].
     held: u64,
     /// Bytes of the frames that partial messages are reassembled in.
     partials: u64,
     /// Cumulative cost of everything delivered.
     delivered: u64,
+    /// Of that, what the application has read, as far as is known.
+    read: u64,
     /// Cumulative cost that the peer may send.
     limit: u64,
     fin: Option<u32>,
@@ -82,9 +96,11 @@ impl ReceiveQueue {
         Self {
             next: 0,
             slots: VecDeque::new(),
+            present: 0,
             held: 0,
             partials: 0,
             delivered: 0,
+            read: 0,
             limit,
             fin: None,
             wanted: None,
@@ -93,6 +109,29 @@ impl ReceiveQueue {
             messages_received: 0,
             bytes_received: 0,
         }
+    }
+
+    const fn need(&self, id: u32) -> Need {
+        match (id == self.next, self.is_read()) {
+            (false, _) => Need::Later,
+            (true, false) => Need::Unread,
+            (true, true) => Need::Next,
+        }
+    }
+
+    /// Cumulative cost of what the application has read, as far as is known.
+    pub(crate) const fn read(&self) -> u64 {
+        self.read
+    }
+
+    /// The application has read so much.
+    pub(crate) const fn set_read(&mut self, read: u64) {
+        self.read = read;
+    }
+
+    /// True if the application has read all that was delivered.
+    pub(crate) const fn is_read(&self) -> bool {
+        self.delivered <= self.read
     }
 
     /// Raises the credit; it never falls.
@@ -107,31 +146,30 @@ impl ReceiveQueue {
             Admit::Refused(stored) => return stored,
             Admit::New => {}
         }
-        let place = match self.find(id) {
-            Err(place) => place,
-            Ok(place) => return self.whole_again(place, payload, store),
-        };
-        let oldest = id == self.next;
-        let Some(message) = store.keep(packet, payload, oldest) else {
-            if oldest {
+        let place = self.place(id);
+        if self.at(place).is_some() {
+            return self.whole_again(place, payload, store);
+        }
+        let need = self.need(id);
+        let Some(message) = store.keep(packet, payload, need) else {
+            if need != Need::Later {
                 self.wanted = Some((id, payload.len() as u32));
             }
             return Stored::NoMemory;
         };
-        self.insert(place, id, Slot::Complete(message));
+        self.insert(place, Slot::Complete(message));
         Stored::Yes
     }
 
     /// A whole message whose slot is there: a duplicate, or one whose buffer was reserved when it came before.
     fn whole_again(&mut self, place: usize, payload: &[u8], store: &mut impl Store) -> Stored {
-        let slot = &mut self.slots[place].1;
-        match slot {
-            Slot::Complete(_) => Stored::Yes,
-            Slot::Partial(partial) if partial.total as usize != payload.len() => {
+        match &mut self.slots[place] {
+            None | Some(Slot::Complete(_)) => Stored::Yes,
+            Some(Slot::Partial(partial)) if partial.total as usize != payload.len() => {
                 Stored::Violation("two totals for one message")
             }
             // It came in parts, for it was cut anew for shorter packets; or not at all yet.
-            Slot::Partial(partial) => {
+            Some(Slot::Partial(partial)) => {
                 let bytes = partial.frame.bytes_mut().and_then(|bytes| bytes.get_mut(..payload.len()));
                 let Some(bytes) = bytes else { return Stored::NoMemory };
                 if payload.is_empty() {
@@ -153,31 +191,27 @@ impl ReceiveQueue {
             Admit::Refused(stored) => return stored,
             Admit::New => {}
         }
-        let place = match self.find(id) {
-            Ok(place) => place,
-            Err(place) => {
-                let oldest = id == self.next;
-                let Some(frame) = store.buffer(total, oldest) else {
-                    if oldest {
-                        self.wanted = Some((id, total));
-                    }
-                    return Stored::NoMemory;
-                };
-                self.begin(place, id, total, frame, store);
-                place
-            }
-        };
-        let slot = &mut self.slots[place].1;
-        let partial = match slot {
-            Slot::Complete(message) if message.len() == total as usize => return Stored::Yes,
-            Slot::Partial(partial) if partial.total == total => partial,
+        let place = self.place(id);
+        if self.at(place).is_none() {
+            let need = self.need(id);
+            let Some(frame) = store.buffer(total, need) else {
+                if need != Need::Later {
+                    self.wanted = Some((id, total));
+                }
+                return Stored::NoMemory;
+            };
+            self.begin(place, total, frame, store);
+        }
+        let partial = match &mut self.slots[place] {
+            Some(Slot::Complete(message)) if message.len() == total as usize => return Stored::Yes,
+            Some(Slot::Partial(partial)) if partial.total == total => partial,
             _ => return Stored::Violation("two totals for one message"),
         };
         let Some(bytes) = partial.frame.bytes_mut() else { return Stored::NoMemory };
         partial.got.fill(offset, payload, bytes);
         let is_full = partial.got.is_full();
         let before = self.cost(place);
-        if let Slot::Partial(partial) = &mut self.slots[place].1 {
+        if let Some(Slot::Partial(partial)) = &mut self.slots[place] {
             partial.end = partial.end.max(end);
         }
         self.held += self.cost(place) - before;
@@ -187,28 +221,35 @@ impl ReceiveQueue {
         Stored::Yes
     }
 
-    fn begin(&mut self, place: usize, id: u32, total: u32, frame: Frame, store: &mut impl Store) {
+    fn begin(&mut self, place: usize, total: u32, frame: Frame, store: &mut impl Store) {
         self.partials += frame.bytes().len() as u64;
         let partial = Partial { frame, total, end: 0, got: store.units(total) };
-        self.insert(place, id, Slot::Partial(partial));
+        self.insert(place, Slot::Partial(partial));
     }
 
-    fn insert(&mut self, place: usize, id: u32, slot: Slot) {
+    fn insert(&mut self, place: usize, slot: Slot) {
         // What was the last is no longer, and counts in full.
-        let last = place.checked_sub(1).filter(|_| place == self.slots.len());
+        let last = self.slots.len().checked_sub(1).filter(|&last| last < place);
         let before = last.map_or(0, |last| self.cost(last));
-        self.slots.insert(place, (id, slot));
+        if place >= self.slots.len() {
+            self.slots.resize_with(place + 1, || None);
+        }
+        self.slots[place] = Some(slot);
+        self.present += 1;
         self.held += self.cost(place) + last.map_or(0, |last| self.cost(last)) - before;
     }
 
     /// Every byte of the message at `place` is there.
     fn complete(&mut self, place: usize, store: &mut impl Store) {
         let before = self.cost(place);
-        let slot = &mut self.slots[place].1;
-        if let Slot::Partial(partial) = std::mem::replace(slot, Slot::Complete(Message::new())) {
-            self.partials -= partial.frame.bytes().len() as u64;
-            *slot = Slot::Complete(partial.frame.share(0..partial.total).into());
-            store.recycle(partial.got);
+        let slot = &mut self.slots[place];
+        match slot.take() {
+            Some(Slot::Partial(partial)) => {
+                self.partials -= partial.frame.bytes().len() as u64;
+                *slot = Some(Slot::Complete(partial.frame.share(0..partial.total).into()));
+                store.recycle(partial.got);
+            }
+            other => *slot = other,
         }
         self.held += self.cost(place) - before;
     }
@@ -216,17 +257,18 @@ impl ReceiveQueue {
     /// What the sender was charged for a message at least. It sends one message after the other, so whatever is not the
     /// last was charged in full, and the last up to what was seen of it.
     fn cost(&self, place: usize) -> u64 {
-        cost_in_units(match &self.slots[place].1 {
-            Slot::Complete(message) => message.len(),
-            Slot::Partial(partial) if place + 1 == self.slots.len() => partial.end as usize,
-            Slot::Partial(partial) => partial.total as usize,
+        cost_in_units(match self.at(place) {
+            None => return 0,
+            Some(Slot::Complete(message)) => message.len(),
+            Some(Slot::Partial(partial)) if place + 1 == self.slots.len() => partial.end as usize,
+            Some(Slot::Partial(partial)) => partial.total as usize,
         })
     }
 
     /// Bytes of frames that messages are reassembled in: the flow's next message, and others.
     pub(crate) fn reassembling(&self) -> [u64; 2] {
-        let oldest = match self.slots.front() {
-            Some((id, Slot::Partial(partial))) if *id == self.next => partial.frame.bytes().len() as u64,
+        let oldest = match self.at(0) {
+            Some(Slot::Partial(partial)) => partial.frame.bytes().len() as u64,
             _ => 0,
         };
         [oldest, self.partials - oldest]
@@ -235,13 +277,13 @@ impl ReceiveQueue {
     /// The length of the oldest message, if that came and found no buffer.
     pub(crate) fn wanted(&self) -> Option<u32> {
         let (id, total) = self.wanted?;
-        (id == self.next && self.find(id).is_err() && !self.stopped).then_some(total)
+        (id == self.next && self.at(0).is_none() && !self.stopped).then_some(total)
     }
 
     /// Gives the oldest message the buffer it [`wanted`](ReceiveQueue::wanted).
     pub(crate) fn reserve(&mut self, frame: Frame, store: &mut impl Store) {
         if let Some(total) = self.wanted() {
-            self.begin(0, self.next, total, frame, store);
+            self.begin(0, total, frame, store);
         }
         self.wanted = None;
     }
@@ -249,10 +291,8 @@ impl ReceiveQueue {
     /// The cumulative cost at the end of the oldest message, if it has its buffer: so much the peer may send, whatever
     /// the window, or the message could never finish.
     pub(crate) fn reserved(&self) -> u64 {
-        match self.slots.front() {
-            Some((id, Slot::Partial(partial))) if *id == self.next => {
-                self.delivered + cost_in_units(partial.total as usize)
-            }
+        match self.at(0) {
+            Some(Slot::Partial(partial)) => self.delivered + cost_in_units(partial.total as usize),
             _ => 0,
         }
     }
@@ -265,8 +305,7 @@ impl ReceiveQueue {
         }
         let distance = next.wrapping_sub(self.next);
         // Behind what was delivered, or before something that is here, or absurdly far.
-        let last = self.slots.back().map(|(id, _)| id.wrapping_sub(self.next));
-        if distance > u32::MAX / 2 || last.is_some_and(|last| last >= distance) {
+        if distance > u32::MAX / 2 || self.slots.len() > distance as usize {
             return Stored::Violation("a FIN before the last message");
         }
         self.fin = Some(next);
@@ -290,10 +329,11 @@ impl ReceiveQueue {
 
     /// The next message, if it is complete.
     pub(crate) fn pop(&mut self) -> Option<Message> {
-        if !matches!(self.slots.front(), Some((id, Slot::Complete(_))) if *id == self.next) {
+        if !matches!(self.at(0), Some(Slot::Complete(_))) {
             return None;
         }
-        let Some((_, Slot::Complete(message))) = self.slots.pop_front() else { return None };
+        let Some(Some(Slot::Complete(message))) = self.slots.pop_front() else { return None };
+        self.present -= 1;
         let cost = cost_in_units(message.len());
         self.next = self.next.wrapping_add(1);
         self.held -= cost;
@@ -314,6 +354,7 @@ impl ReceiveQueue {
     pub(crate) fn stop(&mut self) {
         self.stopped = true;
         self.slots = VecDeque::new();
+        self.present = 0;
         self.held = 0;
         self.partials = 0;
     }
@@ -332,38 +373,37 @@ impl ReceiveQueue {
         }
         // The least that the stream up to here can cost: what was delivered, what is held, and 1 for each message that
         // is missing.
-        let distance = u64::from(distance);
-        let last = self.slots.back().map_or(0, |(id, _)| u64::from(id.wrapping_sub(self.next)));
-        let (held, present) = match self.find(id) {
-            Ok(place) => (self.held + cost_in_units(end).saturating_sub(self.cost(place)), self.slots.len()),
+        let (place, len) = (distance as usize, self.slots.len());
+        let (held, present) = match self.at(place) {
+            Some(_) => (self.held + cost_in_units(end).saturating_sub(self.cost(place)), u64::from(self.present)),
             // In front of another: charged in full.
-            Err(place) if place < self.slots.len() => (self.held + cost_in_units(total), self.slots.len() + 1),
-            Err(place) => {
+            None if place < len => (self.held + cost_in_units(total), u64::from(self.present) + 1),
+            None => {
                 let completed = match self.slots.back() {
-                    Some((_, Slot::Partial(partial))) => cost_in_units(partial.total as usize) - self.cost(place - 1),
+                    Some(Some(Slot::Partial(partial))) => cost_in_units(partial.total as usize) - self.cost(len - 1),
                     _ => 0,
                 };
-                (self.held + completed + cost_in_units(end), self.slots.len() + 1)
+                (self.held + completed + cost_in_units(end), u64::from(self.present) + 1)
             }
         };
-        let missing = last.max(distance) + 1 - present as u64;
+        let missing = len.max(place + 1) as u64 - present;
         if self.delivered + held + missing > self.limit {
             return Admit::Refused(Stored::Violation("a message beyond the credit"));
         }
         Admit::New
     }
 
-    /// Where the slot of `id`, which is not delivered, is, or where it belongs.
-    fn find(&self, id: u32) -> Result<usize, usize> {
-        let distance = |id: u32| id.wrapping_sub(self.next);
-        match self.slots.back() {
-            // What arrives in order belongs at the end.
-            None => Err(0),
-            Some((last, _)) if distance(*last) < distance(id) => Err(self.slots.len()),
-            Some(_) => self.slots.binary_search_by_key(&distance(id), |(id, _)| distance(*id)),
-        }
+    /// Where the slot of `id`, which is not delivered, belongs.
+    const fn place(&self, id: u32) -> usize {
+        id.wrapping_sub(self.next) as usize
+    }
+
+    fn at(&self, place: usize) -> Option<&Slot> {
+        self.slots.get(place)?.as_ref()
     }
 }
+
+const _: () = assert!(size_of::<Option<Slot>>() <= UNIT as usize);
 
 enum Admit {
     New,
@@ -391,10 +431,10 @@ mod tests {
     }
 
     impl Store for Heap {
-        fn keep(&mut self, _: &FrameRef, payload: &[u8], _: bool) -> Option<Message> {
+        fn keep(&mut self, _: &FrameRef, payload: &[u8], _: Need) -> Option<Message> {
             (!self.refuse).then(|| payload.to_vec().into())
         }
-        fn buffer(&mut self, _: u32, _: bool) -> Option<Frame> {
+        fn buffer(&mut self, _: u32, _: Need) -> Option<Frame> {
             if self.refuse { None } else { self.pool.take() }
         }
         fn units(&mut self, len: u32) -> Box<UnitSet> {
@@ -456,6 +496,21 @@ mod tests {
         assert_eq!(whole(&mut queue, 1, b"x", &mut heap), Stored::Yes);
         assert_eq!(queue.pop().unwrap(), b"x");
         assert_eq!((queue.held, queue.slots.len()), (0, 0));
+    }
+
+    /// A peer that sends its messages backwards costs no more than one that does not.
+    #[test]
+    fn what_arrives_out_of_order_moves_nothing() {
+        let mut heap = Heap::new();
+        let count = 1 << 15;
+        let mut queue = ReceiveQueue::new(u64::from(count), 1 << 20);
+        assert_eq!(whole(&mut queue, count - 1, b"", &mut heap), Stored::Yes);
+        let home = queue.slots.as_slices().0.as_ptr();
+        for id in (0..count - 1).rev() {
+            assert_eq!(whole(&mut queue, id, b"", &mut heap), Stored::Yes);
+        }
+        assert_eq!((queue.slots.as_slices().0.as_ptr(), queue.slots.len(), queue.held), (home, 1 << 15, 1 << 15));
+        assert!(std::iter::from_fn(|| queue.pop()).count() == 1 << 15 && queue.present == 0);
     }
 
     #[test]

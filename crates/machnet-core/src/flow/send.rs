@@ -356,15 +356,16 @@ mod tests {
     use machnet_channel::{Frame, FrameRef};
     use proptest::prelude::*;
 
+    use super::super::Need;
     use super::*;
 
     struct Heap;
 
     impl Store for Heap {
-        fn keep(&mut self, _: &FrameRef, _: &[u8], _: bool) -> Option<Message> {
+        fn keep(&mut self, _: &FrameRef, _: &[u8], _: Need) -> Option<Message> {
             None
         }
-        fn buffer(&mut self, _: u32, _: bool) -> Option<Frame> {
+        fn buffer(&mut self, _: u32, _: Need) -> Option<Frame> {
             None
         }
         fn units(&mut self, len: u32) -> Box<UnitSet> {

@@ -1,6 +1,6 @@
 //! Building a flow's packets (`docs/spec/flow.md#sending`, `#acknowledging`).
 
-use super::{Alarm, Control, Flow, Hurry, Limits, Mtu, Sent, State, handshake};
+use super::{Alarm, Control, Flow, Hurry, Mtu, Sent, State, handshake};
 use crate::cc::Controller as _;
 use crate::driver::Meta;
 use crate::engine::Tx;
@@ -149,6 +149,9 @@ impl Flow {
         if matches!(self.state, State::Tombstone { .. }) {
             return false;
         }
+        if self.refused.is_some() {
+            return true;
+        }
         self.check_blocked();
         let wants = self.send.has_again() || self.has_credit();
         // A pacer that waits must hear that its time has come, or its deadline stays for ever.
@@ -161,8 +164,9 @@ impl Flow {
 
     /// True if a packet with content may go out now.
     fn window_open(&mut self, now: Instant) -> bool {
-        let Limits { cut, burst, .. } = *self.limits;
-        self.pacer.is_ready(now, &self.cc, self.rtt.smoothed_or_initial(), cut.packet() as u32, burst)
+        let (packet, burst) = (self.send.cut().packet() as u32, self.limits.burst);
+        self.pacer.is_ready(now, &self.cc, self.rtt.smoothed_or_initial(), packet, burst)
+            && !self.sent.is_held()
             && self.sent.has_span()
             && self.sent.in_flight() < self.cc.window()
             && !self.sent.is_stretched()
@@ -196,12 +200,16 @@ impl Flow {
                 }
             }
             let probing = self.probes > 0;
+            let refused = self.refused.take();
+            if let Some((first, last)) = refused {
+                at += Chunk::Refused { first, last }.emit(&mut bytes[at..]);
+            }
             at += if self.probes == 1 { 0 } else { self.fill(now, &mut bytes[at..], contents, probing) };
             if contents.is_empty() {
                 if probing {
                     at += Chunk::Ping.emit(&mut bytes[at..]);
                     contents.push(Sent::Ping(self.ping_round));
-                } else if blocks == 0 && !self.announce {
+                } else if blocks == 0 && !self.announce && refused.is_none() {
                     return 0;
                 }
             }

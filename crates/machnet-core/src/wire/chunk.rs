@@ -12,6 +12,7 @@ const STOP: u8 = 3;
 const ABORT: u8 = 4;
 const BLOCKED: u8 = 5;
 const PING: u8 = 6;
+const REFUSED: u8 = 9;
 
 /// Flag of MESSAGE: the payload is the whole message.
 const WHOLE: u16 = 1;
@@ -53,6 +54,13 @@ pub enum Chunk<'a> {
     },
     /// Asks for an acknowledgement.
     Ping,
+    /// There was no memory for packets; asks for nothing.
+    Refused {
+        /// Low half of the number of the first.
+        first: u32,
+        /// And of the last.
+        last: u32,
+    },
 }
 
 impl<'a> Chunk<'a> {
@@ -70,6 +78,7 @@ impl<'a> Chunk<'a> {
             Self::Fin { .. } | Self::Blocked { .. } => CHUNK_HEADER_LEN + 4,
             Self::Stop(_) | Self::Abort(_) => CHUNK_HEADER_LEN + 2,
             Self::Ping => CHUNK_HEADER_LEN,
+            Self::Refused { .. } => CHUNK_HEADER_LEN + 8,
         }
     }
 
@@ -103,6 +112,10 @@ impl<'a> Chunk<'a> {
             ABORT => Self::Abort(take_reason(body, "ABORT")?),
             BLOCKED => Self::Blocked { wanted: take_u32(body, "BLOCKED")?.0 },
             PING => Self::Ping,
+            REFUSED => {
+                let (first, body) = take_u32(body, "REFUSED")?;
+                Self::Refused { first, last: take_u32(body, "REFUSED")?.0 }
+            }
             _ => return Ok((None, rest)),
         };
         Ok((Some(chunk), rest))
@@ -122,6 +135,7 @@ impl<'a> Chunk<'a> {
             Self::Abort(_) => (ABORT, 0),
             Self::Blocked { .. } => (BLOCKED, 0),
             Self::Ping => (PING, 0),
+            Self::Refused { .. } => (REFUSED, 0),
         };
         emit_header(chunk_type, flags, body, out);
         let out = &mut out[CHUNK_HEADER_LEN..][..body];
@@ -139,6 +153,10 @@ impl<'a> Chunk<'a> {
             Self::Fin { next: value } | Self::Blocked { wanted: value } => out.copy_from_slice(&value.to_be_bytes()),
             Self::Stop(reason) | Self::Abort(reason) => out.copy_from_slice(&(reason as u16).to_be_bytes()),
             Self::Ping => {}
+            Self::Refused { first, last } => {
+                out[..4].copy_from_slice(&first.to_be_bytes());
+                out[4..].copy_from_slice(&last.to_be_bytes());
+            }
         }
         self.len()
     }
@@ -197,6 +215,7 @@ fn check_part(offset: u32, total: u32, len: usize) -> Result<(), WireError> {
 pub struct Chunks<'a> {
     bytes: &'a [u8],
     elicits: bool,
+    refuses: bool,
 }
 
 impl<'a> Chunks<'a> {
@@ -206,19 +225,32 @@ impl<'a> Chunks<'a> {
     /// What is wrong with the first chunk that is.
     pub(super) fn parse(bytes: &'a [u8]) -> Result<Self, WireError> {
         let mut rest = bytes;
-        let mut elicits = false;
+        let (mut elicits, mut refuses) = (false, false);
         while !rest.is_empty() {
-            let pad = rest[0] >> 4 == PAD;
+            let chunk_type = rest[0] >> 4;
             (_, rest) = Chunk::parse(rest)?;
-            elicits |= !pad;
+            elicits |= !matches!(chunk_type, PAD | REFUSED);
+            refuses |= chunk_type == REFUSED;
         }
-        Ok(Self { bytes, elicits })
+        Ok(Self { bytes, elicits, refuses })
     }
 
-    /// True if there is a chunk other than PAD: the packet is to be acknowledged.
+    /// True if there is a chunk other than PAD and REFUSED: the packet is to be acknowledged.
     #[must_use]
     pub const fn elicits(&self) -> bool {
         self.elicits
+    }
+
+    /// The first and last number of the first REFUSED.
+    #[must_use]
+    pub fn refused(mut self) -> Option<(u32, u32)> {
+        if !self.refuses {
+            return None;
+        }
+        self.find_map(|chunk| match chunk {
+            Chunk::Refused { first, last } => Some((first, last)),
+            _ => None,
+        })
     }
 }
 

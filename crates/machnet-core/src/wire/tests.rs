@@ -39,7 +39,7 @@ fn golden_ack() {
 
 #[test]
 fn golden_chunks() {
-    let cases: [(Chunk<'_>, &[u8]); 7] = [
+    let cases: [(Chunk<'_>, &[u8]); 8] = [
         (Chunk::Whole { id: 7, payload: b"hi" }, &[0x10, 1, 0, 6, 0, 0, 0, 7, b'h', b'i']),
         (
             Chunk::Part { id: 1, offset: 64, total: 66, payload: b"ok" },
@@ -50,6 +50,7 @@ fn golden_chunks() {
         (Chunk::Abort(Reason::TooLarge), &[0x40, 0, 0, 2, 0, 5]),
         (Chunk::Blocked { wanted: 258 }, &[0x50, 0, 0, 4, 0, 0, 1, 2]),
         (Chunk::Ping, &[0x60, 0, 0, 0]),
+        (Chunk::Refused { first: 0x0102_0304, last: 5 }, &[0x90, 0, 0, 8, 1, 2, 3, 4, 0, 0, 0, 5]),
     ];
     let mut all = Vec::new();
     for (chunk, bytes) in cases {
@@ -67,6 +68,8 @@ fn golden_chunks() {
     Chunk::emit_pad(&mut pad);
     assert_eq!(pad, [0, 0, 0, 5, 0, 0, 0, 0, 0]);
     assert!(!Chunks::parse(&pad).unwrap().elicits());
+    let refused = Chunks::parse(&[0x90, 0, 0, 8, 1, 2, 3, 4, 0, 0, 0, 5]).unwrap();
+    assert!(!refused.elicits() && refused.refused() == Some((0x0102_0304, 5)) && chunks.refused() == refused.refused());
 }
 
 #[test]

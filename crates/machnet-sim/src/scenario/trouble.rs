@@ -239,7 +239,7 @@ fn descheduled_calls(run: &Run) {
 fn stopped_reader(run: &Run) {
     // As by default: what the reader leaves is far from all buffers of its size.
     let mut roomy = config();
-    roomy.reassembly_bytes = 128 << 20;
+    roomy.reassembly_bytes = 256 << 20;
     let mut pair = run.pair_of(&path(), NicConfig { frames: 8192, ..nic() }, roomy);
     let (mut a, mut b) = pair.open();
     let other = Bulk::start(&mut pair.world, [pair.a, pair.b], PORT + 1, run.seed(), 16_000);

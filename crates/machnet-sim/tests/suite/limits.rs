@@ -51,7 +51,7 @@ fn tiny_pools_recover() {
                 nics[tiny] = NicConfig { frames, rx_descriptors: 16, hold: micros(20), no_frame, ..nics[tiny] };
                 let link = Link { loss: 0.005, ..Link::with_delay(micros(20)) };
                 let mut config = config();
-                config.reassembly_bytes = 7 << 21;
+                config.reassembly_bytes = 7 << 22;
                 let mut pair = Pair::with(seed, &link, nics, [config; 2], world_config());
                 let (there, back) = (Plan::log_uniform(1, 10, 1 << 17, rng), Plan::log_uniform(2, 10, 1 << 17, rng));
                 let mut dialog = Dialog::new(there, back);
@@ -95,6 +95,93 @@ fn kept_messages_do_not_starve_others() {
     pair.world.settle(TOMBSTONES).unwrap();
 }
 
+/// Applications that never read what they were sent stop their own flows and nobody else's, whatever the sizes: what is left unread
+/// fills the buffers of its size, and the messages of others must come through all the same.
+#[test]
+fn stopped_readers_stop_nobody() {
+    for (memory, max, stopped, size) in [
+        (256 << 20, 64 << 20, 4, 30_000),
+        (256 << 20, 64 << 20, 4, 64),
+        (7 << 22, 1 << 20, 4, 30_000),
+        (7 << 22, 1 << 20, 12, 64),
+        (7 << 22, 1 << 20, 6, 1 << 20),
+        (7 << 22, 1 << 20, 40, 3_000),
+    ] {
+        let mut config = config();
+        config.reassembly_bytes = memory;
+        config.max_message = max;
+        let mut pair = Pair::with(5, &Link::with_delay(micros(10)), [nic(); 2], [config; 2], world_config());
+        let mut held = Vec::new();
+        for _ in 0..stopped {
+            let (mut a, b) = pair.open();
+            held.push(b);
+            pair.world.spawn("stuffed", async move { while a.send(vec![7; size]).await.is_ok() {} });
+            pair.world.run_for(millis(20)).unwrap();
+        }
+        for (i, other) in [10, 200, 1000, 5000, 30_000, 200_000, 1 << 20].into_iter().enumerate() {
+            let i = i as u64;
+            let plans = (Plan::fixed(2 * i, 10, other), Plan::fixed(2 * i + 1, 10, other));
+            let dialog = Dialog { port: PORT + 1 + i as u16, ..Dialog::new(plans.0, plans.1) };
+            let tasks = pair.start(&dialog);
+            pair.world.run_for(seconds(1)).unwrap();
+            let ended = tasks.map(|task| task.take());
+            let [Some(a), Some(b)] = ended else {
+                panic!("{stopped} readers stopped with messages of {size} B: one of {other} B does not come through")
+            };
+            dialog.check(&[a, b]);
+        }
+        let drops = pair.world.stats(pair.b).drops.get(DropReason::NoBuffers);
+        println!("{stopped} stopped with {size} B: {drops} refused");
+        // Who reads again gets what waited, beyond what its window holds.
+        let count = (8 << 20) / size.max(200) + 10;
+        let readers = held.into_iter().map(|mut flow| {
+            pair.world.spawn("reader", async move {
+                for _ in 0..count {
+                    assert_eq!(flow.receive().await.expect("an open flow").len(), size);
+                }
+                flow.send.abort();
+            })
+        });
+        for reader in readers.collect::<Vec<_>>() {
+            pair.world.wait(&reader, seconds(10)).unwrap();
+        }
+        pair.world.settle(TOMBSTONES).unwrap();
+    }
+}
+
+/// A peer that has no memory says so: nothing counts as lost, little is sent in vain, and when there is memory the flow goes on as before.
+#[test]
+fn what_is_refused_is_not_lost() {
+    let mut config = config();
+    config.reassembly_bytes = 2 << 20;
+    let mut pair = Pair::with(6, &Link::with_delay(micros(50)), [nic(); 2], [config; 2], world_config());
+    let (mut a, mut b) = pair.open();
+    let sender = pair.world.spawn("sender", async move {
+        for _ in 0..1000 {
+            a.send(vec![7; 30_000]).await.unwrap();
+        }
+        a
+    });
+    pair.world.run_for(seconds(5)).unwrap();
+    let [stats_a, stats_b] = [pair.a, pair.b].map(|machine| pair.world.stats(machine));
+    let refused = stats_b.drops.get(DropReason::NoBuffers);
+    println!("{refused} refused, {} lost", stats_a.packets_lost);
+    assert_eq!(stats_a.packets_lost, 0);
+    // What was underway when memory ran out, which is less than credit allows; then two for each probe.
+    assert!((1..2000).contains(&refused), "{refused}");
+    let begin = pair.world.handle().now();
+    let reader = pair.world.spawn("reader", async move {
+        for _ in 0..1000 {
+            assert_eq!(b.receive().await.expect("an open flow").len(), 30_000);
+        }
+        b
+    });
+    let b = pair.world.wait(&reader, seconds(5)).unwrap();
+    println!("the rest in {:?}", pair.world.handle().now().since(begin));
+    drop((pair.world.wait(&sender, seconds(1)).unwrap(), b));
+    pair.world.settle(TOMBSTONES).unwrap();
+}
+
 /// Reassembly buffers run out: parts are dropped unacknowledged, come again, and everything arrives. What is behind a
 /// hole may never take the buffer that fills it.
 #[test]
@@ -103,8 +190,8 @@ fn few_buffers_delay_and_lose_nothing() {
         (0, 12, 200_000, 0.0),
         (0, 12, 200_000, 0.02),
         (0, 12, 2_000, 0.02),
-        (64 << 20, 24, 1 << 20, 0.0),
-        (64 << 20, 24, 1 << 20, 0.02),
+        (16 << 20, 24, 1 << 20, 0.0),
+        (16 << 20, 24, 1 << 20, 0.02),
     ] {
         let mut config = config();
         config.reassembly_bytes = bytes;
@@ -232,7 +319,7 @@ fn bounds_hold_under_damage() {
         let link = Link { corrupt: 0.1, corruption: Corruption::Unnoticed, ..Link::with_delay(micros(20)) };
         let nic = NicConfig { frames: 64, ..nic() };
         let mut config = config();
-        config.reassembly_bytes = 7 << 21;
+        config.reassembly_bytes = 7 << 22;
         config.max_half_open = 4;
         config.max_flows = 16;
         let mut pair = Pair::with(seed, &link, [nic; 2], [config; 2], world_config());

@@ -1,7 +1,7 @@
 //! Each limit at its edge, and what lies beyond (`docs/spec/flow.md#limits`).
 
 use super::*;
-use crate::flow::Store as _;
+use crate::flow::{Need, Store as _};
 
 /// An INIT of the flow that the peer calls `source`.
 fn init(bench: &mut Bench, source: u64, token: &[u8], extensions: &[u8]) -> Vec<u8> {
@@ -176,7 +176,7 @@ fn waiting_for_buffers() {
     let mut taken = Vec::new();
     loop {
         bench.engine.buffers.set_peer_room([u64::MAX; 2]);
-        let Some(frame) = bench.engine.buffers.buffer(5000, true) else { break };
+        let Some(frame) = bench.engine.buffers.buffer(5000, Need::Next) else { break };
         taken.push(frame);
     }
     let front = open(&mut bench, 1);

@@ -9,7 +9,7 @@ mod units;
 
 use machnet_channel::{Frame, FramePool, FrameRef, Message, Region};
 
-use super::{Store, UnitSet};
+use super::{Need, Store, UnitSet};
 
 pub(crate) use acks::acks;
 pub(crate) use credit::credit;
@@ -34,8 +34,8 @@ impl Heap {
         Self { pool, only_oldest: false, refuse: false }
     }
 
-    const fn gives(&self, oldest: bool) -> bool {
-        !self.refuse && (oldest || !self.only_oldest)
+    fn gives(&self, need: Need) -> bool {
+        !self.refuse && (need != Need::Later || !self.only_oldest)
     }
 
     fn in_use(&self) -> u32 {
@@ -44,13 +44,13 @@ impl Heap {
 }
 
 impl Store for Heap {
-    fn keep(&mut self, _: &FrameRef, payload: &[u8], oldest: bool) -> Option<Message> {
-        self.gives(oldest).then(|| payload.to_vec().into())
+    fn keep(&mut self, _: &FrameRef, payload: &[u8], need: Need) -> Option<Message> {
+        self.gives(need).then(|| payload.to_vec().into())
     }
 
-    fn buffer(&mut self, len: u32, oldest: bool) -> Option<Frame> {
+    fn buffer(&mut self, len: u32, need: Need) -> Option<Frame> {
         assert!(len <= FRAME_SIZE, "no message is longer than the limit");
-        if self.gives(oldest) { self.pool.take() } else { None }
+        if self.gives(need) { self.pool.take() } else { None }
     }
 
     fn units(&mut self, len: u32) -> Box<UnitSet> {
