@@ -10,18 +10,18 @@ const BURST: usize = 64;
 
 pub(crate) const CASES: &[Case] = &[
     // At one end: a request and its reply are the work of two.
-    Case { name: "request_64", operations: 2, make: || requests(64, 1) },
-    Case { name: "request_1024", operations: 2, make: || requests(1024, 1) },
-    Case { name: "request_1024_beside_10000_flows", operations: 2, make: || requests(1024, 10_001) },
+    Case { name: "request_64", operations: 2, counts: true, make: || requests(64, 1) },
+    Case { name: "request_1024", operations: 2, counts: true, make: || requests(1024, 1) },
+    Case { name: "request_1024_beside_10000_flows", operations: 2, counts: true, make: || requests(1024, 10_001) },
     // At both ends together, per message.
-    Case { name: "one_way_64", operations: BURST as u64, make: || one_way(64, BURST) },
-    Case { name: "one_way_1024", operations: BURST as u64, make: || one_way(1024, BURST) },
-    Case { name: "reassembly_64_kib", operations: 1, make: || one_way(64 << 10, 1) },
-    Case { name: "reassembly_1_mib", operations: 1, make: || one_way(1 << 20, 1) },
+    Case { name: "one_way_64", operations: BURST as u64, counts: true, make: || one_way(64, BURST) },
+    Case { name: "one_way_1024", operations: BURST as u64, counts: true, make: || one_way(1024, BURST) },
+    Case { name: "reassembly_64_kib", operations: 1, counts: true, make: || one_way(64 << 10, 1) },
+    Case { name: "reassembly_1_mib", operations: 1, counts: true, make: || one_way(1 << 20, 1) },
     // Nothing to do.
-    Case { name: "idle_round_1_flow", operations: 1, make: || idle(1) },
-    Case { name: "idle_round_100_flows", operations: 1, make: || idle(100) },
-    Case { name: "idle_round_10000_flows", operations: 1, make: || idle(10_000) },
+    Case { name: "idle_round_1_flow", operations: 1, counts: true, make: || idle(1) },
+    Case { name: "idle_round_100_flows", operations: 1, counts: true, make: || idle(100) },
+    Case { name: "idle_round_10000_flows", operations: 1, counts: true, make: || idle(10_000) },
 ];
 
 fn flows(count: usize) -> (Pair, Vec<(End, End)>) {

@@ -3,6 +3,7 @@
 //! ```text
 //! pair.rs    two engines and the memory between them
 //! cases.rs   what is measured with them
+//! hop.rs     between application and engine
 //! wire.rs    building and reading one packet
 //! ```
 //!
@@ -13,6 +14,7 @@
 #![allow(clippy::print_stdout, reason = "a command-line tool talks to its user")]
 
 mod cases;
+mod hop;
 mod pair;
 mod wire;
 
@@ -25,6 +27,8 @@ struct Case {
     name: &'static str,
     /// Operations in a step.
     operations: u64,
+    /// It is one thread's work, so instructions say what it costs.
+    counts: bool,
     /// Sets it up. A step is counted if its argument says so.
     make: fn() -> Box<dyn FnMut(bool)>,
 }
@@ -35,9 +39,13 @@ const WARM_UP: u64 = 200;
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let cases = [wire::CASES, cases::CASES].concat();
+    let cases = [wire::CASES, hop::CASES, cases::CASES].concat();
     match arguments[..] {
-        ["--count-list"] => cases.iter().for_each(|case| println!("{} {}", case.name, case.operations)),
+        ["--count-list"] => {
+            for Case { name, operations, .. } in cases.iter().filter(|case| case.counts) {
+                println!("{name} {operations}");
+            }
+        }
         ["--count", name, steps] => {
             let case = cases.iter().find(|case| case.name == name).expect("a case of --count-list");
             let steps: u64 = steps.parse().expect("a number of steps");

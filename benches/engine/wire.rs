@@ -7,10 +7,10 @@ use machnet_core::wire::{AckBlock, BASE_PAYLOAD, Chunk, Data, HEADER_LEN, Header
 use crate::Case;
 
 pub(crate) const CASES: &[Case] = &[
-    Case { name: "emit_64", operations: 1, make: || emitting(64) },
-    Case { name: "emit_1024", operations: 1, make: || emitting(1024) },
-    Case { name: "parse_64", operations: 1, make: || parsing(64) },
-    Case { name: "parse_1024", operations: 1, make: || parsing(1024) },
+    Case { name: "emit_64", operations: 1, counts: true, make: || emitting(64) },
+    Case { name: "emit_1024", operations: 1, counts: true, make: || emitting(1024) },
+    Case { name: "parse_64", operations: 1, counts: true, make: || parsing(64) },
+    Case { name: "parse_1024", operations: 1, counts: true, make: || parsing(1024) },
 ];
 
 fn emitting(len: usize) -> Box<dyn FnMut(bool)> {

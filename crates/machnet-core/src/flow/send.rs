@@ -8,6 +8,9 @@ use super::Store;
 use super::units::UnitSet;
 use crate::wire::{AckBlock, CHUNK_HEADER_LEN, Chunk, Data, HEADER_LEN, MAX_BLOCKS, TAILROOM};
 
+/// Bytes of a message that makes longer packets worth looking for.
+const NOT_SMALL: usize = 512;
+
 /// A piece of a message: what one MESSAGE chunk carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Part {
@@ -116,11 +119,13 @@ impl SendQueue {
         self.cut = cut;
     }
 
-    /// True if longer packets would be fewer: what is to be sent next does not fit one, or what waits fills two.
+    /// True if longer packets would be fewer: what is to be sent next does not fit one, or is not small and what waits fills two.
+    /// Not for many small ones: over a millisecond, one lost packet of a hundred messages costs more than it saves.
     pub(crate) fn is_large(&self) -> bool {
         self.messages.get(self.unsent.0).is_some_and(|next| {
             let waits = (self.taken - next.before).saturating_mul(UNIT);
-            next.message.len() > self.cut.whole() || waits > 2 * self.cut.packet() as u64
+            let len = next.message.len();
+            len > self.cut.whole() || (len >= NOT_SMALL && waits > 2 * self.cut.packet() as u64)
         })
     }
 

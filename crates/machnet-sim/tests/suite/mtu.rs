@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use machnet_core::{Config, DropReason};
-use machnet_sim::{Link, LinkId, NicConfig, Plan, SimRng, Verdict};
+use machnet_sim::{Calls, Link, LinkId, NicConfig, Plan, SimRng, Verdict};
 
 use crate::common::{Dialog, PORT, Pair, TOMBSTONES, config, micros, millis, nic, seconds, seeds, world_config};
 
@@ -98,14 +98,29 @@ fn a_lost_probe_is_no_congestion() {
     assert!(probing * 10 >= quiet * 9, "a window of {probing} with probes, {quiet} without");
 }
 
-/// Who sends only what fits one packet sends no probes.
+/// Who sends one message at a time, which fits a packet, sends no probes.
 #[test]
-fn small_messages_need_no_probes() {
+fn single_small_messages_need_no_probes() {
     let mut pair = pair(3, 8972);
     let lengths = [pair.there, pair.back].map(|link| Lengths::watch(&pair, link));
-    pair.run(&Dialog::new(Plan::fixed(1, 1000, 1000), Plan::fixed(2, 1000, 64)), seconds(5));
+    let calls = Calls::of(1000, 1000).start(&mut pair.world, [pair.a, pair.b], PORT, 1);
+    assert_eq!(pair.world.wait(&calls, seconds(5)).unwrap().len(), 1000);
     for lengths in lengths {
         assert_eq!(lengths.take().1, 0);
+    }
+}
+
+/// Small messages that wait for each other share packets as long as the path carries.
+#[test]
+fn small_messages_that_wait_share_long_packets() {
+    let mut pair = pair(3, 8972);
+    let lengths = [pair.there, pair.back].map(|link| Lengths::watch(&pair, link));
+    let sides = pair.run(&Dialog::new(Plan::fixed(1, 1000, 1000), Plan::fixed(2, 1000, 1000)), seconds(5));
+    for side in sides {
+        assert!(side.stats.packets_sent < 500, "{} packets", side.stats.packets_sent);
+    }
+    for lengths in lengths {
+        assert!(lengths.take().0 > 8000);
     }
 }
 
