@@ -90,7 +90,7 @@ impl Flow {
                 *hurry = Hurry::Due;
                 *next_init = now;
             }
-            self.token = Some(token.into());
+            self.token = Some(Box::new(super::Token(token.into())));
         }
     }
 

@@ -105,6 +105,8 @@ pub(crate) struct Outstanding {
     /// The peer has no memory for what is next.
     held: bool,
     pub(crate) packets_lost: u64,
+    /// How many of them [`newly_lost`](Outstanding::newly_lost) has not told yet.
+    untold: u32,
 }
 
 impl Outstanding {
@@ -125,7 +127,13 @@ impl Outstanding {
             backoff: 0,
             held: false,
             packets_lost: 0,
+            untold: 0,
         }
+    }
+
+    /// Packets declared lost since this was last asked.
+    pub(crate) const fn newly_lost(&mut self) -> u64 {
+        std::mem::replace(&mut self.untold, 0) as u64
     }
 
     /// The number of the next packet.
@@ -315,6 +323,7 @@ impl Outstanding {
                 continue;
             }
             self.packets_lost += 1;
+            self.untold += 1;
             losses.packets += 1;
             losses.newest = losses.newest.max(packet.sent);
             let since = *silent.get_or_insert(packet.sent);

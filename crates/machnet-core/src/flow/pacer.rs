@@ -34,15 +34,26 @@ impl Burst {
 
 #[derive(Debug)]
 pub(super) struct Pacer {
-    /// When everything sent so far is paid for.
-    paid: Instant,
-    /// The burst is spent: the next begins then.
-    waits: bool,
+    /// When everything sent so far is paid for, ns, twice; and 1 if the burst is spent, so that the next begins then. In
+    /// one word, for each flow has it.
+    twice: u64,
 }
 
 impl Pacer {
     pub(super) const fn new() -> Self {
-        Self { paid: Instant::ZERO, waits: false }
+        Self { twice: 0 }
+    }
+
+    const fn paid(&self) -> Instant {
+        Instant(self.twice >> 1)
+    }
+
+    const fn waits(&self) -> bool {
+        self.twice & 1 == 1
+    }
+
+    fn set(&mut self, paid: Instant, waits: bool) {
+        self.twice = paid.0 << 1 | u64::from(waits);
     }
 
     /// True if a packet may go now, by the window and round trip as they are.
@@ -54,27 +65,28 @@ impl Pacer {
         packet: u32,
         burst: Burst,
     ) -> bool {
-        if self.waits {
-            self.waits = now < self.paid;
-        } else if self.paid > now {
+        let paid = self.paid();
+        if self.waits() {
+            self.set(paid, now < paid);
+        } else if paid > now {
             // Below one packet there are no bursts.
             let ahead = match cc.fraction() {
                 Some(_) => Duration::ZERO,
                 None => burst.time.max(cost(cc, rtt, packet, u64::from(burst.packets) * u64::from(packet))),
             };
-            self.waits = self.paid > now + ahead;
+            self.set(paid, paid > now + ahead);
         }
-        !self.waits
+        !self.waits()
     }
 
     /// A packet of `bytes` was sent.
     pub(super) fn sent(&mut self, now: Instant, cc: &impl Controller, rtt: Duration, packet: u32, bytes: u64) {
-        self.paid = self.paid.max(now) + cost(cc, rtt, packet, bytes);
+        self.set(self.paid().max(now) + cost(cc, rtt, packet, bytes), self.waits());
     }
 
     /// When the next burst begins, if one is waited for.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.waits.then_some(self.paid)
+        self.waits().then_some(self.paid())
     }
 }
 

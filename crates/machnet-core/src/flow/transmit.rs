@@ -124,7 +124,7 @@ impl Flow {
             versions: VERSIONS,
             engines: 1,
             ports: (self.local.port(), self.local.port()),
-            token: self.token.as_deref().unwrap_or_default(),
+            token: self.token.as_ref().map_or(&[], |token| &token.0),
         };
         let sent = tx.packet(self.meta(), Handshake::PACKET_LEN, |bytes, _| {
             header.emit(bytes);
