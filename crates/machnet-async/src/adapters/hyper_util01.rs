@@ -129,7 +129,7 @@ mod tests {
         ] {
             assert_eq!(target(&uri.parse().unwrap()).unwrap(), (host, port), "{uri}");
         }
-        for (uri, what) in [("http://10.0.0.2/", "port"), ("http://[::1]", "port"), ("/path", "host"), ("*", "host")] {
+        for (uri, what) in [("http://10.0.0.2/", "port"), ("http://[::1]/", "port"), ("/path", "host"), ("*", "host")] {
             let error = target(&uri.parse().unwrap()).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
             assert!(error.to_string().starts_with(&format!("\"{uri}\" names no {what}")), "{error}");
