@@ -287,8 +287,8 @@ pub(crate) struct Flow {
     packets_received: u64,
     /// When the last packet was received or sent.
     active_at: Instant,
-    /// When to look whether the flow is idle: its memory of past traffic is then given back.
-    shed_at: Alarm,
+    /// When to look whether the flow is idle ([`Flow::on_idle`]).
+    idle_at: Alarm,
     /// The channel's is to be given back, too.
     shed_channel: bool,
     token: Option<Box<Token>>,
@@ -373,7 +373,7 @@ impl Flow {
             packets_sent: 0,
             packets_received: 0,
             active_at: Instant::ZERO,
-            shed_at: Alarm::NONE,
+            idle_at: Alarm::NONE,
             shed_channel: false,
             token: None,
         }
