@@ -1,6 +1,7 @@
 //! The async layer against an engine played by hand: every wake, every result, nothing but the channel in between.
 
 mod api;
+mod messages;
 mod states;
 
 use std::io::ErrorKind;
