@@ -3,6 +3,7 @@
 mod api;
 mod messages;
 mod states;
+mod streams;
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
