@@ -286,8 +286,8 @@ pub(crate) struct Flow {
     packets_received: u64,
     /// When the last packet was received or sent.
     active_at: Instant,
-    /// When to look whether the flow is idle: its memory of past traffic is then given back.
-    shed_at: Alarm,
+    /// When to look whether the flow is idle ([`Flow::on_idle`]).
+    idle_at: Alarm,
     /// The channel's is to be given back, too.
     shed_channel: bool,
     token: Option<Box<Token>>,
@@ -371,7 +371,7 @@ impl Flow {
             published: Published::default(),
             packets_received: 0,
             active_at: Instant::ZERO,
-            shed_at: Alarm::NONE,
+            idle_at: Alarm::NONE,
             shed_channel: false,
             token: None,
         }

@@ -283,6 +283,11 @@ impl ReceiveQueue {
         (id == self.next && self.at(0).is_none() && !self.stopped).then_some(total)
     }
 
+    /// True if something arrived that cannot be delivered, because something else did not.
+    pub(crate) fn is_unfinished(&self) -> bool {
+        !self.slots.is_empty() || self.wanted().is_some()
+    }
+
     /// Gives the oldest message the buffer it [`wanted`](ReceiveQueue::wanted).
     pub(crate) fn reserve(&mut self, frame: Frame, store: &mut impl Store) {
         if let Some(total) = self.wanted() {
