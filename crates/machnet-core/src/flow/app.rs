@@ -154,7 +154,8 @@ impl Flow {
 
     pub(super) fn stats(&self) -> FlowStats {
         let mut stats = FlowStats::default();
-        stats.packets_sent = self.packets_sent;
+        // Each has a number.
+        stats.packets_sent = self.sent.next();
         stats.packets_received = self.packets_received;
         stats.messages_sent = self.send.messages_sent;
         stats.bytes_sent = self.send.bytes_sent;

@@ -76,6 +76,35 @@ enum Acked {
     All,
 }
 
+/// Parts to send again: mostly there are none, and a flow spends one word on them.
+#[derive(Debug)]
+struct Again(Option<Box<Parts>>);
+
+#[derive(Debug, Default)]
+struct Parts(VecDeque<Part>);
+
+impl Again {
+    const NONE: Self = Self(None);
+
+    fn front(&self) -> Option<&Part> {
+        self.0.as_ref()?.0.front()
+    }
+
+    fn front_mut(&mut self) -> Option<&mut Part> {
+        self.0.as_mut()?.0.front_mut()
+    }
+
+    fn pop_front(&mut self) {
+        if let Some(parts) = &mut self.0 {
+            parts.0.pop_front();
+        }
+    }
+
+    fn parts(&mut self) -> &mut VecDeque<Part> {
+        &mut self.0.get_or_insert_default().0
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct SendQueue {
     cut: Cut,
@@ -83,10 +112,10 @@ pub(crate) struct SendQueue {
     /// Id of `messages[0]`.
     base: u32,
     /// The first byte that was never sent: index into `messages`, offset.
-    unsent: (usize, u32),
+    unsent: (u32, u32),
     /// Parts declared lost, or to be probed with: each once, in the order of the stream. The receiver delivers in order,
     /// and may have memory for the oldest only.
-    again: VecDeque<Part>,
+    again: Again,
     /// Cumulative cost of everything taken, and of what was acknowledged in order.
     taken: u64,
     acknowledged: u64,
@@ -102,7 +131,7 @@ impl SendQueue {
             messages: VecDeque::new(),
             base: 0,
             unsent: (0, 0),
-            again: VecDeque::new(),
+            again: Again::NONE,
             taken: 0,
             acknowledged: 0,
             messages_sent: 0,
@@ -122,7 +151,7 @@ impl SendQueue {
     /// True if longer packets would be fewer: what is to be sent next does not fit one, or is not small and what waits fills two.
     /// Not for many small ones: over a millisecond, one lost packet of a hundred messages costs more than it saves.
     pub(crate) fn is_large(&self) -> bool {
-        self.messages.get(self.unsent.0).is_some_and(|next| {
+        self.messages.get(self.unsent.0 as usize).is_some_and(|next| {
             let waits = (self.taken - next.before).saturating_mul(UNIT);
             let len = next.message.len();
             len > self.cut.whole() || (len >= NOT_SMALL && waits > 2 * self.cut.packet() as u64)
@@ -148,7 +177,7 @@ impl SendQueue {
 
     /// True if every byte was sent at least once.
     pub(crate) fn all_sent(&self) -> bool {
-        self.unsent.0 == self.messages.len()
+        self.unsent.0 as usize == self.messages.len()
     }
 
     /// True if every byte was acknowledged.
@@ -160,7 +189,7 @@ impl SendQueue {
     pub(crate) fn shed(&mut self) {
         if self.messages.is_empty() {
             self.messages = VecDeque::new();
-            self.again = VecDeque::new();
+            self.again = Again::NONE;
         }
     }
 
@@ -168,7 +197,7 @@ impl SendQueue {
     pub(crate) fn discard(&mut self) {
         self.base = self.next_id();
         self.messages = VecDeque::new();
-        self.again = VecDeque::new();
+        self.again = Again::NONE;
         self.unsent = (0, 0);
     }
 
@@ -220,7 +249,7 @@ impl SendQueue {
         if cost > credit || self.chunk_len(part)? > space {
             return None;
         }
-        let total = self.messages[self.unsent.0].message.len() as u32;
+        let total = self.messages[self.unsent.0 as usize].message.len() as u32;
         self.unsent.1 += part.len;
         if self.unsent.1 == total {
             self.unsent = (self.unsent.0 + 1, 0);
@@ -238,11 +267,11 @@ impl SendQueue {
     /// The next part never sent, and the cumulative cost at its end.
     fn peek_new(&self) -> Option<(Part, u64)> {
         let (index, offset) = self.unsent;
-        let outgoing = self.messages.get(index)?;
+        let outgoing = self.messages.get(index as usize)?;
         let total = outgoing.message.len();
         let whole = total <= self.cut.whole() && offset == 0;
         let len = if whole { total } else { (total - offset as usize).min(self.cut.part()) };
-        let part = Part { id: self.base.wrapping_add(index as u32), offset, len: len as u32 };
+        let part = Part { id: self.base.wrapping_add(index), offset, len: len as u32 };
         Some((part, outgoing.before + cost_in_units(offset as usize + len)))
     }
 
@@ -266,16 +295,18 @@ impl SendQueue {
         if self.is_acknowledged(part) {
             return;
         }
-        let place = |part: &Part| (part.id.wrapping_sub(self.base), part.offset);
+        let base = self.base;
+        let place = |part: &Part| (part.id.wrapping_sub(base), part.offset);
         // Losses are declared in the order of sending: mostly, this is the end.
-        let at = match self.again.back() {
-            Some(last) if place(last) < place(&part) => Err(self.again.len()),
-            _ => self.again.binary_search_by_key(&place(&part), place),
+        let again = self.again.parts();
+        let at = match again.back() {
+            Some(last) if place(last) < place(&part) => Err(again.len()),
+            _ => again.binary_search_by_key(&place(&part), place),
         };
         match at {
             // The same place, cut for another length of packets.
-            Ok(at) => self.again[at].len = self.again[at].len.max(part.len),
-            Err(at) => self.again.insert(at, part),
+            Ok(at) => again[at].len = again[at].len.max(part.len),
+            Err(at) => again.insert(at, part),
         }
     }
 
@@ -284,15 +315,17 @@ impl SendQueue {
     pub(crate) fn probe(&mut self) {
         let space = 2 * (self.cut.part() + Chunk::PART_OVERHEAD) as u32;
         let mut room = space;
-        for index in 0..self.messages.len().min(self.unsent.0 + 1) {
-            let total = self.messages[index].message.len() as u32;
+        for index in 0..(self.unsent.0 + 1).min(self.messages.len() as u32) {
+            let total = self.messages[index as usize].message.len() as u32;
             let sent = if index < self.unsent.0 { total } else { self.unsent.1 };
-            let step = if total as usize <= self.cut.whole() { total.max(1) } else { self.cut.part() as u32 };
+            // Only what was sent: packets may have grown since a message was begun, and could hold all of it.
+            let is_whole = sent == total && total as usize <= self.cut.whole();
+            let step = if is_whole { total.max(1) } else { self.cut.part() as u32 };
             let mut offset = 0;
             // An empty message is one part, if it was sent.
             while offset < sent || (offset == 0 && index < self.unsent.0) {
-                let len = (total - offset).min(step);
-                let part = Part { id: self.base.wrapping_add(index as u32), offset, len };
+                let len = (sent - offset).min(step);
+                let part = Part { id: self.base.wrapping_add(index), offset, len };
                 if !self.is_acknowledged(part) {
                     let cost = len + Chunk::PART_OVERHEAD as u32;
                     if cost > room && room < space {
@@ -447,7 +480,87 @@ mod tests {
         assert_eq!(queue.wanted_credit(), Some(1 + 34));
     }
 
+    #[test]
+    fn a_probe_carries_nothing_that_was_never_sent() {
+        let mut queue = SendQueue::new(CUT);
+        queue.push(vec![0; 3000].into());
+        assert!(queue.next_new(u64::MAX, 1200).is_some());
+        // All of it would fit one packet now.
+        queue.set_cut(Cut::new(9216));
+        queue.probe();
+        let probe = queue.next_again(9000).unwrap();
+        assert_eq!(probe, Part { id: 0, offset: 0, len: 1088 });
+        assert!(!queue.acked(probe, &mut Heap) && !queue.all_sent());
+        assert_eq!(queue.next_new(u64::MAX, 9000), Some(Part { id: 0, offset: 1088, len: 1912 }));
+    }
+
+    /// What happens to a queue, other than that everything is sent and acknowledged.
+    #[derive(Clone, Debug)]
+    enum Step {
+        /// So much credit more.
+        New(u64),
+        Again,
+        Probe,
+        /// The packets' length.
+        Cut(usize),
+        /// Which of the parts that are on the way.
+        Lost(usize),
+        Acked(usize),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => (0..200u64).prop_map(Step::New),
+            4 => Just(Step::Again),
+            1 => Just(Step::Probe),
+            1 => (Cut::MIN_PAYLOAD..20_000usize).prop_map(Step::Cut),
+            2 => any::<usize>().prop_map(Step::Lost),
+            4 => any::<usize>().prop_map(Step::Acked),
+        ]
+    }
+
     proptest! {
+        /// Whatever the packets' length becomes under way: within the credit, and everything in the end.
+        #[test]
+        fn any_course_of_events_sends_what_it_may_and_ends(
+            sizes in prop::collection::vec(0..20_000usize, 1..12), steps in prop::collection::vec(step(), 1..300),
+        ) {
+            let mut queue = SendQueue::new(CUT);
+            for &size in &sizes {
+                queue.push(vec![0; size].into());
+            }
+            let before: Vec<u64> = sizes.iter().scan(0, |sum, &n| Some(std::mem::replace(sum, *sum + cost_in_units(n)))).collect();
+            let (mut credit, mut flying) = (0, Vec::new());
+            let end = [Step::Cut(1232), Step::New(u64::MAX / 2)].into_iter().chain((0..10_000).flat_map(|_| [Step::Probe, Step::Again, Step::New(0), Step::Acked(0)]));
+            for step in steps.into_iter().chain(end) {
+                let room = queue.cut.packet();
+                let sent = match step {
+                    Step::New(more) => {
+                        credit += more;
+                        queue.next_new(credit, room)
+                    }
+                    Step::Again => queue.next_again(room),
+                    Step::Probe => { queue.probe(); None }
+                    Step::Cut(payload) => { queue.set_cut(Cut::new(payload)); None }
+                    Step::Lost(at) if !flying.is_empty() => {
+                        queue.lost(flying.swap_remove(at % flying.len()));
+                        None
+                    }
+                    Step::Acked(at) if !flying.is_empty() => {
+                        queue.acked(flying.swap_remove(at % flying.len()), &mut Heap);
+                        None
+                    }
+                    Step::Lost(_) | Step::Acked(_) => None,
+                };
+                if let Some(part) = sent {
+                    let cost = before[part.id as usize] + cost_in_units((part.offset + part.len) as usize);
+                    prop_assert!(cost <= credit, "{:?} without credit", part);
+                    flying.push(part);
+                }
+            }
+            prop_assert!(queue.all_acknowledged() && queue.all_sent());
+        }
+
         #[test]
         fn every_byte_once_and_room_returns(sizes in prop::collection::vec(0..20_000usize, 1..20), seed: u64) {
             let mut queue = SendQueue::new(CUT);

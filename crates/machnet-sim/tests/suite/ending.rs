@@ -242,6 +242,44 @@ fn an_abort_reaches_the_peer() {
     }
 }
 
+/// Every ABORT is lost, and the peer lives: another flow leads to it. The flow is asked after, sooner where memory hangs on it.
+#[test]
+fn an_abort_that_nobody_heard_is_found_out() {
+    for (unfinished, limit) in [(true, seconds(6)), (false, seconds(62))] {
+        let mut pair = pair(14, &Link::with_delay(micros(20)));
+        // The first flow is the one that keepalives go by.
+        let others = pair.open();
+        let (mut a, mut b) = pair.open();
+        pair.world.fabric().filter(pair.there, move |seen| {
+            let chunks = read(seen.payload);
+            // The beginning of the message arrives.
+            let rest = |chunk: &Chunk| matches!(chunk, Chunk::Message { id: 1, offset: 1.., .. });
+            if chunks.has(|chunk| *chunk == Chunk::Abort || rest(chunk)) { Verdict::Drop } else { Verdict::Pass }
+        });
+        let handle = pair.world.handle().clone();
+        let aborting = pair.world.spawn("a", async move {
+            a.send(&b"hello"[..]).await.unwrap();
+            if unfinished {
+                a.send(vec![1; 100_000]).await.unwrap();
+            }
+            handle.sleep(millis(1)).await;
+            a.send.abort();
+            a.reaches(FlowState::CLOSED).await
+        });
+        let waiting = pair.world.spawn("b", async move {
+            assert!(b.receive().await.is_some() && b.receive().await.is_none());
+            b.reaches(FlowState::CLOSED).await
+        });
+        assert_eq!(pair.world.wait(&aborting, seconds(1)).unwrap().reason(), Some(CloseReason::Aborted));
+        let aborted = pair.world.now();
+        assert_eq!(pair.world.wait(&waiting, limit).unwrap().reason(), Some(CloseReason::Reset));
+        let took = pair.world.now().since(aborted);
+        assert!(took > limit - seconds(2), "{took:?}");
+        drop(others);
+        pair.world.settle(TOMBSTONES).unwrap();
+    }
+}
+
 /// FIN arrived, a message before it did not, and then the flow breaks: that is no end of the stream.
 #[test]
 fn a_broken_flow_does_not_look_read_to_the_end() {
