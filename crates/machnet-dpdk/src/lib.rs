@@ -1,0 +1,2 @@
+//! Machnet over DPDK.
+#![cfg(feature = "dpdk")]
