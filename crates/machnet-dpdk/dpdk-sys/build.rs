@@ -1,15 +1,25 @@
 //! Finds libdpdk, compiles the shim, generates the bindings, all with the flags that DPDK itself was built with.
 
-fn main() {
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
     #[cfg(feature = "dpdk")]
-    found::build();
+    if let Err(error) = found::build() {
+        #[allow(clippy::print_stderr, reason = "cargo shows what a failed build script prints")]
+        {
+            eprintln!("\n{error}");
+        }
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
 }
 
 #[cfg(feature = "dpdk")]
 mod found {
+    use std::env;
+    use std::fmt::Display;
     use std::path::{Path, PathBuf};
     use std::process::Command;
-    use std::{env, process};
 
     /// The oldest release that has all that is used.
     const OLDEST: &str = "22.11";
@@ -20,38 +30,32 @@ mod found {
     /// Of its own since 24.03.
     const LOG: &str = "rte_log";
 
-    const FUNCTIONS: &str = "dpdk_.*|rte_eal_(init|cleanup|has_hugepages|iova_mode)|rte_(strerror|log_set_global_level|openlog_stream)|\
-        rte_dev_(probe|remove|name)|rte_thread_(register|unregister)|rte_socket_id|\
-        rte_eth_dev_(info_get|configure|start|stop|close|count_avail|get_port_by_name|get_name_by_port|adjust_nb_rx_tx_desc|get_mtu|set_mtu|is_valid_port|socket_id)|\
-        rte_eth_(find_next|rx_queue_setup|tx_queue_setup|macaddr_get|link_get_nowait|stats_get|promiscuous_enable|allmulticast_enable|tx_done_cleanup)|\
-        rte_pktmbuf_(pool_create|free_bulk)|rte_mempool_(obj_iter|free|avail_count|in_use_count)|rte_version.*";
+    /// What is bound: the shim's, and what is called as it is.
+    const FUNCTIONS: &str = "dpdk_.*|rte_eal_(init|has_hugepages)|rte_(strerror|log_set_global_level|version)|rte_dev_probe|\
+        rte_thread_(un)?register|rte_eth_dev_(start|stop|get_port_by_name|adjust_nb_rx_tx_desc)|\
+        rte_eth_(tx_done_cleanup|promiscuous_enable|allmulticast_enable)|rte_pktmbuf_free_bulk|rte_mempool_(free|avail_count|in_use_count)";
 
-    const CONSTANTS: &str =
-        "DPDK_.*|RTE_MAX_ETHPORTS|RTE_PKTMBUF_HEADROOM|RTE_ETH_NAME_MAX_LEN|RTE_MEMPOOL_CACHE_MAX_SIZE|RTE_LOG_.*";
-
-    pub(super) fn build() {
+    pub(super) fn build() -> Result<(), String> {
         println!("cargo::rerun-if-changed=src/shim.h");
         println!("cargo::rerun-if-changed=src/shim.c");
         println!("cargo::rerun-if-env-changed=PKG_CONFIG_PATH");
-        let library = match pkg_config::Config::new().cargo_metadata(false).atleast_version(OLDEST).probe("libdpdk") {
-            Ok(library) => library,
-            Err(error) => missing(&error.to_string()),
-        };
+        let mut probe = pkg_config::Config::new();
+        let library = probe.cargo_metadata(false).atleast_version(OLDEST).probe("libdpdk").map_err(missing)?;
         link(&library.link_paths);
-        let flags = flags();
+        let flags = flags()?;
         cc::Build::new().file("src/shim.c").flags(&flags).opt_level(3).warnings(false).compile("machnet_dpdk_shim");
-        bind(&flags);
+        bind(&flags)?;
         println!("cargo::metadata=version={}", library.version);
+        Ok(())
     }
 
-    fn missing(why: &str) -> ! {
-        eprintln!(
-            "\nThe feature `dpdk` needs DPDK {OLDEST} or later with its headers, pkg-config, and libclang:\n  \
+    fn missing(why: impl Display) -> String {
+        format!(
+            "The feature `dpdk` needs DPDK {OLDEST} or later with its headers, pkg-config, and libclang:\n  \
              Debian, Ubuntu:  apt-get install libdpdk-dev libclang-dev pkg-config\n  \
              Fedora:          dnf install dpdk-devel clang-devel pkgconf-pkg-config\n\
              If DPDK is elsewhere, let PKG_CONFIG_PATH name the directory of its libdpdk.pc.\n\n{why}"
-        );
-        process::exit(1)
+        )
     }
 
     /// Only what is called: `pkg-config --libs` names a hundred libraries.
@@ -70,34 +74,32 @@ mod found {
 
     /// The compiler's flags, whole: the crate `pkg-config` leaves out `-march` and `-include`, and a structure's layout
     /// depends on both.
-    fn flags() -> Vec<String> {
+    fn flags() -> Result<Vec<String>, String> {
         let program = env::var("PKG_CONFIG").unwrap_or_else(|_| "pkg-config".to_owned());
-        let output = match Command::new(program).args(["--cflags", "libdpdk"]).output() {
-            Ok(output) if output.status.success() => output,
-            Ok(output) => missing(&String::from_utf8_lossy(&output.stderr)),
-            Err(error) => missing(&format!("cannot start pkg-config: {error}")),
-        };
-        String::from_utf8_lossy(&output.stdout).split_whitespace().map(str::to_owned).collect()
+        let output = Command::new(program).args(["--cflags", "libdpdk"]).output().map_err(missing)?;
+        if !output.status.success() {
+            return Err(missing(String::from_utf8_lossy(&output.stderr)));
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).split_whitespace().map(str::to_owned).collect())
     }
 
-    fn bind(flags: &[String]) {
+    fn bind(flags: &[String]) -> Result<(), String> {
         let bindings = bindgen::Builder::default()
             .header("src/shim.h")
             .clang_args(flags)
             .allowlist_function(FUNCTIONS)
-            .allowlist_var(CONSTANTS)
-            .allowlist_type("rte_eth_(conf|dev_info|rxconf|txconf|link|stats)|rte_mbuf|rte_mempool|rte_ether_addr|rte_iova_mode|dpdk_.*")
+            .allowlist_var("DPDK_.*|RTE_LOG_(ERR|WARNING|NOTICE|INFO|DEBUG)")
+            .allowlist_type("dpdk_.*")
+            .allowlist_recursively(false)
+            .blocklist_type("rte_mbuf|rte_mempool")
             .default_enum_style(bindgen::EnumVariation::Consts)
             .prepend_enum_name(false)
             .derive_default(true)
             .layout_tests(true)
             .generate_comments(false)
-            .generate();
-        let bindings = match bindings {
-            Ok(bindings) => bindings,
-            Err(error) => missing(&format!("cannot generate bindings: {error}")),
-        };
-        let out = env::var_os("OUT_DIR").map(PathBuf::from).expect("cargo sets OUT_DIR");
-        bindings.write_to_file(out.join("bindings.rs")).expect("OUT_DIR can be written");
+            .generate()
+            .map_err(missing)?;
+        let out = env::var_os("OUT_DIR").map(PathBuf::from).ok_or("cargo did not set OUT_DIR")?;
+        bindings.write_to_file(out.join("bindings.rs")).map_err(|error| format!("cannot write the bindings: {error}"))
     }
 }
