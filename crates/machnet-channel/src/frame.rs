@@ -292,6 +292,12 @@ impl FramePool {
         }
     }
 
+    /// True if `frame` is one of this region.
+    #[must_use]
+    pub fn owns(&self, frame: &FrameRef) -> bool {
+        Arc::ptr_eq(&self.inner, &frame.region)
+    }
+
     /// Number of free frames. Exact only while nobody drops one; a frame counts a little before it can be taken.
     #[must_use]
     pub fn free(&self) -> u32 {
@@ -420,6 +426,22 @@ impl FrameRef {
         }
     }
 
+    /// The frame itself, to write again, and where in it this reference was; the reference, if others are left.
+    ///
+    /// # Errors
+    /// The frame is lent to somebody else too.
+    pub fn into_frame(self) -> Result<(Frame, Range<u32>), Self> {
+        // Acquire: pairs with the Release in `release`, so that past readers' reads are over. At 1 nobody else can raise it.
+        if self.region.meta(self.index).count.load(Ordering::Acquire) != 1 {
+            return Err(self);
+        }
+        // The hold passes from one handle to the other: no count changes.
+        let this = ManuallyDrop::new(self);
+        // SAFETY: `this` is never dropped nor used again, so the `Arc` has one owner still.
+        let region = unsafe { std::ptr::read(&raw const this.region) };
+        Ok((Frame { region, index: this.index }, this.start..this.end))
+    }
+
     /// Drops the first `n` bytes from view.
     ///
     /// # Panics
@@ -527,6 +549,23 @@ mod tests {
         assert_eq!(loan.as_ref(), b"hello");
         drop(loan);
         assert!(frame.bytes_mut().is_some());
+    }
+
+    #[test]
+    fn the_last_reference_becomes_a_frame_again() {
+        let (_region, mut pool) = Region::anonymous(64, 1).unwrap();
+        let (_other, stranger) = Region::anonymous(64, 1).unwrap();
+        let packet = pool.take().unwrap().share(8..16);
+        assert!(pool.owns(&packet) && !stranger.owns(&packet));
+        let part = packet.slice(2..5);
+        let packet = packet.into_frame().expect_err("two references");
+        drop(packet);
+        let (mut frame, range) = part.into_frame().unwrap();
+        assert_eq!(range, 10..13);
+        frame.bytes_mut().unwrap()[0] = 1;
+        assert_eq!(pool.free(), 0);
+        drop(frame);
+        assert_eq!(pool.free(), 1);
     }
 
     #[test]

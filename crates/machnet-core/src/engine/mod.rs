@@ -215,7 +215,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             if std::mem::take(&mut self.slept) { self.promised.unwrap_or(self.now).max(before) } else { before };
         self.gap = self.now.since(since);
         self.notice_freeze();
-        self.tx.begin();
+        self.tx.begin(self.now);
         self.serve_waiting();
         let received = self.receive_burst();
         let looked = self.look_at_applications();
@@ -223,7 +223,8 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         let (sent, filled) = self.send();
         let full = received.max(looked) >= self.burst || filled || !self.expired.is_empty();
         self.end_round();
-        self.promised = [self.timers.next_deadline(), self.peers.next_deadline()].into_iter().flatten().min();
+        let deadlines = [self.timers.next_deadline(), self.peers.next_deadline(), self.tx.driver.next_deadline()];
+        self.promised = deadlines.into_iter().flatten().min();
         let busy = received > 0 || looked > 0 || expired || sent;
         Progress { busy, next_deadline: self.promised, full }
     }

@@ -287,11 +287,13 @@ impl SendQueue {
         for index in 0..self.messages.len().min(self.unsent.0 + 1) {
             let total = self.messages[index].message.len() as u32;
             let sent = if index < self.unsent.0 { total } else { self.unsent.1 };
-            let step = if total as usize <= self.cut.whole() { total.max(1) } else { self.cut.part() as u32 };
+            // Only what was sent: packets may have grown since a message was begun, and could hold all of it.
+            let is_whole = sent == total && total as usize <= self.cut.whole();
+            let step = if is_whole { total.max(1) } else { self.cut.part() as u32 };
             let mut offset = 0;
             // An empty message is one part, if it was sent.
             while offset < sent || (offset == 0 && index < self.unsent.0) {
-                let len = (total - offset).min(step);
+                let len = (sent - offset).min(step);
                 let part = Part { id: self.base.wrapping_add(index as u32), offset, len };
                 if !self.is_acknowledged(part) {
                     let cost = len + Chunk::PART_OVERHEAD as u32;
@@ -447,7 +449,87 @@ mod tests {
         assert_eq!(queue.wanted_credit(), Some(1 + 34));
     }
 
+    #[test]
+    fn a_probe_carries_nothing_that_was_never_sent() {
+        let mut queue = SendQueue::new(CUT);
+        queue.push(vec![0; 3000].into());
+        assert!(queue.next_new(u64::MAX, 1200).is_some());
+        // All of it would fit one packet now.
+        queue.set_cut(Cut::new(9216));
+        queue.probe();
+        let probe = queue.next_again(9000).unwrap();
+        assert_eq!(probe, Part { id: 0, offset: 0, len: 1088 });
+        assert!(!queue.acked(probe, &mut Heap) && !queue.all_sent());
+        assert_eq!(queue.next_new(u64::MAX, 9000), Some(Part { id: 0, offset: 1088, len: 1912 }));
+    }
+
+    /// What happens to a queue, other than that everything is sent and acknowledged.
+    #[derive(Clone, Debug)]
+    enum Step {
+        /// So much credit more.
+        New(u64),
+        Again,
+        Probe,
+        /// The packets' length.
+        Cut(usize),
+        /// Which of the parts that are on the way.
+        Lost(usize),
+        Acked(usize),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => (0..200u64).prop_map(Step::New),
+            4 => Just(Step::Again),
+            1 => Just(Step::Probe),
+            1 => (Cut::MIN_PAYLOAD..20_000usize).prop_map(Step::Cut),
+            2 => any::<usize>().prop_map(Step::Lost),
+            4 => any::<usize>().prop_map(Step::Acked),
+        ]
+    }
+
     proptest! {
+        /// Whatever the packets' length becomes under way: within the credit, and everything in the end.
+        #[test]
+        fn any_course_of_events_sends_what_it_may_and_ends(
+            sizes in prop::collection::vec(0..20_000usize, 1..12), steps in prop::collection::vec(step(), 1..300),
+        ) {
+            let mut queue = SendQueue::new(CUT);
+            for &size in &sizes {
+                queue.push(vec![0; size].into());
+            }
+            let before: Vec<u64> = sizes.iter().scan(0, |sum, &n| Some(std::mem::replace(sum, *sum + cost_in_units(n)))).collect();
+            let (mut credit, mut flying) = (0, Vec::new());
+            let end = [Step::Cut(1232), Step::New(u64::MAX / 2)].into_iter().chain((0..10_000).flat_map(|_| [Step::Probe, Step::Again, Step::New(0), Step::Acked(0)]));
+            for step in steps.into_iter().chain(end) {
+                let room = queue.cut.packet();
+                let sent = match step {
+                    Step::New(more) => {
+                        credit += more;
+                        queue.next_new(credit, room)
+                    }
+                    Step::Again => queue.next_again(room),
+                    Step::Probe => { queue.probe(); None }
+                    Step::Cut(payload) => { queue.set_cut(Cut::new(payload)); None }
+                    Step::Lost(at) if !flying.is_empty() => {
+                        queue.lost(flying.swap_remove(at % flying.len()));
+                        None
+                    }
+                    Step::Acked(at) if !flying.is_empty() => {
+                        queue.acked(flying.swap_remove(at % flying.len()), &mut Heap);
+                        None
+                    }
+                    Step::Lost(_) | Step::Acked(_) => None,
+                };
+                if let Some(part) = sent {
+                    let cost = before[part.id as usize] + cost_in_units((part.offset + part.len) as usize);
+                    prop_assert!(cost <= credit, "{:?} without credit", part);
+                    flying.push(part);
+                }
+            }
+            prop_assert!(queue.all_acknowledged() && queue.all_sent());
+        }
+
         #[test]
         fn every_byte_once_and_room_returns(sizes in prop::collection::vec(0..20_000usize, 1..20), seed: u64) {
             let mut queue = SendQueue::new(CUT);
