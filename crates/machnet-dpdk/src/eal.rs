@@ -164,19 +164,25 @@ impl Eal {
         let mut arguments = vec!["machnet".to_owned(), "--no-telemetry".to_owned()];
         let mut add = |words: &[&str]| arguments.extend(words.iter().map(|&word| word.to_owned()));
         let core;
-        add(&["-l", match &self.cores {
-            Some(cores) => cores,
-            None => {
-                core = first_core()?.to_string();
-                &core
-            }
-        }]);
+        add(&[
+            "-l",
+            match &self.cores {
+                Some(cores) => cores,
+                None => {
+                    core = first_core()?.to_string();
+                    &core
+                }
+            },
+        ]);
         let huge = self.has_huge_pages()?;
         let own;
         match (&self.prefix, huge) {
             (Some(prefix), _) => {
                 if prefix.is_empty() || prefix.contains(['/', '%', '\0']) {
-                    return Err(bad(format!("\"{}\" is no file prefix: it must be a plain name", prefix.escape_debug())));
+                    return Err(bad(format!(
+                        "\"{}\" is no file prefix: it must be a plain name",
+                        prefix.escape_debug()
+                    )));
                 }
                 add(&["--file-prefix", prefix]);
             }
@@ -235,16 +241,35 @@ impl Eal {
         let about = |part: &str| said.iter().any(|line| line.contains(part));
         let prefix = self.prefix.as_deref().unwrap_or_default();
         let (kind, mend) = if about("Cannot create lock") || about("Is another primary process running") {
-            (io::ErrorKind::AddrInUse, format!("another process runs DPDK with the prefix \"{prefix}\": each needs its own"))
-        } else if about("invalid core") || about("invalid parameters for -l") || about("unavailable on this system") || about("lcore") && about("unavailable") {
+            (
+                io::ErrorKind::AddrInUse,
+                format!("another process runs DPDK with the prefix \"{prefix}\": each needs its own"),
+            )
+        } else if about("invalid core")
+            || about("invalid parameters for -l")
+            || about("unavailable on this system")
+            || about("lcore") && about("unavailable")
+        {
             let cores = self.cores.as_deref().unwrap_or_default();
             (io::ErrorKind::InvalidInput, format!("\"{cores}\" names no cores of this machine, as 0 or 0-1 do"))
         } else if about("hugepage") {
-            (error.kind(), format!("huge pages can be had by `echo 256 > {HUGE_PAGES}/hugepages-2048kB/nr_hugepages` as root, or be done without (huge=no)"))
+            (
+                error.kind(),
+                format!(
+                    "huge pages can be had by `echo 256 > {HUGE_PAGES}/hugepages-2048kB/nr_hugepages` as root, or be done without (huge=no)"
+                ),
+            )
         } else if about("permission") || about("Permission denied") || error.kind() == io::ErrorKind::PermissionDenied {
-            (io::ErrorKind::PermissionDenied, "run as root, or give this user the device's files (/dev/vfio) and huge pages".to_owned())
+            (
+                io::ErrorKind::PermissionDenied,
+                "run as root, or give this user the device's files (/dev/vfio) and huge pages".to_owned(),
+            )
         } else if about("VFIO") || about("vfio") {
-            (error.kind(), "bind the device to vfio-pci (dpdk-devbind.py -b vfio-pci ADDRESS), with an IOMMU switched on".to_owned())
+            (
+                error.kind(),
+                "bind the device to vfio-pci (dpdk-devbind.py -b vfio-pci ADDRESS), with an IOMMU switched on"
+                    .to_owned(),
+            )
         } else {
             (error.kind(), "its log is below".to_owned())
         };

@@ -62,8 +62,10 @@ pub(crate) fn eal_init(arguments: &[String]) -> io::Result<()> {
 
 /// The release of the library in use.
 pub(crate) fn version() -> String {
-    // SAFETY: a constant string.
-    unsafe { CStr::from_ptr(dpdk_sys::rte_version()) }.to_string_lossy().into_owned()
+    // SAFETY: returns a constant string.
+    let text = unsafe { dpdk_sys::rte_version() };
+    // SAFETY: as above.
+    unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
 }
 
 /// Attaches a device. EAL runs.

@@ -33,7 +33,7 @@ mod pool;
 mod port;
 mod quirks;
 
-pub use config::PortBuilder;
+pub use config::{Dpdk, PortBuilder};
 pub use device::{Device, NoDevice};
 pub use eal::{Eal, HugePages};
 pub use facts::{Facts, Tier};

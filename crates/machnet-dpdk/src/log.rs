@@ -7,6 +7,9 @@ use std::sync::{Mutex, PoisonError};
 /// Lines kept.
 const KEPT: usize = 16;
 
+/// What drivers say who would share their devices with other processes, and need not. In no error's place.
+const NOISE: &str = "register mp action";
+
 /// The line that is being written, and those before it.
 struct Log {
     line: Vec<u8>,
@@ -37,6 +40,9 @@ pub(crate) unsafe extern "C" fn sink(text: *const c_char, length: usize) {
             continue;
         }
         tracing::debug!(target: "machnet::dpdk", "{line}");
+        if line.contains(NOISE) {
+            continue;
+        }
         if log.lines.len() == KEPT {
             log.lines.pop_front();
         }
@@ -52,6 +58,11 @@ pub(crate) fn forget() {
 /// The last lines since [`forget`].
 pub(crate) fn said() -> Vec<String> {
     LOG.lock().unwrap_or_else(PoisonError::into_inner).lines.iter().cloned().collect()
+}
+
+/// True if one of the last lines contains `part`.
+pub(crate) fn mentions(part: &str) -> bool {
+    LOG.lock().unwrap_or_else(PoisonError::into_inner).lines.iter().any(|line| line.contains(part))
 }
 
 #[cfg(test)]

@@ -80,7 +80,7 @@ impl Pool {
         let count = budget + rings + KEPT + BATCH as u32 + 2 * (CACHE + CACHE / 2);
         let size = HEADROOM as u16 + room;
         let pool = ffi::new_pool(name, count, CACHE, size, node).map_err(|error| {
-            let mebibytes = u64::from(count) * u64::from(size) >> 20;
+            let mebibytes = (u64::from(count) * u64::from(size)) >> 20;
             let text = format!(
                 "no memory for {count} frames of {size} bytes ({error}): give DPDK at least {} MiB (memory=…), or take fewer frames",
                 mebibytes + mebibytes / 4 + 64
@@ -113,6 +113,11 @@ impl Pool {
     /// How many more may be used.
     pub(crate) fn left(&self, held_by_device: usize) -> u32 {
         self.budget.saturating_sub(self.in_use(held_by_device))
+    }
+
+    /// Bytes of a frame.
+    pub(crate) fn frame_size(&self) -> u32 {
+        self.frames.frame_size()
     }
 
     pub(crate) const fn budget(&self) -> u32 {

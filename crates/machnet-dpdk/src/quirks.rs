@@ -47,7 +47,10 @@ impl Quirks {
     /// Those of a driver, or of a virtual device by its name.
     pub(crate) fn of(driver: &str) -> Self {
         let driver = driver.trim_end_matches(|c: char| c.is_ascii_digit());
-        TABLE.into_iter().find(|quirks| quirks.driver == driver || driver == "virtio_user" && quirks.driver == "net_virtio_user").unwrap_or(NONE)
+        TABLE
+            .into_iter()
+            .find(|quirks| quirks.driver == driver || driver == "virtio_user" && quirks.driver == "net_virtio_user")
+            .unwrap_or(NONE)
     }
 
     /// The longest frame that its buffers hold.

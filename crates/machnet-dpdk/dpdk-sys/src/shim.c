@@ -174,11 +174,17 @@ uint16_t dpdk_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, u
     return rte_eth_tx_burst(port, queue, mbufs, count);
 }
 
+void dpdk_cut(struct rte_mbuf *mbuf) {
+    rte_pktmbuf_free(mbuf->next);
+    mbuf->next = NULL;
+    mbuf->nb_segs = 1;
+}
+
 int dpdk_alloc(struct rte_mempool *pool, struct rte_mbuf **mbufs, uint32_t count) {
     return rte_pktmbuf_alloc_bulk(pool, mbufs, count);
 }
 
-void dpdk_prepare(struct rte_mbuf *mbuf, uint16_t offset, uint16_t length) {
+void dpdk_prepare(struct rte_mbuf *mbuf, uint16_t offset, uint16_t length, int ip_version) {
     rte_mbuf_refcnt_set(mbuf, 2);
     mbuf->data_off = offset;
     mbuf->data_len = length;
@@ -188,6 +194,11 @@ void dpdk_prepare(struct rte_mbuf *mbuf, uint16_t offset, uint16_t length) {
     mbuf->ol_flags = 0;
     mbuf->tx_offload = 0;
     mbuf->vlan_tci = 0;
+    if (ip_version != 0) {
+        mbuf->ol_flags = RTE_MBUF_F_TX_UDP_CKSUM | (ip_version == 4 ? RTE_MBUF_F_TX_IPV4 : RTE_MBUF_F_TX_IPV6);
+        mbuf->l2_len = RTE_ETHER_HDR_LEN;
+        mbuf->l3_len = ip_version == 4 ? 20 : 40;
+    }
 }
 
 void dpdk_unprepare(struct rte_mbuf *mbuf) {

@@ -123,6 +123,9 @@ struct dpdk_received {
 uint16_t dpdk_rx_burst(uint16_t port, uint16_t queue, struct dpdk_received *frames, uint16_t count);
 uint16_t dpdk_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count);
 
+/* Frees all segments of a frame but the first. */
+void dpdk_cut(struct rte_mbuf *mbuf);
+
 /* All of them, or none and a negative number. */
 int dpdk_alloc(struct rte_mempool *pool, struct rte_mbuf **mbufs, uint32_t count);
 
@@ -130,8 +133,9 @@ int dpdk_alloc(struct rte_mempool *pool, struct rte_mbuf **mbufs, uint32_t count
 uint32_t dpdk_index(const struct rte_mbuf *mbuf);
 
 /* Makes `mbuf`, which the caller owns alone, a frame of one segment. It gets a second owner, so that a device that is
- * done with it does not return it to its pool. */
-void dpdk_prepare(struct rte_mbuf *mbuf, uint16_t offset, uint16_t length);
+ * done with it does not return it to its pool. `ip_version` is 4 or 6 if the device is to compute the UDP checksum behind
+ * an IP header without options, and else 0. */
+void dpdk_prepare(struct rte_mbuf *mbuf, uint16_t offset, uint16_t length, int ip_version);
 
 /* How many of the first `count` the device is done with. */
 size_t dpdk_done(struct rte_mbuf *const *mbufs, size_t count);
