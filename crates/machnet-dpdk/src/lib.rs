@@ -32,9 +32,11 @@ mod log;
 mod pool;
 mod port;
 mod quirks;
+mod url;
 
 pub use config::{Dpdk, PortBuilder};
 pub use device::{Device, NoDevice};
 pub use eal::{Eal, HugePages};
 pub use facts::{Facts, Tier};
 pub use port::{Port, PortStats};
+pub use url::{DpdkUrl, UrlError};
