@@ -1,4 +1,4 @@
-//! `udp://` and `shm://`: flows of a Machnet endpoint, over UDP sockets or shared memory.
+//! `udp://`, `shm://` and `dpdk://`: flows of a Machnet endpoint, over UDP sockets, shared memory or a DPDK port.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -41,6 +41,15 @@ impl Machnet {
         let setup =
             Setup { max_payload: setup.max_payload.or(Some(driver.capabilities().max_payload)), ..setup.clone() };
         Self::open(driver, (Shm::HUB, port).into(), &setup, |name, at| format!("shm://{name}:{}", at.port()), name)
+    }
+
+    /// Starts an endpoint on a DPDK port. A client elsewhere needs a port of its own to name beside the server's address.
+    #[cfg(feature = "dpdk")]
+    pub(crate) fn dpdk(port: &machnet::dpdk::DpdkUrl, server: SocketAddr, setup: &Setup) -> io::Result<Self> {
+        let driver = port.open()?;
+        let setup =
+            Setup { max_payload: setup.max_payload.or(Some(driver.capabilities().max_payload)), ..setup.clone() };
+        Self::open(driver, server, &setup, |port, at| format!("{port}&server={at}"), &port.to_string())
     }
 
     fn open<D: Driver + 'static>(
