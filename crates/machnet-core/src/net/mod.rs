@@ -19,9 +19,13 @@
 //! Reference: RFC 826 (ARP), RFC 4861 (neighbour discovery), RFC 792 and RFC 4443 (ICMP), RFC 1122 (hosts);
 //! `docs/spec/net.md` has what is done of them, with every constant.
 
+#[cfg(any(test, fuzzing))]
+mod bench;
 mod checksum;
 mod config;
 mod driver;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod headers;
 mod limit;
 mod mac;
@@ -30,6 +34,8 @@ mod neighbours;
 mod ports;
 mod receive;
 mod routes;
+#[cfg(test)]
+mod tests;
 mod transmit;
 
 use std::collections::VecDeque;
