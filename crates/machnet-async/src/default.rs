@@ -136,6 +136,7 @@ fn dpdk(url: &crate::dpdk::DpdkUrl) -> io::Result<Endpoint> {
         let mut config = Config::default();
         // All of what the port's MTU allows.
         config.max_payload = driver.capabilities().max_payload;
+        config.congestion = Some(crate::Congestion::Cubic);
         Endpoint::builder().driver(driver).config(config).start()
     })
 }

@@ -3,6 +3,8 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
+#[cfg(feature = "dpdk")]
+use machnet::Congestion;
 use machnet::{Config, Driver, Endpoint, Message, RecvHalf, SendHalf, Udp};
 use machnet_shm::Shm;
 use serde_json::{Map, Value};
@@ -47,8 +49,10 @@ impl Machnet {
     #[cfg(feature = "dpdk")]
     pub(crate) fn dpdk(port: &machnet::dpdk::DpdkUrl, server: SocketAddr, setup: &Setup) -> io::Result<Self> {
         let driver = port.open()?;
-        let setup =
-            Setup { max_payload: setup.max_payload.or(Some(driver.capabilities().max_payload)), ..setup.clone() };
+        let mut setup = setup.clone();
+        setup.max_payload.get_or_insert(driver.capabilities().max_payload);
+        // As the library's default endpoint.
+        setup.congestion.get_or_insert(Congestion::Cubic);
         Self::open(driver, server, &setup, |port, at| format!("{port}&server={at}"), &port.to_string())
     }
 

@@ -12,7 +12,7 @@ const WINDOW: u64 = 2 * 64 * MAX_BITMAP_WORDS as u64;
 /// How far ahead of the largest a number may be (`docs/spec/wire.md#header`).
 const MAX_AHEAD: u64 = 1 << 17;
 /// Eliciting packets that are acknowledged at once, together.
-const PACKETS_PER_ACK: u32 = 16;
+const PACKETS_PER_ACK: u16 = 16;
 /// How long an acknowledgement waits if no reply is expected in time, at most (`docs/spec/flow.md#acknowledging`).
 const DELAY: Duration = Duration::from_micros(200);
 /// Bitmap words that fit in the room that packets with data leave for blocks: three bitless ones'.
@@ -42,7 +42,7 @@ pub(crate) struct Acks {
     /// Bit `n % WINDOW` for each `n` of the window below `next`. None: the run is all that arrived.
     bits: Option<Box<Bits>>,
     /// Eliciting packets that no acknowledgement was sent for.
-    unacknowledged: u32,
+    unacknowledged: u16,
     deadline: Alarm,
     at_once: bool,
     /// When the first packet arrived that nothing was sent in reply to, and how long replies take, nanoseconds, smoothed;
@@ -121,7 +121,7 @@ impl Acks {
 
     /// Notes that an eliciting packet was recorded. `at_once`: it must be acknowledged in this round.
     pub(crate) fn elicited(&mut self, now: Instant, at_once: bool, max_ack_delay: Duration) {
-        self.unacknowledged += 1;
+        self.unacknowledged = self.unacknowledged.saturating_add(1);
         self.at_once |= at_once || self.unacknowledged >= PACKETS_PER_ACK;
         self.deadline.advance(now + self.delay(max_ack_delay));
         self.asked.advance(now);

@@ -74,7 +74,6 @@ impl Flow {
         if sent {
             self.credit_sent = credit;
             self.sent.sent(now, 0, &tx.contents, false);
-            self.packets_sent += 1;
             if let Some(mtu) = &mut self.mtu {
                 mtu.sent(now, self.rtt.pto(0));
             }
@@ -134,9 +133,8 @@ impl Flow {
         if sent {
             // The peer decides how often: nothing of it may gather.
             self.sent.floor_distance(now, self.rtt.pto(0));
-            self.handshake_sent = if self.packets_sent == 0 { Alarm::at(now) } else { Alarm::NONE };
+            self.handshake_sent = if self.sent.next() == 0 { Alarm::at(now) } else { Alarm::NONE };
             self.sent.sent(now, Handshake::PACKET_LEN as u32, &[], false);
-            self.packets_sent += 1;
         }
         sent
     }
@@ -250,7 +248,6 @@ impl Flow {
         }
         let limited = 2 * (self.sent.in_flight() + sent_len as u64) >= self.cc.window() || self.cc.fraction().is_some();
         self.sent.sent(now, sent_len as u32, &tx.contents, limited);
-        self.packets_sent += 1;
         self.on_traffic(now);
         if tx.contents.contains(&Sent::Fin) {
             // The peer may have ended both directions already, and wait for nothing but this.
