@@ -66,7 +66,7 @@ pub(super) fn nic_config(rng: &mut SimRng) -> NicConfig {
     let (max_payload, frames) = if rng.below(6) == 0 { (9216, [600, 1024, 1024]) } else { (1472, [600, 1024, 4096]) };
     NicConfig {
         max_payload,
-        frame_size: max_payload + 64,
+        frame_size: max_payload + 256,
         hold: Duration::from_nanos(rng.below(20_000)),
         hold_packets: rng.below(64) as u16,
         headroom: 64 * rng.below(2) as u32,
