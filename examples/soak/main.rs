@@ -9,6 +9,7 @@
 mod process;
 mod rates;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -86,6 +87,9 @@ async fn child(role: &[&str]) -> io::Result<()> {
     serve(listener).await
 }
 
+/// The steps that have begun and not ended, by key.
+type Running = Arc<Mutex<BTreeMap<u64, String>>>;
+
 /// A violation of the model, in words.
 type Outcome = Result<(), String>;
 
@@ -146,6 +150,7 @@ async fn soak(seed: u64, time: Duration) -> Outcome {
         .collect();
     let end = Instant::now() + time;
     let mut steps = JoinSet::new();
+    let running = Running::default();
     let mut key = seed << 20;
     while Instant::now() < end {
         // The first side suffers nothing: what fails there has no excuse.
@@ -162,12 +167,18 @@ async fn soak(seed: u64, time: Duration) -> Outcome {
             }
             draw => {
                 let step = Step::draw(draw, &mut random);
-                steps.spawn(async move { step.run(&endpoint, &side, key, &counters).await });
+                let running = Arc::clone(&running);
+                steps.spawn(async move {
+                    note(&running, |running| running.insert(key, format!("{step:?} to {}", side.address)));
+                    let outcome = step.run(&endpoint, &side, key, &counters).await;
+                    note(&running, |running| running.remove(&key));
+                    outcome
+                });
             }
         }
         // A few at once, so that a storm does not outrun the machine.
         while steps.len() >= 24 {
-            finish_one(&mut steps).await?;
+            finish_one(&mut steps, &running).await?;
         }
         while let Some(done) = steps.try_join_next() {
             done.map_err(|panic| panic.to_string())??;
@@ -175,7 +186,7 @@ async fn soak(seed: u64, time: Duration) -> Outcome {
         hear(&sides)?;
     }
     while !steps.is_empty() {
-        finish_one(&mut steps).await?;
+        finish_one(&mut steps, &running).await?;
     }
     hear(&sides)?;
     let stats = endpoint.stats();
@@ -199,11 +210,17 @@ async fn soak(seed: u64, time: Duration) -> Outcome {
     Ok(())
 }
 
-async fn finish_one(steps: &mut JoinSet<Outcome>) -> Outcome {
+async fn finish_one(steps: &mut JoinSet<Outcome>, running: &Running) -> Outcome {
     match tokio::time::timeout(HANG, steps.join_next()).await {
-        Err(_) => Err("a step hangs".to_owned()),
+        Err(_) => Err(format!("none of these ends: {:#?}", running.lock().map_err(|poisoned| poisoned.to_string())?)),
         Ok(None) => Ok(()),
         Ok(Some(done)) => done.map_err(|panic| panic.to_string())?,
+    }
+}
+
+fn note<T>(running: &Running, change: impl FnOnce(&mut BTreeMap<u64, String>) -> T) {
+    if let Ok(mut running) = running.lock() {
+        change(&mut running);
     }
 }
 

@@ -24,6 +24,9 @@ const LIMIT: Duration = Duration::from_secs(24 * 60 * 60);
 /// Longer than the seeds, the scenarios or the matrix of a test run take on a busy machine.
 const STEP: Duration = Duration::from_secs(20 * 60);
 
+/// Optimised, with checks of overflow (Cargo.toml).
+const PROFILE: [&str; 2] = ["--profile", "sim"];
+
 /// Seeds of a test run.
 const SEEDS: &str = "2000";
 
@@ -35,15 +38,15 @@ pub(crate) fn sim(options: &Options) -> Result<()> {
 
 /// The step of a test run: the suite, every scenario, the seeds, and the matrix.
 pub(crate) fn check() -> Result<()> {
-    let suite = ["--package", "machnet-sim", "--release", "--locked"];
-    list_tests(cargo("test").args(suite), "sim")?;
-    run(cargo("test").args(suite), STEP)?;
+    let suite = ["--package", "machnet-sim", "--locked"];
+    list_tests(cargo("test").args(PROFILE).args(suite), "sim")?;
+    run(cargo("test").args(PROFILE).args(suite), STEP)?;
     simulate(&["--seeds", SEEDS], STEP)?;
     simulate(&["--matrix", "--check"], STEP)
 }
 
 fn simulate(options: &[&str], limit: Duration) -> Result<()> {
-    run(cargo("build").args(["--release", "--locked", "--quiet", "--package", "machnet-sim"]), STEP)?;
-    let mut command = Command::new(target().join("release/machnet-sim"));
+    run(cargo("build").args(PROFILE).args(["--locked", "--quiet", "--package", "machnet-sim"]), STEP)?;
+    let mut command = Command::new(target().join("sim/machnet-sim"));
     run(command.current_dir(root()).args(options), limit)
 }

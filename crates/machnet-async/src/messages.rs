@@ -17,8 +17,10 @@ use crate::{Flow, TrySendError, coop};
 ///
 /// - The stream ends after the last message, or after an error, which is [`Flow::recv`]'s.
 /// - The sink is ready while [`Flow::send`] would not wait. What it took is the engine's: *flushed* means that, and not
-///   that the peer has it; flushing never waits, and fails if the flow failed before everything was acknowledged.
-///   *Closed* means that the peer's transport has everything, as after [`Flow::finish`]; receiving goes on.
+///   that the peer has it; flushing fails if the flow failed before everything was acknowledged. It waits only if the sink
+///   was not ready when last asked, and then for what that waits for: whoever flushes a sink to make it ready, and asks
+///   again, goes to sleep. *Closed* means that the peer's transport has everything, as after [`Flow::finish`]; receiving
+///   goes on.
 /// - The sink's error is an [`io::Error`], as the stream's, so that one can be forwarded to the other. Its source is a
 ///   [`SendError`](crate::SendError), or a [`TrySendError`], with the message, where there is one.
 ///
@@ -29,13 +31,15 @@ pub struct Messages {
     flow: Flow,
     /// The stream gave its `None`, or its error.
     done: bool,
+    /// The sink was not ready when it was last asked.
+    crowded: bool,
 }
 
 impl Flow {
     /// The flow as a [`Stream`] and a [`Sink`] of messages. A flow itself is neither: what `StreamExt` and `SinkExt`
     /// bring would hide `send`, `close` and others.
     pub const fn into_messages(self) -> Messages {
-        Messages { flow: self, done: false }
+        Messages { flow: self, done: false, crowded: false }
     }
 }
 
@@ -48,12 +52,6 @@ impl Messages {
     /// The flow, for its addresses and counters.
     pub const fn flow(&self) -> &Flow {
         &self.flow
-    }
-
-    /// Waits until a message can be sent, without taking part in the budget of tasks.
-    #[cfg(feature = "tarpc")]
-    pub(crate) fn poll_room(&mut self, cx: &Context<'_>) -> Poll<io::Result<()>> {
-        self.flow.send.poll_permit(cx, 0).map_err(io::Error::from)
     }
 
     /// The other side's address.
@@ -86,7 +84,9 @@ impl Sink<Message> for Messages {
     type Error = io::Error;
 
     fn poll_ready(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        coop::poll(cx, |cx| self.flow.send.poll_permit(cx, 0)).map_err(io::Error::from)
+        let permit = coop::poll(cx, |cx| self.flow.send.poll_permit(cx, 0));
+        self.crowded = permit.is_pending();
+        permit.map_err(io::Error::from)
     }
 
     fn start_send(mut self: Pin<&mut Self>, message: Message) -> io::Result<()> {
@@ -94,7 +94,13 @@ impl Sink<Message> for Messages {
         self.flow.send.try_send(message).map_err(TrySendError::into)
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.crowded {
+            // Room, and budget: without either, whoever flushes until the sink is ready would never let its task yield.
+            // An error is told below, if it concerns what was sent.
+            let _ = ready!(coop::poll(cx, |cx| self.flow.send.poll_permit(cx, 0)));
+            self.crowded = false;
+        }
         let send = &self.flow.send;
         // The state before the count: the engine publishes what was acknowledged before the end.
         let failed = send.end.mailbox().state().has(FlowState::WRITE_ENDED).then(|| send.write_ended()).flatten();

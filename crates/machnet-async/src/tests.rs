@@ -1,7 +1,9 @@
 //! The async layer against an engine played by hand: every wake, every result, nothing but the channel in between.
 
 mod api;
+mod messages;
 mod states;
+mod streams;
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;

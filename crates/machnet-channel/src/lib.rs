@@ -23,9 +23,11 @@ mod foreign;
 mod frame;
 mod hint_queue;
 mod intake;
+mod lent;
 mod mailbox;
 mod message;
 mod options;
+mod poked;
 mod reserved;
 mod ring;
 #[cfg(all(test, not(machnet_loom)))]
@@ -53,6 +55,7 @@ pub use intake::Intake;
 pub use mailbox::{EngineEnd, FlowStats, Mailbox, RecvEnd, SendEnd, Wakes};
 pub use message::Message;
 pub use options::{Congestion, FlowOptions};
+pub use poked::{Poked, Work};
 pub use reserved::Reserved;
 pub use ring::{RingConsumer, RingError, RingProducer, RingSide, ring_words};
 #[cfg(not(machnet_loom))]

@@ -9,6 +9,7 @@ mod doorbell;
 mod frame;
 mod hint_queue;
 mod mailbox;
+mod poked;
 mod ring;
 mod spinner;
 mod spsc;

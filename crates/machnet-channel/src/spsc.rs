@@ -10,7 +10,7 @@ use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ptr;
 
-use crate::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+use crate::sync::atomic::{AtomicPtr, Ordering};
 use crate::sync::{self, UnsafeCell};
 
 /// Items per segment: few, because an idle flow keeps two segments.
@@ -18,18 +18,34 @@ const SLOTS: usize = if cfg!(machnet_loom) { 2 } else { 3 };
 
 struct Segment<T> {
     slots: [UnsafeCell<MaybeUninit<T>>; SLOTS],
-    /// How many slots are written; the rest belongs to the producer.
-    written: AtomicU32,
-    next: AtomicPtr<Segment<T>>,
+    /// How many slots are written, the rest belonging to the producer; or, when all are, the segment that comes after. In one
+    /// word, for each idle flow has two segments. Of spare segments: the next one, or null.
+    progress: AtomicPtr<Segment<T>>,
+}
+
+/// What [`Segment::progress`] says.
+enum Progress<T> {
+    Written(usize),
+    Next(*mut Segment<T>),
+}
+
+/// No segment lies at so small an address.
+fn written<T>(slots: usize) -> *mut Segment<T> {
+    ptr::without_provenance_mut(slots)
 }
 
 impl<T> Segment<T> {
     fn new() -> Box<Self> {
         Box::new(Self {
             slots: std::array::from_fn(|_| UnsafeCell::new(MaybeUninit::uninit())),
-            written: AtomicU32::new(0),
-            next: AtomicPtr::new(ptr::null_mut()),
+            progress: AtomicPtr::new(written(0)),
         })
+    }
+
+    fn progress(&self) -> Progress<T> {
+        // Acquire: pairs with the Release in `push` and `extend`.
+        let progress = self.progress.load(Ordering::Acquire);
+        if progress.addr() <= SLOTS { Progress::Written(progress.addr()) } else { Progress::Next(progress) }
     }
 }
 
@@ -44,7 +60,7 @@ pub(crate) struct Spsc<T, K: Keep> {
     consumer: UnsafeCell<Position<T>>,
     /// The producer's first segment; how the consumer finds its first.
     first: AtomicPtr<Segment<T>>,
-    /// Emptied segments on their way back to the producer, linked through `next`: pushed one by one by the consumer,
+    /// Emptied segments on their way back to the producer, linked through `progress`: pushed one by one by the consumer,
     /// taken all at once, so that no push meets a segment that left and came back.
     spare: AtomicPtr<Segment<T>>,
     /// The producer's own spare segments, linked likewise. Touched by the producer alone.
@@ -73,7 +89,7 @@ impl Keep for KeepAll {
     const ALL: bool = true;
 }
 
-// SAFETY: the two ends touch disjoint slots, handed over by the Release/Acquire pairs on `written` and `next`; a `T`
+// SAFETY: the two ends touch disjoint slots, handed over by the Release/Acquire pairs on `progress`; a `T`
 // crosses threads by value only. `producer` and `consumer` are touched by their one end each (contract of push, pop).
 unsafe impl<T: Send, K: Keep> Send for Spsc<T, K> {}
 // SAFETY: as above.
@@ -103,16 +119,16 @@ impl<T, K: Keep> Spsc<T, K> {
             if at.segment.is_null() || at.index == SLOTS {
                 self.extend(at);
             }
-            // SAFETY: the consumer retires a segment only after it followed its `next`, set when the producer leaves.
+            // SAFETY: the consumer retires a segment only after it went on to the next, named when the producer leaves.
             let segment = unsafe { &*at.segment };
-            // SAFETY: slots at and beyond `written` belong to the producer.
+            // SAFETY: slots that are not said to be written belong to the producer.
             segment.slots[at.index].with_mut(|slot| unsafe {
                 (*slot).write(item);
             });
             at.index += 1;
             // Release: hands the slot to the consumer.
             let order = if sync::mutant!("written_relaxed") { Ordering::Relaxed } else { Ordering::Release };
-            segment.written.store(at.index as u32, order);
+            segment.progress.store(written(at.index), order);
         });
     }
 
@@ -129,17 +145,17 @@ impl<T, K: Keep> Spsc<T, K> {
             }
             let segment = *reserve;
             // SAFETY: the segments of the reserve are the producer's alone.
-            let next = &unsafe { &*segment }.next;
-            *reserve = next.load(Ordering::Relaxed);
-            next.store(ptr::null_mut(), Ordering::Relaxed);
+            let progress = &unsafe { &*segment }.progress;
+            *reserve = progress.load(Ordering::Relaxed);
+            progress.store(written(0), Ordering::Relaxed);
             segment
         });
         if at.segment.is_null() {
             self.first.store(segment, Ordering::Release);
         } else {
-            // SAFETY: the producer's segment is alive until its `next` is set, which happens here.
+            // SAFETY: the producer's segment is alive until it names the next, which happens here.
             let full = unsafe { &*at.segment };
-            full.next.store(segment, Ordering::Release);
+            full.progress.store(segment, Ordering::Release);
         }
         *at = Position { segment, index: 0 };
     }
@@ -153,7 +169,7 @@ impl<T, K: Keep> Spsc<T, K> {
             // SAFETY: the caller is the only consumer.
             let at = unsafe { &mut *at };
             let segment = self.readable(at)?;
-            // SAFETY: the slot is below `written`, so it holds a `T` and is ours; `index` moves on, so it is read once.
+            // SAFETY: the slot is written, so it holds a `T` and is ours; `index` moves on, so it is read once.
             let item = segment.slots[at.index].with(|slot| unsafe { slot.cast::<T>().read() });
             at.index += 1;
             Some(item)
@@ -170,24 +186,21 @@ impl<T, K: Keep> Spsc<T, K> {
         }
         if at.index == SLOTS {
             // SAFETY: only the consumer retires segments, and `at` is where it stands.
-            let next = unsafe { &*at.segment }.next.load(Ordering::Acquire);
-            if next.is_null() {
-                return None;
-            }
+            let Progress::Next(next) = unsafe { &*at.segment }.progress() else { return None };
             let emptied = std::mem::replace(at, Position { segment: next, index: 0 }).segment;
             self.recycle(emptied);
         }
         // SAFETY: as above.
         let segment = unsafe { &*at.segment };
-        // Acquire: pairs with the Release in `push`.
-        let written = segment.written.load(Ordering::Acquire) as usize;
-        (at.index < written).then_some(segment)
+        match segment.progress() {
+            Progress::Written(count) if count <= at.index => None,
+            _ => Some(segment),
+        }
     }
 
     fn recycle(&self, emptied: *mut Segment<T>) {
-        // SAFETY: the producer left the segment when it set `next`; the consumer leaves it now: it is ours alone.
+        // SAFETY: the producer left the segment when it named the next; the consumer leaves it now: it is ours alone.
         let segment = unsafe { &*emptied };
-        segment.written.store(0, Ordering::Relaxed);
         // Release: the stores to the segment, before the producer takes it.
         let order = if sync::mutant!("spare_relaxed") { Ordering::Relaxed } else { Ordering::Release };
         let mut head = if K::ALL {
@@ -198,7 +211,7 @@ impl<T, K: Keep> Spsc<T, K> {
             ptr::null_mut()
         };
         loop {
-            segment.next.store(head, Ordering::Relaxed);
+            segment.progress.store(head, Ordering::Relaxed);
             match self.spare.compare_exchange_weak(head, emptied, order, Ordering::Relaxed) {
                 Ok(_) => return,
                 Err(now) => head = now,
@@ -231,7 +244,7 @@ fn free<T>(mut segment: *mut Segment<T>) {
     while !segment.is_null() {
         // SAFETY: made by `Box::into_raw`, and the caller's (this function is private, and that is its contract).
         let owned = unsafe { Box::from_raw(segment) };
-        segment = owned.next.load(Ordering::Relaxed);
+        segment = owned.progress.load(Ordering::Relaxed);
     }
 }
 
@@ -246,7 +259,10 @@ impl<T, K: Keep> Drop for Spsc<T, K> {
         });
         // If the consumer never looked, its segment may still be the `first` one it did not pick up; `pop` above did. It is
         // the only segment in the chain: pop retired the others.
-        free(last);
+        if !last.is_null() {
+            // SAFETY: `&mut self`, and made by `Box::into_raw`.
+            drop(unsafe { Box::from_raw(last) });
+        }
         // SAFETY: `&mut self`.
         unsafe { self.shed() };
     }
@@ -274,7 +290,7 @@ mod tests {
                 while !at.is_null() {
                     count += 1;
                     // SAFETY: one thread.
-                    at = unsafe { &*at }.next.load(Ordering::Relaxed);
+                    at = unsafe { &*at }.progress.load(Ordering::Relaxed);
                 }
             }
             count

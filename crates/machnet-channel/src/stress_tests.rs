@@ -13,7 +13,8 @@ use crate::hint_queue::{HintQueue, Link, Linked};
 use crate::spsc::{KeepAll, Spsc};
 use crate::{
     Accepted, Backlog, BacklogConsumer, BacklogProducer, CloseReason, Doorbell, Drain, EngineEnd, FlowState, Frame,
-    FramePool, FrameRef, Intake, Intent, Mailbox, Message, Private, RecvEnd, Region, SendEnd, Wakes, cost_in_units,
+    FramePool, FrameRef, Intake, Intent, Mailbox, Message, Poked, Private, RecvEnd, Region, SendEnd, Wakes, Work,
+    cost_in_units,
 };
 
 /// Miri is a thousand times slower, and looks for other things.
@@ -222,6 +223,48 @@ fn messages_cross_a_mailbox_in_order_and_nobody_oversleeps() {
     intake.close();
     assert_eq!(mailbox.state().reason(), Some(CloseReason::Shutdown));
     assert_eq!((Arc::strong_count(&mailbox), Arc::strong_count(&intake)), (1, 2));
+}
+
+/// How far it has come on the way to what it is told.
+struct Counter {
+    goal: Arc<AtomicU64>,
+    reached: u64,
+}
+
+impl Work for Counter {
+    type Rest = ();
+
+    fn work(&mut self, _cx: &Context<'_>) {
+        self.reached = self.goal.load(Ordering::Relaxed);
+    }
+
+    fn finish((): ()) {}
+}
+
+#[test]
+fn no_poke_is_lost_between_holder_and_poker() {
+    let goal = Arc::new(AtomicU64::new(0));
+    let cell = Poked::new(Counter { goal: Arc::clone(&goal), reached: 0 });
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                cell.with(|_| ());
+            }
+        });
+        for poke in 1..=ROUNDS {
+            goal.store(poke, Ordering::Relaxed);
+            cell.waker().wake();
+            if poke % 100 == 0 {
+                // Whoever held the lock has seen to it by the time it is free again, and looked once more.
+                while cell.with(|counter| counter.reached) < poke {
+                    thread::yield_now();
+                }
+            }
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(cell.with(|counter| counter.reached), ROUNDS);
 }
 
 #[test]

@@ -5,7 +5,7 @@
 
 #[cfg(not(machnet_loom))]
 mod imp {
-    pub use std::sync::Arc;
+    pub use std::sync::{Arc, Mutex, MutexGuard};
     pub mod atomic {
         pub use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
     }
@@ -60,7 +60,7 @@ mod imp {
 #[cfg(machnet_loom)]
 mod imp {
     pub use loom::cell::UnsafeCell;
-    pub use loom::sync::Arc;
+    pub use loom::sync::{Arc, Mutex, MutexGuard};
     pub mod atomic {
         pub use loom::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
     }
@@ -105,6 +105,7 @@ mod imp {
 }
 
 pub use imp::*;
+pub use std::sync::{PoisonError, TryLockError};
 
 /// True if the seeded defect `name` (see `mutants.txt`) is switched on: by `--cfg machnet_mutant="name"`, or, in a loom
 /// build, by the environment variable `MACHNET_MUTANT`. A constant `false` in the product.

@@ -13,8 +13,8 @@
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
-use anyhow::{Result, ensure};
-use futures::StreamExt;
+use anyhow::{Context, Result, ensure};
+use futures::{SinkExt, StreamExt};
 use machnet_async::FlowListener;
 use machnet_async::adapters::hyper_util01::MachnetConnector;
 use machnet_examples::greeter::generated::greeter_client::GreeterClient;
@@ -24,6 +24,9 @@ use tonic::transport::{Endpoint, Server};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
+
+const MESSAGES: usize = 1000;
+const AT_ONCE: usize = 32;
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -49,14 +52,21 @@ async fn call(at: SocketAddr) -> Result<()> {
     println!("{}", reply.message);
     ensure!(reply.message.starts_with("Hello unary at "), "wrong answer");
 
-    let requests = futures::stream::iter(1..=1000).map(|number| HelloRequest { name: format!("number {number}") });
-    let mut replies = client.chat(requests).await?.into_inner();
-    let mut count = 0;
-    while let Some(reply) = replies.next().await.transpose()? {
+    // Some at once; hundreds of short frames that it has not read yet, h2 takes for an attack.
+    let (mut requests, outgoing) = futures::channel::mpsc::channel(AT_ONCE);
+    let mut replies = client.chat(outgoing).await?.into_inner();
+    let (mut sent, mut count) = (0, 0);
+    while count < MESSAGES {
+        while sent < MESSAGES && sent < count + AT_ONCE {
+            sent += 1;
+            requests.send(HelloRequest { name: format!("number {sent}") }).await?;
+        }
+        let reply = replies.next().await.context("an answer is missing")??;
         count += 1;
         ensure!(reply.message == format!("Hello number {count}!"), "wrong answer: {}", reply.message);
     }
-    ensure!(count == 1000, "{count} answers");
+    drop(requests);
+    ensure!(replies.next().await.is_none(), "an answer too many");
     println!("{count} messages there and back on one stream");
     Ok(())
 }

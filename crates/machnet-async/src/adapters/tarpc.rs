@@ -49,7 +49,7 @@ impl Sink<Bytes> for Frames {
     type Error = io::Error;
 
     fn poll_ready(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.poll_room(cx)
+        Pin::new(&mut self.0).poll_ready(cx)
     }
 
     fn start_send(mut self: Pin<&mut Self>, item: Bytes) -> io::Result<()> {
@@ -57,12 +57,7 @@ impl Sink<Bytes> for Frames {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // Waits for room: tarpc asks `poll_ready` again as soon as this is done, in a loop, and would never yield. For the same
-        // reason neither takes part in the budget of tasks; receiving does.
-        match self.0.poll_room(cx) {
-            Poll::Pending => Poll::Pending,
-            Poll::Ready(_) => Pin::new(&mut self.0).poll_flush(cx),
-        }
+        Pin::new(&mut self.0).poll_flush(cx)
     }
 
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

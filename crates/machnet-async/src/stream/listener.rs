@@ -9,9 +9,9 @@ use std::task::{Context, Poll, ready};
 
 use futures_core::Stream;
 use futures_core::stream::FusedStream;
+use machnet_channel::Poked;
 use tokio::net::{ToSocketAddrs, lookup_host};
 
-use super::poked::Poked;
 use super::waits::{OwnPlace, Place, Waits};
 use super::{FlowStream, no_address};
 use crate::{Listener, coop};

@@ -4,13 +4,11 @@
 //! mod.rs       FlowStream
 //! reader.rs    bytes out of messages          writer.rs    messages out of bytes
 //! split.rs     the halves, AsyncRead and AsyncWrite        methods.rs   what a stream and its halves have in common
-//! waits.rs     tasks that wait                poked.rs     state that an engine never waits for
-//! listener.rs  FlowListener
+//! waits.rs     tasks that wait                listener.rs  FlowListener
 //! ```
 
 mod listener;
 mod methods;
-mod poked;
 mod reader;
 mod split;
 mod waits;

@@ -11,10 +11,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
-use machnet_channel::{FlowStats, Message};
+use machnet_channel::{FlowStats, Message, Poked};
 use tokio::io::ReadBuf;
 
-use super::poked::Poked;
 use super::waits::{OwnPlace, Place, Waits};
 use crate::{RecvHalf, coop};
 

@@ -7,7 +7,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::task::Waker;
 
-use super::poked::{Poked, Work};
+use machnet_channel::{Poked, Work};
 
 #[derive(Debug, Default)]
 pub(super) struct Waits {
@@ -51,20 +51,30 @@ impl Waits {
             waker.wake();
         }
     }
+}
 
-    #[cfg(test)]
-    pub(super) const fn is_empty(&self) -> bool {
-        self.reserved.is_none() && self.others.is_empty()
-    }
+/// State with tasks that wait.
+pub(super) trait Waited: Work {
+    fn waits(&mut self) -> &mut Waits;
 }
 
 /// Nothing but tasks that wait: to be poked wakes them.
 impl Work for Waits {
+    type Rest = Self;
+
+    fn work(&mut self, _cx: &std::task::Context<'_>) -> Self {
+        self.take()
+    }
+
+    fn finish(woken: Self) {
+        woken.wake();
+    }
+}
+
+impl Waited for Waits {
     fn waits(&mut self) -> &mut Waits {
         self
     }
-
-    fn work(&mut self, _cx: &std::task::Context<'_>) {}
 }
 
 /// Where a task waits.
@@ -77,18 +87,18 @@ pub(super) enum Place {
 }
 
 /// A place beside others, given up when dropped.
-pub(super) struct OwnPlace<'a, T: Work + Send + 'static> {
+pub(super) struct OwnPlace<'a, T: Waited> {
     shared: &'a Arc<Poked<T>>,
     place: Place,
 }
 
-impl<'a, T: Work + Send + 'static> OwnPlace<'a, T> {
+impl<'a, T: Waited> OwnPlace<'a, T> {
     pub(super) const fn new(shared: &'a Arc<Poked<T>>) -> Self {
         Self { shared, place: Place::Own(None) }
     }
 }
 
-impl<T: Work + Send + 'static> Deref for OwnPlace<'_, T> {
+impl<T: Waited> Deref for OwnPlace<'_, T> {
     type Target = Place;
 
     fn deref(&self) -> &Place {
@@ -96,13 +106,13 @@ impl<T: Work + Send + 'static> Deref for OwnPlace<'_, T> {
     }
 }
 
-impl<T: Work + Send + 'static> DerefMut for OwnPlace<'_, T> {
+impl<T: Waited> DerefMut for OwnPlace<'_, T> {
     fn deref_mut(&mut self) -> &mut Place {
         &mut self.place
     }
 }
 
-impl<T: Work + Send + 'static> Drop for OwnPlace<'_, T> {
+impl<T: Waited> Drop for OwnPlace<'_, T> {
     fn drop(&mut self) {
         if let Place::Own(Some(name)) = self.place {
             self.shared.with(|state| state.waits().forget(name));

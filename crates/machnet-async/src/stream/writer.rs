@@ -15,10 +15,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
-use machnet_channel::{FlowState, Message};
+use machnet_channel::{FlowState, Message, Poked, Work};
 
-use super::poked::{Poked, Work};
-use super::waits::{OwnPlace, Place, Waits};
+use super::waits::{OwnPlace, Place, Waited, Waits};
 use crate::{SendErrorReason, SendHalf, coop};
 
 /// The longest message that a write makes, bytes: what a write of more leaves is for the next one. A frame of reassembly
@@ -42,13 +41,23 @@ struct Writing {
 }
 
 impl Work for Writing {
-    fn waits(&mut self) -> &mut Waits {
-        &mut self.waits
-    }
+    /// All that wait: they look for themselves.
+    type Rest = Waits;
 
-    fn work(&mut self, cx: &Context<'_>) {
+    fn work(&mut self, cx: &Context<'_>) -> Waits {
         // An error shows at the next call; Pending has registered for the next room.
         let _ = self.poll_tail(|| cx.waker().clone());
+        self.waits.take()
+    }
+
+    fn finish(woken: Waits) {
+        woken.wake();
+    }
+}
+
+impl Waited for Writing {
+    fn waits(&mut self) -> &mut Waits {
+        &mut self.waits
     }
 }
 

@@ -1,20 +1,18 @@
-//! `try_send`, `try_recv`, `reserve`, `acked`, `closed`, streams and sinks.
-
-use std::pin::pin;
+//! `try_send`, `try_recv`, `reserve`, `acked`, `closed`, and taking turns.
 
 use bytes::{BufMut, Bytes};
-use futures::{FutureExt, SinkExt, StreamExt};
+use futures::{FutureExt, Sink, SinkExt, StreamExt};
 use machnet_channel::FlowStats;
 
 use super::*;
 use crate::{SendError, TrySendError};
 
-fn sent(rig: &mut Rig, slot: Slot) -> Vec<Message> {
+pub(super) fn sent(rig: &mut Rig, slot: Slot) -> Vec<Message> {
     std::iter::from_fn(|| rig.channel.take(slot)).collect()
 }
 
 /// The engine says that the first `units` were acknowledged.
-fn acknowledge(rig: &mut Rig, slot: Slot, units: u64) {
+pub(super) fn acknowledge(rig: &mut Rig, slot: Slot, units: u64) {
     rig.channel.set_progress(slot, 100, units);
     rig.channel.end_round();
 }
@@ -218,98 +216,6 @@ fn nothing_is_copied_between_engine_and_application() {
 }
 
 #[test]
-fn a_flow_as_a_stream_ends_once() {
-    let (endpoint, mut rig) = Rig::new();
-    let (flow, slot) = rig.flow(&endpoint);
-    rig.deliver(slot, "a");
-    rig.deliver(slot, "");
-    rig.set_state(slot, FlowState::OPEN.with(FlowState::READ_ENDED));
-    let mut messages = flow.into_messages();
-    let received: Vec<_> = block_on(messages.by_ref().map(Result::unwrap).collect());
-    assert_eq!(received, ["a", ""]);
-    assert!(block_on(messages.next()).is_none());
-
-    let (flow, slot) = rig.flow(&endpoint);
-    rig.deliver(slot, "a");
-    rig.set_state(slot, FlowState::OPEN.closed(CloseReason::Reset));
-    let received: Vec<_> = block_on(flow.into_messages().map(|m| m.map_err(|e| e.kind())).collect());
-    // An error that came again and again would keep a loop busy for ever.
-    assert_eq!(received.len(), 2);
-    assert_eq!(received[1].as_ref().unwrap_err(), &ErrorKind::ConnectionReset);
-}
-
-#[test]
-fn a_flow_as_a_sink_is_ready_flushed_and_closed() {
-    let (endpoint, mut rig) = Rig::new();
-    let (flow, slot) = rig.flow(&endpoint);
-    rig.room(slot, 2);
-    let mut messages = flow.into_messages();
-    // Flushed is what the engine has.
-    block_on(messages.send("one".into())).unwrap();
-    let mut feed = Task::new(messages.feed("two".into()));
-    assert!(feed.poll().is_pending());
-    rig.room(slot, 100);
-    assert_eq!(feed.woken(), 1);
-    ready(feed.poll()).unwrap();
-    drop(feed);
-    assert_eq!(block_on(messages.send(vec![0; LIMIT + 1].into())).unwrap_err().kind(), ErrorKind::InvalidInput);
-    block_on(messages.flush()).unwrap();
-    // Closed is what the peer has; receiving goes on.
-    let mut close = Task::new(messages.close());
-    assert!(close.poll().is_pending());
-    assert_eq!(rig.channel.intent(slot), Intent::FIN);
-    acknowledge(&mut rig, slot, 4);
-    rig.set_state(slot, FlowState::OPEN.with(FlowState::FIN_ACKED));
-    assert_eq!(close.woken(), 1);
-    ready(close.poll()).unwrap();
-    drop(close);
-    block_on(messages.close()).unwrap();
-    assert_eq!(block_on(messages.send("late".into())).unwrap_err().kind(), ErrorKind::BrokenPipe);
-    rig.deliver(slot, "reply");
-    assert_eq!(block_on(messages.next()).unwrap().unwrap(), "reply");
-    let mut flow = messages.into_flow();
-    assert_eq!(flow.try_recv().unwrap_err().kind(), ErrorKind::WouldBlock);
-    assert_eq!(sent(&mut rig, slot), ["one", "two"]);
-}
-
-#[test]
-fn a_sink_fails_when_the_flow_does() {
-    let (endpoint, mut rig) = Rig::new();
-    let (flow, slot) = rig.flow(&endpoint);
-    let mut messages = flow.into_messages();
-    block_on(messages.feed("lost".into())).unwrap();
-    rig.set_state(slot, FlowState::OPEN.closed(CloseReason::Reset));
-    assert_eq!(block_on(messages.flush()).unwrap_err().kind(), ErrorKind::ConnectionReset);
-    assert_eq!(block_on(messages.feed("x".into())).unwrap_err().kind(), ErrorKind::ConnectionReset);
-    assert_eq!(block_on(messages.close()).unwrap_err().kind(), ErrorKind::ConnectionReset);
-
-    // Who does not ask for room may find none, and gets the message back.
-    let (endpoint, mut rig) = Rig::new();
-    let (flow, slot) = rig.flow(&endpoint);
-    rig.room(slot, 0);
-    let mut messages = pin!(flow.into_messages());
-    let error = futures::Sink::start_send(messages.as_mut(), "x".into()).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::WouldBlock);
-    assert_eq!(error.into_inner().unwrap().downcast::<TrySendError>().unwrap().into_message(), "x");
-}
-
-#[test]
-fn the_two_sides_of_split_messages_wait_apart() {
-    let (endpoint, mut rig) = Rig::new();
-    let (flow, slot) = rig.flow(&endpoint);
-    rig.room(slot, 0);
-    let (mut sink, mut stream) = flow.into_messages().split();
-    let (mut send, mut next) = (Task::new(sink.send("x".into())), Task::new(stream.next()));
-    assert!(send.poll().is_pending() && next.poll().is_pending());
-    rig.deliver(slot, "y");
-    assert_eq!((send.woken(), next.woken()), (0, 1));
-    assert_eq!(ready(next.poll()).unwrap().unwrap(), "y");
-    rig.room(slot, 1);
-    assert_eq!(send.woken(), 1);
-    ready(send.poll()).unwrap();
-}
-
-#[test]
 fn incoming_yields_flows_and_ends_after_the_error() {
     let (endpoint, mut rig) = Rig::new();
     let (mut listener, slot) = rig.listener(&endpoint);
@@ -333,6 +239,7 @@ mod cooperation {
     use std::cell::Cell;
     use std::rc::Rc;
 
+    use super::super::messages::poll_ready_by_flushing;
     use super::*;
 
     const MESSAGES: usize = 10_000;
@@ -383,6 +290,26 @@ mod cooperation {
             }
         });
         assert!(turns >= MESSAGES / BUDGET, "{turns} turns");
+        assert_eq!(sent(&mut rig, slot).len(), MESSAGES);
+    }
+
+    #[test]
+    fn flushing_a_sink_until_it_is_ready_starves_nobody() {
+        let (endpoint, mut rig) = Rig::new();
+        let (flow, slot) = rig.flow(&endpoint);
+        rig.room(slot, u64::MAX);
+        let mut messages = flow.into_messages();
+        let mut asked = 0;
+        let turns = turns_of_another(|| async {
+            for _ in 0..MESSAGES {
+                let mut sink = Pin::new(&mut messages);
+                std::future::poll_fn(|cx| poll_ready_by_flushing(sink.as_mut(), cx, &mut asked)).await.unwrap();
+                sink.start_send("x".into()).unwrap();
+            }
+        });
+        assert!(turns >= MESSAGES / BUDGET, "{turns} turns");
+        // Once for each message, and twice more for each turn of another.
+        assert!(asked <= MESSAGES + 2 * turns, "asked {asked} times for {MESSAGES} messages and {turns} turns");
         assert_eq!(sent(&mut rig, slot).len(), MESSAGES);
     }
 

@@ -1,8 +1,10 @@
 //! The flows of an engine, by slot, by id, and by what their peer calls itself.
 
-use std::collections::HashMap;
+use std::hash::BuildHasher as _;
 use std::net::IpAddr;
 
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::Rng;
 use siphasher::sip::SipHasher13;
@@ -36,17 +38,23 @@ const fn slot_of(id: u64) -> usize {
     (id >> 32) as usize & 0xff_ffff
 }
 
+/// What a flow's peer calls it.
+fn name_of(flow: &Flow) -> (IpAddr, u64) {
+    (flow.remote.ip(), flow.remote_id)
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct FlowTable {
     flows: Slab<Box<Flow>>,
-    /// (peer's address, peer's id) → slot: repeated INITs and RESETs name flows so.
-    by_remote: HashMap<(IpAddr, u64), u32, Keyed>,
+    /// (peer's address, peer's id) → slot: repeated INITs and RESETs name flows so. Only the slots: the flows have the rest.
+    by_remote: HashTable<u32>,
+    keyed: Keyed,
 }
 
 impl FlowTable {
     pub(crate) fn new(rng: &mut ChaCha12Rng) -> Self {
-        Self { flows: Slab::new(), by_remote: HashMap::with_hasher(Keyed::new(rng)) }
+        Self { flows: Slab::new(), by_remote: HashTable::new(), keyed: Keyed::new(rng) }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -65,17 +73,22 @@ impl FlowTable {
 
     /// Makes the flow known by what its peer calls itself, as soon as that is known.
     pub(crate) fn learn_remote(&mut self, slot: u32) {
-        let flow = &self.flows[slot as usize];
-        self.by_remote.insert((flow.remote.ip(), flow.remote_id), slot);
+        let Self { flows, by_remote, keyed } = self;
+        let name = name_of(&flows[slot as usize]);
+        let same = |&slot: &u32| flows.get(slot as usize).is_some_and(|flow| name_of(flow) == name);
+        let hash = |&slot: &u32| flows.get(slot as usize).map_or(0, |flow| keyed.hash_one(name_of(flow)));
+        match by_remote.entry(keyed.hash_one(name), same, hash) {
+            Entry::Occupied(mut known) => *known.get_mut() = slot,
+            Entry::Vacant(vacant) => _ = vacant.insert(slot),
+        }
     }
 
     pub(crate) fn remove(&mut self, slot: u32) -> Option<Box<Flow>> {
-        let flow = self.flows.try_remove(slot as usize)?;
-        let key = (flow.remote.ip(), flow.remote_id);
-        if self.by_remote.get(&key) == Some(&slot) {
-            self.by_remote.remove(&key);
+        let hash = self.keyed.hash_one(name_of(self.flows.get(slot as usize)?));
+        if let Ok(known) = self.by_remote.find_entry(hash, |&known| known == slot) {
+            known.remove();
         }
-        Some(flow)
+        self.flows.try_remove(slot as usize)
     }
 
     pub(crate) fn get(&mut self, slot: u32) -> Option<&mut Flow> {
@@ -89,7 +102,8 @@ impl FlowTable {
     }
 
     pub(crate) fn find_remote(&self, ip: IpAddr, id: u64) -> Option<u32> {
-        self.by_remote.get(&(ip, id)).copied()
+        let same = |&slot: &u32| self.flows.get(slot as usize).is_some_and(|flow| name_of(flow) == (ip, id));
+        self.by_remote.find(self.keyed.hash_one((ip, id)), same).copied()
     }
 
     pub(crate) fn slots(&self) -> impl Iterator<Item = (u32, &Flow)> {

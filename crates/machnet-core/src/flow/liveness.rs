@@ -1,17 +1,20 @@
 //! What time brings: deadlines, probes, keepalives, and the memory that an idle flow gives back
 //! (`docs/spec/flow.md#loss-and-time`, `#liveness`).
 
-use std::time::Duration;
-
 use machnet_channel::CloseReason;
 
 use super::{Alarm, Control, Cut, Flow, Linger, State, transmit};
 use crate::Instant;
 use crate::cc::Controller as _;
+use crate::time::Span;
 use crate::wire::Reason;
 
 /// A flow that was idle for so long gives back the memory of its queues.
-const IDLE: Duration = Duration::from_millis(100);
+const IDLE: Span = Span::from_millis(100);
+/// Silence of a flow after which its peer is asked whether it still knows it, in `dead_peer_timeout`s: a flow that waits for the rest
+/// of what it received, and any. The peer may live and have lost the flow, and its ABORT the way.
+const UNFINISHED_CHECK: u32 = 1;
+const CHECK: u32 = 12;
 /// PTOs in a row after which, if short packets pass, the long ones are believed to vanish (as persistent congestion, RFC 9002 §7.6.1).
 const STUCK: u32 = 3;
 
@@ -43,7 +46,7 @@ impl Flow {
                 let pace = self.pacer.deadline().filter(|_| self.sent.in_flight() < self.cc.window());
                 let mtu = self.mtu.as_ref().and_then(|mtu| mtu.deadline());
                 let sent = self.sent.deadline(&self.rtt);
-                sent.or_earlier(self.linger.get()).or_earlier(self.shed_at.get()).or_earlier(pace).or_earlier(mtu)
+                sent.or_earlier(self.linger.get()).or_earlier(self.idle_at.get()).or_earlier(pace).or_earlier(mtu)
             }
             State::Closed => return None,
         };
@@ -74,8 +77,8 @@ impl Flow {
                 if let Some(mtu) = &mut self.mtu {
                     mtu.on_timer(now);
                 }
-                if self.shed_at.is_due(now) {
-                    self.shed(now);
+                if self.idle_at.is_due(now) {
+                    self.on_idle(now);
                 }
                 if self.linger.is_due(now) {
                     if self.lingers == Linger::Dropped {
@@ -145,22 +148,25 @@ impl Flow {
 
     pub(super) fn on_traffic(&mut self, now: Instant) {
         self.active_at = now;
-        if !self.shed_at.is_set() {
-            self.shed_at = Alarm::at(now + IDLE);
-        }
+        self.idle_at.advance(now + IDLE);
     }
 
-    /// Gives back the memory of past traffic, unless there was some lately.
-    pub(super) fn shed(&mut self, now: Instant) {
+    /// After a time without traffic: gives back the memory of what was, and later asks whether the peer still knows the flow.
+    pub(super) fn on_idle(&mut self, now: Instant) {
         if self.sent.in_flight() > 0 || self.active_at + IDLE > now {
-            self.shed_at = Alarm::at(self.active_at.max(now) + IDLE);
+            self.idle_at = Alarm::at(self.active_at.max(now) + IDLE);
             return;
         }
-        self.shed_at = Alarm::NONE;
         self.shed_channel = true;
         self.sent.shed();
         self.acks.shed();
         self.send.shed();
         self.recv.shed();
+        let check = if self.recv.is_unfinished() { UNFINISHED_CHECK } else { CHECK };
+        let at = self.active_at + check * self.limits.dead_peer_timeout;
+        self.idle_at = Alarm::at(at.max(now + IDLE));
+        if at <= now {
+            self.keepalive();
+        }
     }
 }

@@ -81,7 +81,9 @@ pub(crate) struct ReceiveQueue {
     read: u64,
     /// Cumulative cost that the peer may send.
     limit: u64,
-    fin: Option<u32>,
+    /// Where the stream ends, if that is known.
+    fin: u32,
+    has_fin: bool,
     /// The oldest message found no buffer: its id and length.
     wanted: Option<(u32, u32)>,
     max_message: u32,
@@ -102,7 +104,8 @@ impl ReceiveQueue {
             delivered: 0,
             read: 0,
             limit,
-            fin: None,
+            fin: 0,
+            has_fin: false,
             wanted: None,
             max_message,
             stopped: false,
@@ -267,6 +270,9 @@ impl ReceiveQueue {
 
     /// Bytes of frames that messages are reassembled in: the flow's next message, and others.
     pub(crate) fn reassembling(&self) -> [u64; 2] {
+        if self.partials == 0 {
+            return [0; 2];
+        }
         let oldest = match self.at(0) {
             Some(Slot::Partial(partial)) => partial.frame.bytes().len() as u64,
             _ => 0,
@@ -278,6 +284,11 @@ impl ReceiveQueue {
     pub(crate) fn wanted(&self) -> Option<u32> {
         let (id, total) = self.wanted?;
         (id == self.next && self.at(0).is_none() && !self.stopped).then_some(total)
+    }
+
+    /// True if something arrived that cannot be delivered, because something else did not.
+    pub(crate) fn is_unfinished(&self) -> bool {
+        !self.slots.is_empty() || self.wanted().is_some()
     }
 
     /// Gives the oldest message the buffer it [`wanted`](ReceiveQueue::wanted).
@@ -299,32 +310,31 @@ impl ReceiveQueue {
 
     /// The peer says that no message from `next` on will come.
     pub(crate) fn fin(&mut self, next: u32) -> Stored {
-        match self.fin {
-            Some(known) if known != next => return Stored::Violation("two different FINs"),
-            _ => {}
+        if self.has_fin && self.fin != next {
+            return Stored::Violation("two different FINs");
         }
         let distance = next.wrapping_sub(self.next);
         // Behind what was delivered, or before something that is here, or absurdly far.
         if distance > u32::MAX / 2 || self.slots.len() > distance as usize {
             return Stored::Violation("a FIN before the last message");
         }
-        self.fin = Some(next);
+        (self.fin, self.has_fin) = (next, true);
         Stored::Yes
     }
 
     /// True once FIN arrived and everything before it was delivered, or nobody reads any more.
     pub(crate) fn is_ended(&self) -> bool {
-        self.fin.is_some_and(|fin| fin == self.next || self.stopped)
+        self.has_fin && (self.fin == self.next || self.stopped)
     }
 
     /// True once FIN arrived and everything before it was delivered.
     pub(crate) fn is_complete(&self) -> bool {
-        self.fin.is_some_and(|fin| fin == self.next)
+        self.has_fin && self.fin == self.next
     }
 
     /// True once FIN arrived.
     pub(crate) const fn has_fin(&self) -> bool {
-        self.fin.is_some()
+        self.has_fin
     }
 
     /// The next message, if it is complete.
@@ -368,7 +378,7 @@ impl ReceiveQueue {
         if total > self.max_message as usize {
             return Admit::Refused(Stored::TooLarge);
         }
-        if self.fin.is_some_and(|fin| distance >= fin.wrapping_sub(self.next)) {
+        if self.has_fin && distance >= self.fin.wrapping_sub(self.next) {
             return Admit::Refused(Stored::Violation("a message after FIN"));
         }
         // The least that the stream up to here can cost: what was delivered, what is held, and 1 for each message that

@@ -76,6 +76,35 @@ enum Acked {
     All,
 }
 
+/// Parts to send again: mostly there are none, and a flow spends one word on them.
+#[derive(Debug)]
+struct Again(Option<Box<Parts>>);
+
+#[derive(Debug, Default)]
+struct Parts(VecDeque<Part>);
+
+impl Again {
+    const NONE: Self = Self(None);
+
+    fn front(&self) -> Option<&Part> {
+        self.0.as_ref()?.0.front()
+    }
+
+    fn front_mut(&mut self) -> Option<&mut Part> {
+        self.0.as_mut()?.0.front_mut()
+    }
+
+    fn pop_front(&mut self) {
+        if let Some(parts) = &mut self.0 {
+            parts.0.pop_front();
+        }
+    }
+
+    fn parts(&mut self) -> &mut VecDeque<Part> {
+        &mut self.0.get_or_insert_default().0
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct SendQueue {
     cut: Cut,
@@ -83,10 +112,10 @@ pub(crate) struct SendQueue {
     /// Id of `messages[0]`.
     base: u32,
     /// The first byte that was never sent: index into `messages`, offset.
-    unsent: (usize, u32),
+    unsent: (u32, u32),
     /// Parts declared lost, or to be probed with: each once, in the order of the stream. The receiver delivers in order,
     /// and may have memory for the oldest only.
-    again: VecDeque<Part>,
+    again: Again,
     /// Cumulative cost of everything taken, and of what was acknowledged in order.
     taken: u64,
     acknowledged: u64,
@@ -102,7 +131,7 @@ impl SendQueue {
             messages: VecDeque::new(),
             base: 0,
             unsent: (0, 0),
-            again: VecDeque::new(),
+            again: Again::NONE,
             taken: 0,
             acknowledged: 0,
             messages_sent: 0,
@@ -122,7 +151,7 @@ impl SendQueue {
     /// True if longer packets would be fewer: what is to be sent next does not fit one, or is not small and what waits fills two.
     /// Not for many small ones: over a millisecond, one lost packet of a hundred messages costs more than it saves.
     pub(crate) fn is_large(&self) -> bool {
-        self.messages.get(self.unsent.0).is_some_and(|next| {
+        self.messages.get(self.unsent.0 as usize).is_some_and(|next| {
             let waits = (self.taken - next.before).saturating_mul(UNIT);
             let len = next.message.len();
             len > self.cut.whole() || (len >= NOT_SMALL && waits > 2 * self.cut.packet() as u64)
@@ -148,7 +177,7 @@ impl SendQueue {
 
     /// True if every byte was sent at least once.
     pub(crate) fn all_sent(&self) -> bool {
-        self.unsent.0 == self.messages.len()
+        self.unsent.0 as usize == self.messages.len()
     }
 
     /// True if every byte was acknowledged.
@@ -160,7 +189,7 @@ impl SendQueue {
     pub(crate) fn shed(&mut self) {
         if self.messages.is_empty() {
             self.messages = VecDeque::new();
-            self.again = VecDeque::new();
+            self.again = Again::NONE;
         }
     }
 
@@ -168,7 +197,7 @@ impl SendQueue {
     pub(crate) fn discard(&mut self) {
         self.base = self.next_id();
         self.messages = VecDeque::new();
-        self.again = VecDeque::new();
+        self.again = Again::NONE;
         self.unsent = (0, 0);
     }
 
@@ -203,6 +232,11 @@ impl SendQueue {
         Some(Part { len, ..part })
     }
 
+    /// False if nothing waits to be sent again.
+    pub(crate) fn may_have_again(&self) -> bool {
+        self.again.front().is_some()
+    }
+
     /// True if something waits to be sent again.
     pub(crate) fn has_again(&mut self) -> bool {
         while let Some(&part) = self.again.front() {
@@ -220,7 +254,7 @@ impl SendQueue {
         if cost > credit || self.chunk_len(part)? > space {
             return None;
         }
-        let total = self.messages[self.unsent.0].message.len() as u32;
+        let total = self.messages[self.unsent.0 as usize].message.len() as u32;
         self.unsent.1 += part.len;
         if self.unsent.1 == total {
             self.unsent = (self.unsent.0 + 1, 0);
@@ -238,11 +272,11 @@ impl SendQueue {
     /// The next part never sent, and the cumulative cost at its end.
     fn peek_new(&self) -> Option<(Part, u64)> {
         let (index, offset) = self.unsent;
-        let outgoing = self.messages.get(index)?;
+        let outgoing = self.messages.get(index as usize)?;
         let total = outgoing.message.len();
         let whole = total <= self.cut.whole() && offset == 0;
         let len = if whole { total } else { (total - offset as usize).min(self.cut.part()) };
-        let part = Part { id: self.base.wrapping_add(index as u32), offset, len: len as u32 };
+        let part = Part { id: self.base.wrapping_add(index), offset, len: len as u32 };
         Some((part, outgoing.before + cost_in_units(offset as usize + len)))
     }
 
@@ -266,16 +300,18 @@ impl SendQueue {
         if self.is_acknowledged(part) {
             return;
         }
-        let place = |part: &Part| (part.id.wrapping_sub(self.base), part.offset);
+        let base = self.base;
+        let place = |part: &Part| (part.id.wrapping_sub(base), part.offset);
         // Losses are declared in the order of sending: mostly, this is the end.
-        let at = match self.again.back() {
-            Some(last) if place(last) < place(&part) => Err(self.again.len()),
-            _ => self.again.binary_search_by_key(&place(&part), place),
+        let again = self.again.parts();
+        let at = match again.back() {
+            Some(last) if place(last) < place(&part) => Err(again.len()),
+            _ => again.binary_search_by_key(&place(&part), place),
         };
         match at {
             // The same place, cut for another length of packets.
-            Ok(at) => self.again[at].len = self.again[at].len.max(part.len),
-            Err(at) => self.again.insert(at, part),
+            Ok(at) => again[at].len = again[at].len.max(part.len),
+            Err(at) => again.insert(at, part),
         }
     }
 
@@ -284,8 +320,8 @@ impl SendQueue {
     pub(crate) fn probe(&mut self) {
         let space = 2 * (self.cut.part() + Chunk::PART_OVERHEAD) as u32;
         let mut room = space;
-        for index in 0..self.messages.len().min(self.unsent.0 + 1) {
-            let total = self.messages[index].message.len() as u32;
+        for index in 0..(self.unsent.0 + 1).min(self.messages.len() as u32) {
+            let total = self.messages[index as usize].message.len() as u32;
             let sent = if index < self.unsent.0 { total } else { self.unsent.1 };
             // Only what was sent: packets may have grown since a message was begun, and could hold all of it.
             let is_whole = sent == total && total as usize <= self.cut.whole();
@@ -294,7 +330,7 @@ impl SendQueue {
             // An empty message is one part, if it was sent.
             while offset < sent || (offset == 0 && index < self.unsent.0) {
                 let len = (sent - offset).min(step);
-                let part = Part { id: self.base.wrapping_add(index as u32), offset, len };
+                let part = Part { id: self.base.wrapping_add(index), offset, len };
                 if !self.is_acknowledged(part) {
                     let cost = len + Chunk::PART_OVERHEAD as u32;
                     if cost > room && room < space {

@@ -1,5 +1,8 @@
 //! How flows end: in order, by one side, without a word, and with every single packet of the end lost.
 
+use std::future::poll_fn;
+use std::time::Duration;
+
 use machnet_channel::{CloseReason, FlowState};
 use machnet_sim::{Link, NicConfig, Pace, Plan, Verdict};
 
@@ -239,6 +242,44 @@ fn an_abort_reaches_the_peer() {
     }
 }
 
+/// Every ABORT is lost, and the peer lives: another flow leads to it. The flow is asked after, sooner where memory hangs on it.
+#[test]
+fn an_abort_that_nobody_heard_is_found_out() {
+    for (unfinished, limit) in [(true, seconds(6)), (false, seconds(62))] {
+        let mut pair = pair(14, &Link::with_delay(micros(20)));
+        // The first flow is the one that keepalives go by.
+        let others = pair.open();
+        let (mut a, mut b) = pair.open();
+        pair.world.fabric().filter(pair.there, move |seen| {
+            let chunks = read(seen.payload);
+            // The beginning of the message arrives.
+            let rest = |chunk: &Chunk| matches!(chunk, Chunk::Message { id: 1, offset: 1.., .. });
+            if chunks.has(|chunk| *chunk == Chunk::Abort || rest(chunk)) { Verdict::Drop } else { Verdict::Pass }
+        });
+        let handle = pair.world.handle().clone();
+        let aborting = pair.world.spawn("a", async move {
+            a.send(&b"hello"[..]).await.unwrap();
+            if unfinished {
+                a.send(vec![1; 100_000]).await.unwrap();
+            }
+            handle.sleep(millis(1)).await;
+            a.send.abort();
+            a.reaches(FlowState::CLOSED).await
+        });
+        let waiting = pair.world.spawn("b", async move {
+            assert!(b.receive().await.is_some() && b.receive().await.is_none());
+            b.reaches(FlowState::CLOSED).await
+        });
+        assert_eq!(pair.world.wait(&aborting, seconds(1)).unwrap().reason(), Some(CloseReason::Aborted));
+        let aborted = pair.world.now();
+        assert_eq!(pair.world.wait(&waiting, limit).unwrap().reason(), Some(CloseReason::Reset));
+        let took = pair.world.now().since(aborted);
+        assert!(took > limit - seconds(2), "{took:?}");
+        drop(others);
+        pair.world.settle(TOMBSTONES).unwrap();
+    }
+}
+
 /// FIN arrived, a message before it did not, and then the flow breaks: that is no end of the stream.
 #[test]
 fn a_broken_flow_does_not_look_read_to_the_end() {
@@ -382,4 +423,101 @@ fn a_connect_that_is_dropped_leaves_nothing() {
         pair.world.settle(seconds(30)).unwrap_or_else(|failure| panic!("after {after} µs: {failure}"));
         assert!(!accepting.is_done());
     }
+}
+
+/// A flow whose peer's application reads nothing for `unread`: how long after its FIN the sender heard of it, and how the
+/// flow stood then.
+fn finishes_unread(unread: Duration) -> (Duration, FlowState) {
+    let mut pair = pair(14, &Link::with_delay(micros(20)));
+    let (mut a, mut b) = pair.open();
+    // More than the peer's window: the end cannot be stored there, and what is not stored is not acknowledged.
+    let plan = Plan::fixed(1, 2 * config().receive_window as usize / 10_000, 10_000);
+    let (sender, receiver) = (plan.clone(), plan.clone());
+    let handle = pair.world.handle().clone();
+    let finishing = pair.world.spawn("a", async move {
+        for message in 0..plan.len() {
+            // Over the room, as a stream that is shut down does: FIN is not to wait for the reader.
+            a.send.post_over(sender.message(message));
+        }
+        a.send.finish();
+        let before = handle.now();
+        let settled = |state: FlowState| state.has(FlowState::FIN_LATE) || state.has(FlowState::FIN_ACKED);
+        let said = poll_fn(|cx| a.send.poll_state(cx, settled)).await;
+        let took = handle.now().since(before);
+        // Late or not, everything arrives, and then the end.
+        let acked = a.reaches(FlowState::FIN_ACKED).await;
+        assert!(acked.has(FlowState::FIN_ACKED) && !acked.has(FlowState::CLOSED), "{acked:?}");
+        assert_eq!(acked.has(FlowState::FIN_LATE), said.has(FlowState::FIN_LATE), "{acked:?}");
+        (took, said, a)
+    });
+    let handle = pair.world.handle().clone();
+    let reading = pair.world.spawn("b", async move {
+        handle.sleep(unread).await;
+        let received = receiver.receive(&mut b.recv, &handle, Pace::Eager, true).await;
+        assert_eq!(received, receiver.len());
+        b
+    });
+    let (took, said, a) = pair.world.wait(&finishing, seconds(60)).unwrap();
+    drop((a, pair.world.wait(&reading, seconds(1)).unwrap()));
+    pair.world.settle(TOMBSTONES).unwrap();
+    (took, said)
+}
+
+/// FIN_LATE: what bounds the `shutdown` of a stream.
+#[test]
+fn a_fin_that_is_not_acknowledged_within_linger_is_said_to_be_late() {
+    let linger = config().linger;
+    let (took, said) = finishes_unread(linger + seconds(7));
+    assert!(said.has(FlowState::FIN_LATE) && !said.has(FlowState::FIN_ACKED), "{said:?}");
+    // To a round of the engine.
+    assert!(took >= linger && took < linger + millis(1), "{took:?}");
+}
+
+#[test]
+fn a_fin_that_is_acknowledged_within_linger_is_not_late() {
+    for before in [micros(500), seconds(1)] {
+        let linger = config().linger;
+        let (took, said) = finishes_unread(linger - before - millis(10));
+        assert!(said.has(FlowState::FIN_ACKED) && !said.has(FlowState::FIN_LATE), "{said:?}");
+        assert!(took < linger, "{took:?}");
+    }
+}
+
+/// Acknowledged, a half-closed flow may stay for as long as it likes; and nothing is late that was never finished.
+#[test]
+fn what_is_late_is_the_fin_and_not_the_flow() {
+    let mut pair = pair(15, &Link::with_delay(micros(20)));
+    let (mut a, b) = pair.open();
+    a.send.finish();
+    pair.world.run_for(10 * config().linger).unwrap();
+    for flow in [&a, &b] {
+        assert!(!flow.state().has(FlowState::FIN_LATE) && !flow.state().has(FlowState::CLOSED), "{:?}", flow.state());
+    }
+    drop((a, b));
+    pair.world.settle(TOMBSTONES).unwrap();
+}
+
+/// A late flow that is dropped has its linger once more, and is then aborted.
+#[test]
+fn a_late_flow_that_is_dropped_lingers_once_more() {
+    let linger = config().linger;
+    let mut pair = pair(16, &Link::with_delay(micros(20)));
+    let (mut a, mut b) = pair.open();
+    let plan = Plan::fixed(1, 2 * config().receive_window as usize / 10_000, 10_000);
+    for message in 0..plan.len() {
+        a.send.post_over(plan.message(message));
+    }
+    a.send.finish();
+    pair.world.run_for(linger + millis(1)).unwrap();
+    assert!(a.state().has(FlowState::FIN_LATE) && !a.state().has(FlowState::CLOSED), "{:?}", a.state());
+    pair.world.run_for(linger).unwrap();
+    assert!(!a.state().has(FlowState::CLOSED), "{:?}", a.state());
+    drop(a);
+    let before = pair.world.now();
+    let told = pair.world.spawn("b", async move { b.reaches(FlowState::CLOSED).await });
+    let state = pair.world.wait(&told, 2 * linger).unwrap();
+    let took = pair.world.now().since(before);
+    assert_eq!(state.reason(), Some(CloseReason::Reset));
+    assert!(took >= linger && took < linger + millis(1), "{took:?}");
+    pair.world.settle(TOMBSTONES).unwrap();
 }
