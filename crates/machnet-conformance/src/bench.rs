@@ -95,7 +95,8 @@ impl Bench {
                     break;
                 }
             }
-            must!(heard, "nothing comes from side {side}");
+            let drops = [0, 1].map(|side| bench.drops(side).iter().collect::<Vec<_>>());
+            must!(heard, "nothing comes from side {side}; dropped: {drops:?}");
         }
         // What was repeated in vain may come late.
         for _ in 0..50 {
@@ -165,9 +166,10 @@ impl Bench {
         Ok(())
     }
 
-    /// What is there, up to `max`.
+    /// What is there, up to `max`. As in a round, what is done with comes home first.
     pub(crate) fn receive(&mut self, side: usize, max: usize) -> Vec<Got> {
         let mut out = Vec::new();
+        self.driver(side).reap();
         self.driver(side).rx_burst(&mut out, max);
         out.into_iter().map(|RxPacket { meta, frame, range }| Got { meta, payload: frame.share(range) }).collect()
     }

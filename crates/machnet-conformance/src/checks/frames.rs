@@ -53,7 +53,7 @@ pub(super) fn exhaustion(subject: &dyn Subject) -> Outcome {
 pub(super) fn held_by_reader(subject: &dyn Subject) -> Outcome {
     let mut bench = Bench::of(subject)?;
     let mut held = VecDeque::new();
-    for n in 0..2000 {
+    for n in 0..6000 {
         bench.send(0, &[payload(n, 700)])?;
         let mut got = bench.await_some(1, 1)?;
         held.push_back((n, got.remove(0)));
@@ -97,7 +97,7 @@ pub(super) fn held_by_device(subject: &dyn Subject) -> Outcome {
 pub(super) fn no_leak(subject: &dyn Subject) -> Outcome {
     let mut bench = Bench::shaped(subject, Shape { frames: 600, ..Shape::default() })?;
     let longest = bench.driver(0).capabilities().max_payload.min(1400) as usize;
-    for n in 0..3000u32 {
+    for n in 0..6000u32 {
         let side = n as usize % 2;
         let len = (n as usize * 37) % longest;
         bench.exchange(side, &[payload(n, len)])?;
