@@ -3,6 +3,7 @@
 use machnet_channel::FrameRef;
 
 use super::Engine;
+use super::memory::charge;
 use super::tokens::Claim;
 use crate::driver::{Meta, RxPacket};
 use crate::flow::{Flow, Opening, State};
@@ -118,8 +119,10 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         {
             self.peers.heard(membership, now);
         }
-        self.note_waiting(key);
-        self.charge(key);
+        charge(flow, &mut self.peers);
+        if flow.wanted_buffer().is_some() {
+            self.note_waiting(key);
+        }
         self.touch(key);
         result
     }

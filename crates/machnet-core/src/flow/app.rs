@@ -163,7 +163,7 @@ impl Flow {
         stats.messages_received = self.recv.messages_received;
         stats.bytes_received = self.recv.bytes_received;
         stats.packets_lost = self.sent.packets_lost;
-        stats.smoothed_rtt_ns = u64::try_from(self.rtt.smoothed().as_nanos()).unwrap_or(u64::MAX);
+        stats.smoothed_rtt_ns = self.rtt.smoothed().as_nanos();
         stats.congestion_window = self.cc.window();
         stats
     }

@@ -5,10 +5,9 @@ use std::sync::Arc;
 
 use machnet_channel::{Doorbell, Frame, FramePool, FrameRef, Region};
 
-use super::headers::{EtherPayload, EthernetFrame, IpPacket};
 use super::{FrameCapabilities, FrameDriver, MacAddr, Net, NetConfig, RxFrame, TxFrame, UdpChecksum, checksum};
 use crate::driver::Meta;
-use crate::{Driver, DropReason, Instant, RxPacket, TxPacket};
+use crate::{Driver, Instant, RxPacket, TxPacket};
 
 pub(crate) const FRAMES: u32 = 64;
 pub(crate) const FRAME_SIZE: u32 = 2048;
@@ -169,49 +168,12 @@ impl Bench {
         TxPacket { meta, payload: frame.share(start..end as u32) }
     }
 
-    /// Sends one datagram; returns what left the device.
-    pub(crate) fn send(&mut self, to: &str, payload: &[u8]) -> Vec<Vec<u8>> {
-        let mut batch = VecDeque::from([self.packet(to, payload)]);
-        self.net.tx_burst(&mut batch);
-        self.net.device.take()
-    }
-
     pub(crate) fn sent(&mut self) -> Vec<Vec<u8>> {
         self.net.device.take()
-    }
-
-    pub(crate) fn dropped(&self, reason: DropReason) -> u64 {
-        self.net.drops().get(reason)
     }
 
     /// Frames that the layer holds itself.
     pub(crate) fn held(&self) -> u32 {
         FRAMES - self.net.device.pool.free()
-    }
-}
-
-/// Reads a frame that a layer sent.
-pub(crate) fn read(frame: &[u8]) -> EthernetFrame<'_> {
-    EthernetFrame::parse(frame).expect("a frame that reads")
-}
-
-/// The IP packet in a frame.
-pub(crate) fn ip(frame: &[u8]) -> IpPacket<'_> {
-    match read(frame).payload {
-        EtherPayload::Ip(packet) => packet,
-        EtherPayload::Arp(_) => panic!("ARP instead of IP"),
-    }
-}
-
-/// Lets two layers talk until both are silent.
-pub(crate) fn exchange(a: &mut Bench, b: &mut Bench) -> [Vec<(Meta, Vec<u8>)>; 2] {
-    let mut got = [Vec::new(), Vec::new()];
-    loop {
-        let (from_a, from_b) = (a.sent(), b.sent());
-        if from_a.is_empty() && from_b.is_empty() {
-            return got;
-        }
-        got[1].extend(b.receive(from_a));
-        got[0].extend(a.receive(from_b));
     }
 }

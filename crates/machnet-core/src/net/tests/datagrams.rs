@@ -3,7 +3,6 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::driver::Meta;
 
 #[test]
 fn a_datagram_is_not_copied_on_its_way_out() {

@@ -4,10 +4,11 @@ use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::bench::{Bench, FRAMES, Port, exchange, ip, mac, read};
-use super::headers::{EtherPayload, Macs};
+use super::bench::{Bench, FRAMES, Port, mac};
+use super::headers::{EtherPayload, EthernetFrame, IpPacket, Macs};
 use super::messages::{parse_arp, parse_icmp, write_neighbour};
 use super::*;
+use crate::driver::Meta;
 
 mod datagrams;
 mod hosts;
@@ -53,4 +54,43 @@ fn altered(frame: &[u8], change: impl FnOnce(&mut [u8])) -> Vec<u8> {
         frame[24..26].copy_from_slice(&sum);
     }
     frame
+}
+
+impl Bench {
+    /// Sends one datagram; returns what left the device.
+    fn send(&mut self, to: &str, payload: &[u8]) -> Vec<Vec<u8>> {
+        let mut batch = VecDeque::from([self.packet(to, payload)]);
+        self.net.tx_burst(&mut batch);
+        self.net.device.take()
+    }
+
+    fn dropped(&self, reason: DropReason) -> u64 {
+        self.net.drops().get(reason)
+    }
+}
+
+/// Reads a frame that a layer sent.
+fn read(frame: &[u8]) -> EthernetFrame<'_> {
+    EthernetFrame::parse(frame).expect("a frame that reads")
+}
+
+/// The IP packet in a frame.
+fn ip(frame: &[u8]) -> IpPacket<'_> {
+    match read(frame).payload {
+        EtherPayload::Ip(packet) => packet,
+        EtherPayload::Arp(_) => panic!("ARP instead of IP"),
+    }
+}
+
+/// Lets two layers talk until both are silent.
+fn exchange(a: &mut Bench, b: &mut Bench) -> [Vec<(Meta, Vec<u8>)>; 2] {
+    let mut got = [Vec::new(), Vec::new()];
+    loop {
+        let (from_a, from_b) = (a.sent(), b.sent());
+        if from_a.is_empty() && from_b.is_empty() {
+            return got;
+        }
+        got[1].extend(b.receive(from_a));
+        got[0].extend(a.receive(from_b));
+    }
 }
