@@ -56,7 +56,7 @@ fn gateway(options: &[&str]) -> Result<()> {
     const LEN: usize = 1_000_000;
     let server = TcpListener::bind(("127.0.0.1", 0))?;
     let pair = Gateways::before(server.local_addr()?.port(), options)?;
-    println!("{CONNECTIONS} connections through a pair of gateways, each half-closed {}", options.join(" "));
+    println!("{CONNECTIONS} connections through a pair of gateways {options:?}, each half-closed");
     let serving = thread::spawn(move || {
         let serve = |mut stream: TcpStream| -> std::io::Result<()> {
             // Says nothing before the client's end has come through.
