@@ -14,6 +14,7 @@ mod flow;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzz;
+pub mod net;
 mod seq;
 mod time;
 
@@ -23,5 +24,5 @@ pub use driver::{Capabilities, Driver, Meta, RxPacket, TxPacket, Unreachable};
 pub use drops::{DropReason, Drops};
 pub use engine::{Engine, EngineStats, Progress};
 pub use machnet_channel::{Congestion, FlowOptions};
-pub use time::Instant;
+pub use time::{Instant, Span};
 pub mod wire;

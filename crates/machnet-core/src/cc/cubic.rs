@@ -1,10 +1,9 @@
 //! CUBIC (RFC 9438), in packets and seconds, with HyStart++ (RFC 9406).
 
-use std::time::Duration;
-
 use super::hystart::{Growth, HyStart};
 use super::{Acked, Controller, INITIAL_PACKETS, Lost, MAX_WINDOW, decayed};
 use crate::Instant;
+use crate::time::Span;
 
 /// RFC 9438 §4.1, packets/s³.
 const C: f64 = 0.4;
@@ -79,7 +78,7 @@ impl Cubic {
             self.w_est = self.window;
             self.epoch = acked.now;
         }
-        let t = acked.now.since(self.epoch).as_secs_f64();
+        let t = acked.now.after(self.epoch).as_secs_f64();
         let alpha = if self.w_est >= self.before[0] { 1.0 } else { ALPHA };
         self.w_est += alpha * packets / self.window;
         if self.curve(t) < self.w_est {
@@ -144,7 +143,7 @@ impl Controller for Cubic {
         self.reduced = Instant::ZERO;
     }
 
-    fn on_restart(&mut self, idle: Duration, pto: Duration) {
+    fn on_restart(&mut self, idle: Span, pto: Span) {
         // RFC 7661's idea, as in Linux: the way back is by slow start.
         if self.threshold.is_finite() {
             self.threshold = self.threshold.max(0.75 * self.window);
@@ -180,7 +179,7 @@ impl Controller for Cubic {
 mod tests {
     use super::*;
 
-    const RTT: Duration = Duration::from_millis(10);
+    const RTT: Span = Span::from_millis(10);
 
     fn acked(now: u64, bytes: u64) -> Acked {
         let sent = Instant(now) - RTT;
@@ -190,7 +189,7 @@ mod tests {
             limited: bytes,
             newest: sent,
             rtt: Some(RTT),
-            gap: Duration::ZERO,
+            gap: Span::ZERO,
             smoothed: RTT,
             min: RTT,
         }

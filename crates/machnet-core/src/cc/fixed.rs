@@ -1,8 +1,7 @@
 //! A window that never changes: for measuring everything else.
 
-use std::time::Duration;
-
 use super::{Acked, Controller, Lost, MAX_WINDOW};
+use crate::time::Span;
 
 /// See the module.
 #[derive(Debug)]
@@ -23,7 +22,7 @@ impl Controller for Fixed {
 
     fn on_undo(&mut self) {}
 
-    fn on_restart(&mut self, _: Duration, _: Duration) {}
+    fn on_restart(&mut self, _: Span, _: Span) {}
 
     fn set_packet(&mut self, bytes: u32) {
         self.0 = self.0.max(bytes.into());

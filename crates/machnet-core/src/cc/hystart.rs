@@ -1,9 +1,8 @@
 //! HyStart++ (RFC 9406): slow start ends when a round's smallest round trip has grown, not only by loss.
 
-use std::time::Duration;
-
 use super::Acked;
 use crate::Instant;
+use crate::time::Span;
 
 /// RFC 9406 §4.3, but for the least growth that counts: its 4 ms is the Internet's. What an engine's own scheduling may
 /// add is our timers' granularity, 100 µs.
@@ -61,7 +60,7 @@ impl HyStart {
         Growth::By(if self.baseline > 0 { 1.0 / CSS_GROWTH_DIVISOR } else { 1.0 })
     }
 
-    fn sample(&mut self, rtt: Duration) {
+    fn sample(&mut self, rtt: Span) {
         self.min = self.min.min(u32::try_from(rtt.as_nanos()).unwrap_or(u32::MAX));
         self.samples = self.samples.saturating_add(1);
         if self.samples < SAMPLES {
@@ -94,14 +93,14 @@ mod tests {
         let mut last = Growth::Over;
         for _ in 0..samples {
             *now += 1;
-            let rtt = Duration::from_micros(rtt);
+            let rtt = Span::from_micros(rtt);
             last = hystart.on_ack(&Acked {
                 now: Instant(*now),
                 bytes: 1000,
                 limited: 1000,
                 newest: sent,
                 rtt: Some(rtt),
-                gap: Duration::ZERO,
+                gap: Span::ZERO,
                 smoothed: rtt,
                 min: rtt,
             });

@@ -12,8 +12,6 @@ mod fixed;
 mod hystart;
 mod swift;
 
-use std::time::Duration;
-
 use machnet_channel::Congestion;
 
 pub use cubic::Cubic;
@@ -21,6 +19,7 @@ pub use fixed::Fixed;
 pub use swift::Swift;
 
 use crate::Instant;
+use crate::time::Span;
 
 /// Initial window in packets: a datacentre's, where RFC 9002's 10 is the Internet's. An eighth of the LCD's receive
 /// ring.
@@ -41,13 +40,13 @@ pub struct Acked {
     /// When the newest of the packets was sent.
     pub newest: Instant,
     /// A round trip, if the acknowledgement gave one; without what the peer says its host waited.
-    pub rtt: Option<Duration>,
+    pub rtt: Option<Span>,
     /// How much of it may be the acknowledgement's waiting for our own engine.
-    pub gap: Duration,
+    pub gap: Span,
     /// The smoothed round trip.
-    pub smoothed: Duration,
+    pub smoothed: Span,
     /// The smallest round trip of late.
-    pub min: Duration,
+    pub min: Span,
 }
 
 /// What was declared lost at once.
@@ -62,7 +61,7 @@ pub struct Lost {
     /// Nothing arrived for so long that the path is to be taken for another one (RFC 9002 §7.6).
     pub persistent: bool,
     /// The smoothed round trip.
-    pub smoothed: Duration,
+    pub smoothed: Span,
 }
 
 /// A congestion controller of one flow. It sees sizes and times, never packets, and reads no clock.
@@ -77,7 +76,7 @@ pub trait Controller {
     fn on_undo(&mut self);
 
     /// The flow sends again, after nothing was in flight for `idle`, several `pto`s.
-    fn on_restart(&mut self, idle: Duration, pto: Duration);
+    fn on_restart(&mut self, idle: Span, pto: Span);
 
     /// Packets have at most `bytes` from now on. The window stays what it is in bytes; what is counted in packets, such as
     /// its growth, is counted in the new ones.
@@ -137,7 +136,7 @@ impl Controller for AnyController {
         each!(self, controller => controller.on_undo());
     }
 
-    fn on_restart(&mut self, idle: Duration, pto: Duration) {
+    fn on_restart(&mut self, idle: Span, pto: Span) {
         each!(self, controller => controller.on_restart(idle, pto));
     }
 
@@ -160,7 +159,7 @@ impl Controller for AnyController {
 
 /// A window after idleness: halved for every `pto`, as Linux does, down to the initial one (RFC 5681 §4.1 would go there
 /// at once). What is known of the path fades with time.
-fn decayed(window: f64, initial: f64, idle: Duration, pto: Duration) -> f64 {
+fn decayed(window: f64, initial: f64, idle: Span, pto: Span) -> f64 {
     let halvings = idle.as_secs_f64() / pto.as_secs_f64().max(1e-6);
     (window * (-halvings).exp2()).max(window.min(initial))
 }
@@ -171,7 +170,7 @@ mod tests {
 
     #[test]
     fn a_window_fades_to_the_initial_one_and_no_further() {
-        let ms = Duration::from_millis;
+        let ms = Span::from_millis;
         assert!((decayed(64.0, 10.0, ms(2), ms(1)) - 16.0).abs() < 1e-9);
         assert!((decayed(64.0, 10.0, ms(2000), ms(1)) - 10.0).abs() < 1e-9);
         assert!((decayed(4.0, 10.0, ms(2000), ms(1)) - 4.0).abs() < 1e-9);
@@ -179,7 +178,7 @@ mod tests {
 
     #[test]
     fn longer_packets_leave_the_window_and_quicken_its_growth() {
-        let ms = Duration::from_millis;
+        let ms = Span::from_millis;
         for choice in [Congestion::Cubic, Congestion::Swift, Congestion::Fixed { bytes: 1 << 16 }] {
             let [mut short, mut long] = [(); 2].map(|()| AnyController::new(choice, 1000));
             let start = short.window();
@@ -191,9 +190,9 @@ mod tests {
                 controller.on_loss(&Lost { now, packets: 99, newest, persistent: false, smoothed: ms(1) });
                 for round in 1..=20 {
                     let now = now + ms(1) * round;
-                    let (newest, bytes) = (now - Duration::from_micros(900), controller.window());
+                    let (newest, bytes) = (now - Span::from_micros(900), controller.window());
                     let rtt = Some(ms(1));
-                    let (gap, smoothed, min) = (Duration::ZERO, ms(1), ms(1));
+                    let (gap, smoothed, min) = (Span::ZERO, ms(1), ms(1));
                     controller.on_ack(&Acked { now, bytes, limited: bytes, newest, rtt, gap, smoothed, min });
                 }
             }

@@ -4,10 +4,9 @@
 //! trip, which is looked for by draining the queue now and then; it starts by doubling; loss below 2 % with a short
 //! queue is not congestion.
 
-use std::time::Duration;
-
 use super::{Acked, Controller, INITIAL_PACKETS, Lost, MAX_WINDOW, decayed};
 use crate::Instant;
+use crate::time::Span;
 
 /// The paper's additive increase per round trip, packets; its β; and the most that one decrease takes.
 const AI: f64 = 1.0;
@@ -81,16 +80,16 @@ impl Swift {
 
     /// The round trip that is aimed at.
     #[must_use]
-    pub fn target(&self, min: Duration) -> Duration {
+    pub fn target(&self, min: Span) -> Span {
         let min = min.as_secs_f64();
         let alpha = FS_RANGE / (FS_MIN.sqrt().recip() - FS_MAX.sqrt().recip());
         let scaled = alpha * (self.window.sqrt().recip() - FS_MAX.sqrt().recip());
-        Duration::from_secs_f64(min + MARGIN.max(MARGIN_PART * min) + scaled.clamp(0.0, FS_RANGE))
+        Span::from_secs_f64(min + MARGIN.max(MARGIN_PART * min) + scaled.clamp(0.0, FS_RANGE))
     }
 
     /// At most once per round trip.
-    fn may_decrease(&self, now: Instant, rtt: Duration) -> bool {
-        self.decreased == Instant::ZERO || now.since(self.decreased) >= rtt
+    fn may_decrease(&self, now: Instant, rtt: Span) -> bool {
+        self.decreased == Instant::ZERO || now.after(self.decreased) >= rtt
     }
 
     fn decrease(&mut self, now: Instant, factor: f64) {
@@ -179,7 +178,7 @@ impl Controller for Swift {
         self.clamp();
     }
 
-    fn on_restart(&mut self, idle: Duration, pto: Duration) {
+    fn on_restart(&mut self, idle: Span, pto: Span) {
         self.window = decayed(self.window, INITIAL_PACKETS.into(), idle, pto);
         self.gathered = 0.0;
     }
@@ -211,13 +210,13 @@ impl Controller for Swift {
 mod tests {
     use super::*;
 
-    const fn us(n: u64) -> Duration {
-        Duration::from_micros(n)
+    const fn us(n: u64) -> Span {
+        Span::from_micros(n)
     }
 
-    const MIN: Duration = us(100);
+    const MIN: Span = us(100);
 
-    fn acked(now: u64, bytes: u64, rtt: Duration) -> Acked {
+    fn acked(now: u64, bytes: u64, rtt: Span) -> Acked {
         let newest = Instant(now * 1000) - rtt;
         Acked {
             now: Instant(now * 1000),

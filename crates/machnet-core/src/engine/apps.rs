@@ -55,8 +55,10 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         } else if self.shutting_down {
             flow.on_shutdown(self.now);
         }
-        // It may have read what stood in the way of its next message.
-        self.note_waiting(key);
+        if flow.wanted_buffer().is_some() {
+            // It may have read what stood in the way of its next message.
+            self.note_waiting(key);
+        }
         self.touch(key);
     }
 

@@ -1,8 +1,9 @@
 //! Who gets memory to reassemble messages in, and how much of it a peer may hold (`docs/spec/flow.md#receiving`, `#limits`).
 
 use super::buffers::Buffers;
+use super::peers::Peers;
 use super::{BURST, Engine};
-use crate::flow::{Need, Store as _};
+use crate::flow::{Flow, Need, Store as _};
 use crate::{AppChannel, Driver};
 
 impl<D: Driver, C: AppChannel> Engine<D, C> {
@@ -32,15 +33,15 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
                 flow.reserve(frame, &mut self.buffers);
             }
             flow.is_waiting = false;
-            self.charge(key);
+            charge(flow, &mut self.peers);
             self.touch(key);
         }
     }
 
-    /// Notes that a flow's next message waits for a buffer, if it does.
+    /// Notes that a flow's next message waits for a buffer ([`Flow::wanted_buffer`]).
     pub(super) fn note_waiting(&mut self, key: u32) {
         let Some(flow) = self.flows.get(key) else { return };
-        if flow.wanted_buffer().is_none() || std::mem::replace(&mut flow.is_waiting, true) {
+        if std::mem::replace(&mut flow.is_waiting, true) {
             return;
         }
         let id = flow.id;
@@ -51,15 +52,15 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         }
         self.waiting.push_back((key, id));
     }
+}
 
-    /// Tells the peer of a flow what of its memory the flow holds now.
-    pub(super) fn charge(&mut self, key: u32) {
-        let Some(flow) = self.flows.get(key) else { return };
-        let Some(membership) = flow.peer else { return };
-        let now = flow.reassembling();
-        let before = std::mem::replace(&mut flow.charged, now);
-        if before != now {
-            self.peers.charge(membership, before, now);
-        }
+/// Tells the peer of a flow what of its memory the flow holds now.
+pub(super) fn charge(flow: &mut Flow, peers: &mut Peers) {
+    let now = flow.reassembling();
+    if flow.charged != now
+        && let Some(membership) = flow.peer
+    {
+        peers.charge(membership, flow.charged, now);
+        flow.charged = now;
     }
 }

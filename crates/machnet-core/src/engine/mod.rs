@@ -39,9 +39,11 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use crate::driver::RxPacket;
 use crate::flow::{Cut, Limits, Round, State};
+use crate::time::Span;
 use crate::wire::BASE_PAYLOAD;
 use crate::{AppChannel, Config, ConfigError, Driver, Drops, Instant, ListenSlot, Slot};
 use buffers::Buffers;
+use memory::charge;
 use paths::Paths;
 pub(crate) use peers::Membership;
 use peers::{Peers, Verdict};
@@ -106,7 +108,7 @@ pub struct Engine<D, C> {
     rng: ChaCha12Rng,
     now: Instant,
     /// How long before that arrivals may have waited to be seen.
-    gap: Duration,
+    gap: Span,
     /// The runner may have slept since the last round: then it was woken, and nothing waited.
     slept: bool,
 
@@ -179,7 +181,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             config,
             rng,
             now: Instant::ZERO,
-            gap: Duration::ZERO,
+            gap: Span::ZERO,
             slept: true,
             by_slot: Vec::new(),
             listening: Vec::new(),
@@ -213,9 +215,9 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         // Who slept was woken by what arrived, unless he is late for his own deadline.
         let since =
             if std::mem::take(&mut self.slept) { self.promised.unwrap_or(self.now).max(before) } else { before };
-        self.gap = self.now.since(since);
+        self.gap = self.now.after(since);
         self.notice_freeze();
-        self.tx.begin();
+        self.tx.begin(self.now);
         self.serve_waiting();
         let received = self.receive_burst();
         let looked = self.look_at_applications();
@@ -223,8 +225,13 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         let (sent, filled) = self.send();
         let full = received.max(looked) >= self.burst || filled || !self.expired.is_empty();
         self.end_round();
-        self.promised = [self.timers.next_deadline(), self.peers.next_deadline()].into_iter().flatten().min();
         let busy = received > 0 || looked > 0 || expired || sent;
+        if !busy {
+            // It may sleep next, and is not to be woken in vain.
+            self.settle_timers();
+        }
+        let deadlines = [self.timers.next_deadline(), self.peers.next_deadline(), self.tx.driver.next_deadline()];
+        self.promised = deadlines.into_iter().flatten().min();
         Progress { busy, next_deadline: self.promised, full }
     }
 
@@ -296,15 +303,42 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             self.timers.expire(self.now, &mut self.expired);
             self.expired.reverse();
         }
-        let any = !self.expired.is_empty();
+        let mut any = false;
         for _ in 0..self.burst {
             let Some(key) = self.expired.pop() else { break };
-            if let Some(flow) = self.flows.get(key) {
-                flow.on_timer(self.now);
+            let Some(flow) = self.flows.get(key) else { continue };
+            match flow.deadline() {
+                Some(at) if at <= self.now => {
+                    any = true;
+                    flow.on_timer(self.now);
+                    self.touch(key);
+                }
+                // It was postponed meanwhile.
+                later => self.timers.set(key, later),
             }
-            self.touch(key);
         }
         any
+    }
+
+    /// Sets the timers that would fire too early.
+    fn settle_timers(&mut self) {
+        for _ in 0..self.burst {
+            let Some(key) = self.timers.next_early() else { break };
+            let deadline = self.flows.get(key).and_then(|flow| flow.deadline());
+            self.timers.set(key, deadline.map(|at| self.not_overdue(key, at)));
+        }
+    }
+
+    /// The deadline `at` of a flow as its timer is to have it.
+    fn not_overdue(&self, key: u32, at: Instant) -> Instant {
+        if at > self.now || !(self.tx.is_starved() || self.tx.is_blocked()) || !self.turns.contains(key) {
+            return at;
+        }
+        // What is overdue waits for a frame or the device, and both wake us. Looking again and again would only burn the
+        // core; now and then finds a dead peer.
+        // On a fixed grid: what else is due must not be put off again in every round.
+        let grid = BLOCKED_TIMER.as_nanos() as u64;
+        Instant((self.now.0 / grid + 1) * grid)
     }
 
     /// Gives flows their turns, and the driver what they built.
@@ -342,42 +376,39 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
 
     /// Publishes what changed, forgets what is over, sets timers, and wakes who waits.
     fn end_round(&mut self) {
-        let mut touched = std::mem::take(&mut self.touched);
-        let blocked = self.tx.is_starved() || self.tx.is_blocked();
-        for key in touched.drain(..) {
+        // Nothing is touched here.
+        for at in 0..self.touched.len() {
+            let key = self.touched[at];
             self.publish(key);
             let Some(flow) = self.flows.get(key) else { continue };
             flow.is_touched = false;
-            let entombed =
-                matches!(flow.state, State::Tombstone { .. }) && !std::mem::replace(&mut flow.is_entombed, true);
-            if entombed {
+            if matches!(flow.state, State::Tombstone { .. }) && !flow.is_entombed {
+                flow.is_entombed = true;
                 let id = flow.id;
-                let lives = |key, id| self.flows.get(key).is_some_and(|flow| flow.id == id);
-                if let Some((oldest, _)) = self.tombstones.push(key, id, lives) {
-                    // It may have ended in this very round, and its application knows nothing yet.
-                    self.publish(oldest);
-                    self.forget(oldest);
-                }
+                self.entomb(key, id);
             }
-            self.charge(key);
             let Some(flow) = self.flows.get(key) else { continue };
+            charge(flow, &mut self.peers);
             if flow.state == State::Closed {
                 self.forget(key);
             } else {
-                let mut deadline = flow.deadline();
-                if blocked && self.turns.contains(key) {
-                    // What is overdue waits for a frame or the device, and both wake us. Looking again and again would
-                    // only burn the core; now and then finds a dead peer.
-                    // On a fixed grid: what else is due must not be put off again in every round.
-                    let grid = BLOCKED_TIMER.as_nanos() as u64;
-                    let next = Instant((self.now.0 / grid + 1) * grid);
-                    deadline = deadline.map(|at| if at <= self.now { next } else { at });
-                }
-                self.timers.set(key, deadline);
+                let deadline = flow.deadline();
+                let deadline = deadline.map(|at| self.not_overdue(key, at));
+                self.timers.postpone(key, deadline);
             }
         }
-        self.touched = touched;
+        self.touched.clear();
         self.channel.end_round();
+    }
+
+    /// A flow is a tombstone from now on. There may be one too many.
+    fn entomb(&mut self, key: u32, id: u64) {
+        let lives = |key, id| self.flows.get(key).is_some_and(|flow| flow.id == id);
+        if let Some((oldest, _)) = self.tombstones.push(key, id, lives) {
+            // It may have ended in this very round, and its application knows nothing yet.
+            self.publish(oldest);
+            self.forget(oldest);
+        }
     }
 
     /// Tells the application of a flow where that stands, and lets go of it if it is over.
@@ -422,14 +453,16 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         self.by_slot[index] = Some(key);
     }
 
-    /// Marks a flow for the end of the round, and for sending.
+    /// Marks a flow for the end of the round, and for sending if it has something to send.
     fn touch(&mut self, key: u32) {
         let Some(flow) = self.flows.get(key) else { return };
         if !flow.is_touched {
             flow.is_touched = true;
             self.touched.push(key);
         }
-        self.turns.push(key);
+        if flow.wants_turn(self.now) {
+            self.turns.push(key);
+        }
     }
 
     /// Called after the doorbell was armed: true if nothing waits and the engine may sleep until the next deadline,

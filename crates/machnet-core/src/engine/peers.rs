@@ -178,7 +178,7 @@ impl Peers {
         (verdict, &entry.flows)
     }
 
-    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+    pub(crate) fn next_deadline(&mut self) -> Option<Instant> {
         self.timers.next_deadline()
     }
 }

@@ -3,6 +3,7 @@
 use machnet_channel::FrameRef;
 
 use super::Engine;
+use super::memory::charge;
 use super::tokens::Claim;
 use crate::driver::{Meta, RxPacket};
 use crate::flow::{Flow, Opening, State};
@@ -102,8 +103,11 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         let Some(flow) = self.flows.get(key) else { return Err(DropReason::UnknownFlow) };
         self.buffers.set_peer_room(flow.peer.map_or([u64::MAX; 2], |membership| self.peers.room(membership)));
         let mut result = flow.on_data(round, header, &data, packet, &mut self.buffers);
-        if result == Err(DropReason::NoBuffers) && flow.look_for_reader(&mut self.channel) {
-            // What it stored of the packet it knows again.
+        // What was stored of the packet is known again. Once that is delivered, or turns out to be read, the message after it is the
+        // next, and has better claims.
+        while result == Err(DropReason::NoBuffers)
+            && (flow.deliver(now, &mut self.channel) || flow.look_for_reader(&mut self.channel))
+        {
             result = flow.on_data(round, header, &data, packet, &mut self.buffers);
         }
         if result == Err(DropReason::NoBuffers) {
@@ -115,8 +119,10 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         {
             self.peers.heard(membership, now);
         }
-        self.note_waiting(key);
-        self.charge(key);
+        charge(flow, &mut self.peers);
+        if flow.wanted_buffer().is_some() {
+            self.note_waiting(key);
+        }
         self.touch(key);
         result
     }

@@ -19,6 +19,8 @@ struct Node {
     next: u32,
     /// `level * SLOTS + slot`, or [`NIL`] if not set.
     list: u32,
+    /// It is among those that may fire before their time.
+    early: bool,
 }
 
 /// Timers named by small numbers.
@@ -30,13 +32,25 @@ pub(crate) struct Timers {
     occupied: [u64; LEVELS],
     /// The tick that was last expired.
     tick: u64,
-    /// No slot begins before this tick: until then there is nothing to expire or to move down, and `tick` may stay.
+    /// No slot begins before this tick: until then there is nothing to expire or to move down.
     next: u64,
+    /// What [`Timers::next_deadline`] found, until something is moved.
+    found: Option<Option<Instant>>,
+    /// Timers that may fire before their time, each once, and some that did.
+    early: Vec<u32>,
 }
 
 impl Timers {
     pub(crate) const fn new() -> Self {
-        Self { nodes: Vec::new(), heads: [NIL; LEVELS * SLOTS], occupied: [0; LEVELS], tick: 0, next: u64::MAX }
+        Self {
+            nodes: Vec::new(),
+            heads: [NIL; LEVELS * SLOTS],
+            occupied: [0; LEVELS],
+            tick: 0,
+            next: u64::MAX,
+            found: None,
+            early: Vec::new(),
+        }
     }
 
     /// Sets, moves or (with `None`) removes the timer of `key`.
@@ -46,7 +60,8 @@ impl Timers {
             if deadline.is_none() {
                 return;
             }
-            self.nodes.resize(index + 1, Node { deadline: Instant::ZERO, prev: NIL, next: NIL, list: NIL });
+            self.nodes
+                .resize(index + 1, Node { deadline: Instant::ZERO, prev: NIL, next: NIL, list: NIL, early: false });
         }
         let node = self.nodes[index];
         if node.list != NIL {
@@ -61,12 +76,35 @@ impl Timers {
         }
     }
 
+    /// As [`Timers::set`], but a timer that would be moved to a later time may stay: it fires too early then, unless it is set
+    /// again before, which [`Timers::next_early`] reminds of. Most are moved with each packet, and few ever fire.
+    pub(crate) fn postpone(&mut self, key: u32, deadline: Option<Instant>) {
+        match self.nodes.get_mut(key as usize) {
+            Some(node) if node.list != NIL && deadline.is_none_or(|at| at >= node.deadline) => {
+                if deadline != Some(node.deadline) && !std::mem::replace(&mut node.early, true) {
+                    self.early.push(key);
+                }
+            }
+            _ => self.set(key, deadline),
+        }
+    }
+
+    /// A timer that may fire before its time: it is to be set anew.
+    pub(crate) fn next_early(&mut self) -> Option<u32> {
+        let key = self.early.pop()?;
+        self.nodes[key as usize].early = false;
+        Some(key)
+    }
+
     /// Removes every timer due at `now` and gives its key to `due`.
     pub(crate) fn expire(&mut self, now: Instant, due: &mut Vec<u32>) {
         let target = now.0 >> TICK_BITS;
         if target < self.next {
+            // Nothing lies between. What is set from here on must not wait in a slot that has begun.
+            self.tick = self.tick.max(target);
             return;
         }
+        self.found = None;
         loop {
             // What is due within the current tick, and everything in level 0 up to the target.
             self.expire_slot(now, due);
@@ -84,7 +122,16 @@ impl Timers {
     }
 
     /// The earliest deadline, or a moment before it at which the wheel must turn.
-    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+    pub(crate) fn next_deadline(&mut self) -> Option<Instant> {
+        if let Some(found) = self.found {
+            return found;
+        }
+        let found = self.find_deadline();
+        self.found = Some(found);
+        found
+    }
+
+    fn find_deadline(&self) -> Option<Instant> {
         let mut best: Option<Instant> = None;
         for level in 0..LEVELS {
             let Some(ahead) = self.next_in_level(level) else { continue };
@@ -162,6 +209,7 @@ impl Timers {
     }
 
     fn link(&mut self, key: u32) {
+        self.found = None;
         let deadline = self.nodes[key as usize].deadline;
         let tick = (deadline.0 >> TICK_BITS).max(self.tick);
         let ahead = tick - self.tick;
@@ -183,6 +231,7 @@ impl Timers {
     }
 
     fn unlink(&mut self, key: u32) {
+        self.found = None;
         let node = self.nodes[key as usize];
         self.nodes[key as usize].list = NIL;
         if node.next != NIL {
@@ -249,6 +298,34 @@ mod tests {
             }
             prop_assert!(model.is_empty());
         }
+    }
+
+    /// A postponed timer fires early and never late, until it is set again.
+    #[test]
+    fn what_is_postponed_may_stay() {
+        let mut timers = Timers::new();
+        let at = |ms: u64| Some(Instant(ms * 1_000_000));
+        for key in [1, 2, 3] {
+            timers.set(key, at(10));
+        }
+        timers.postpone(1, at(30));
+        timers.postpone(1, None);
+        timers.postpone(1, at(20));
+        timers.postpone(2, at(5));
+        timers.postpone(3, at(40));
+        assert_eq!(timers.next_deadline(), at(5).map(|at| Instant(at.0 >> 19 << 19)));
+        let mut due = Vec::new();
+        timers.expire(Instant(5_000_000), &mut due);
+        assert_eq!(due, [2]);
+        assert_eq!((timers.next_early(), timers.next_early()), (Some(3), Some(1)));
+        assert_eq!(timers.next_early(), None, "each once");
+        timers.set(3, at(40));
+        timers.expire(Instant(10_000_000), &mut due);
+        assert_eq!(due, [2, 1], "one was not set again");
+        timers.expire(Instant(39_999_999), &mut due);
+        assert_eq!(due, [2, 1]);
+        timers.expire(Instant(40_000_000), &mut due);
+        assert_eq!(due, [2, 1, 3]);
     }
 
     /// One timer per key, however often it is moved: as many as flows (or peers) there can be.

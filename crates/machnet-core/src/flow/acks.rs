@@ -1,10 +1,9 @@
 //! What was received, and when to say so (`docs/spec/wire.md#acknowledgement-block`, `flow.md#acknowledging`).
 
-use std::time::Duration;
-
 use super::alarm::Alarm;
 use crate::Instant;
 use crate::seq::expand;
+use crate::time::Span;
 use crate::wire::{AckBlock, MAX_BITMAP_WORDS, MAX_BLOCKS};
 
 /// Numbers below the largest whose fate is remembered: twice what a bitmap can report.
@@ -14,7 +13,7 @@ const MAX_AHEAD: u64 = 1 << 17;
 /// Eliciting packets that are acknowledged at once, together.
 const PACKETS_PER_ACK: u16 = 16;
 /// How long an acknowledgement waits if no reply is expected in time, at most (`docs/spec/flow.md#acknowledging`).
-const DELAY: Duration = Duration::from_micros(200);
+const DELAY: Span = Span::from_micros(200);
 /// Bitmap words that fit in the room that packets with data leave for blocks: three bitless ones'.
 const WORDS_WITH_DATA: usize = (MAX_BLOCKS - 1) * AckBlock::len_with(0) / 8;
 
@@ -120,7 +119,7 @@ impl Acks {
     }
 
     /// Notes that an eliciting packet was recorded. `at_once`: it must be acknowledged in this round.
-    pub(crate) fn elicited(&mut self, now: Instant, at_once: bool, max_ack_delay: Duration) {
+    pub(crate) fn elicited(&mut self, now: Instant, at_once: bool, max_ack_delay: Span) {
         self.unacknowledged = self.unacknowledged.saturating_add(1);
         self.at_once |= at_once || self.unacknowledged >= PACKETS_PER_ACK;
         self.deadline.advance(now + self.delay(max_ack_delay));
@@ -128,8 +127,8 @@ impl Acks {
     }
 
     /// Half as long again as replies take, so that the reply carries the acknowledgement; they do not wait for it in vain.
-    fn delay(&self, max_ack_delay: Duration) -> Duration {
-        let wanted = Duration::from_nanos(u64::from(self.reply) * 3 / 2);
+    fn delay(&self, max_ack_delay: Span) -> Span {
+        let wanted = Span::from_nanos(u64::from(self.reply) * 3 / 2);
         let wanted = if wanted > max_ack_delay { DELAY } else { wanted.max(DELAY) };
         wanted.min(max_ack_delay)
     }
@@ -137,7 +136,7 @@ impl Acks {
     /// A packet with content was sent: the application's reply, if it was asked.
     pub(crate) fn replied(&mut self, now: Instant) {
         if let Some(asked) = self.asked.take() {
-            let took = u32::try_from(now.since(asked).as_nanos()).unwrap_or(u32::MAX);
+            let took = u32::try_from(now.after(asked).as_nanos()).unwrap_or(u32::MAX);
             self.reply = if self.reply == 0 { took } else { (self.reply / 8 * 7).saturating_add(took / 8) };
         }
     }
@@ -168,7 +167,7 @@ impl Acks {
         let mut block = AckBlock {
             largest: largest as u32,
             run: u16::try_from(self.next - self.run_start).unwrap_or(u16::MAX),
-            delay_us: u16::try_from(now.since(self.largest_at).as_micros()).unwrap_or(u16::MAX),
+            delay_us: u16::try_from(now.after(self.largest_at).as_micros()).unwrap_or(u16::MAX),
             words: 0,
             bitmap: [0; MAX_BITMAP_WORDS],
         };
@@ -295,7 +294,7 @@ mod tests {
 
     #[test]
     fn due_at_once_for_sixteen_or_after_the_delay() {
-        let delay = Duration::from_micros(500);
+        let delay = Span::from_micros(500);
         let mut acks = Acks::new();
         assert!(acks.record(Instant(0), 0, 0));
         acks.elicited(Instant(0), false, delay);
@@ -328,7 +327,7 @@ mod tests {
 
     #[test]
     fn it_waits_for_replies_that_come_in_time() {
-        let most = Duration::from_micros(500);
+        let most = Span::from_micros(500);
         let mut acks = Acks::new();
         let mut now = Instant::ZERO;
         let mut number = 0;
@@ -338,16 +337,16 @@ mod tests {
                 acks.record(now, number, 0);
                 acks.elicited(now, false, most);
                 number += 1;
-                now += Duration::from_micros(reply);
+                now += Span::from_micros(reply);
                 acks.replied(now);
                 acks.sent();
-                now += Duration::from_micros(10);
+                now += Span::from_micros(10);
                 acks.replied(now);
             }
-            let waits = Duration::from_micros(waits);
-            assert!(acks.delay(most).abs_diff(waits) < Duration::from_micros(5), "{reply}: {:?}", acks.delay(most));
+            let waits = Span::from_micros(waits);
+            assert!(acks.delay(most).abs_diff(waits) < Span::from_micros(5), "{reply}: {:?}", acks.delay(most));
         }
-        assert_eq!(acks.delay(Duration::from_micros(70)), Duration::from_micros(70), "never beyond what was promised");
+        assert_eq!(acks.delay(Span::from_micros(70)), Span::from_micros(70), "never beyond what was promised");
     }
 
     #[test]

@@ -1,17 +1,16 @@
 //! How a flow ends: in order, aborted, reset, refused (`docs/spec/flow.md#states`, `#directions-of-an-open-flow`).
 
-use std::time::Duration;
-
 use machnet_channel::CloseReason;
 
 use super::{Control, Flow, State};
 use crate::Instant;
+use crate::time::Span;
 use crate::wire::{Reason, Reset};
 
 /// How long ABORT is repeated at least, if nobody acknowledges it: a host may stand still for so long.
-const ABORTING: Duration = Duration::from_secs(1);
+const ABORTING: Span = Span::from_secs(1);
 /// The least life of a tombstone: the peer's retransmissions must meet it.
-const TOMBSTONE: Duration = Duration::from_millis(100);
+const TOMBSTONE: Span = Span::from_millis(100);
 
 impl Flow {
     /// RESET arrived. Returns false if it does not answer something outstanding.

@@ -2,16 +2,16 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use machnet_channel::{FlowOptions, UNIT};
 
 use super::{Flow, Hurry, Limits, State};
+use crate::time::Span;
 use crate::wire::{BASE_PAYLOAD, Handshake};
 use crate::{Instant, Slot};
 
 /// First interval of repeated INITs, doubled each time.
-pub(super) const INIT_INTERVAL: Duration = Duration::from_millis(10);
+pub(super) const INIT_INTERVAL: Span = Span::from_millis(10);
 
 impl Flow {
     /// A flow that begins to connect.
@@ -96,7 +96,7 @@ impl Flow {
 
     pub(super) fn sample_handshake(&mut self, now: Instant) {
         if let Some(at) = self.handshake_sent.take() {
-            self.rtt.sample(now, now.since(at), Duration::ZERO, Duration::ZERO);
+            self.rtt.sample(now, now.after(at), Span::ZERO, Span::ZERO);
         }
     }
 }

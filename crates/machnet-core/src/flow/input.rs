@@ -1,7 +1,5 @@
 //! A DATA packet arrives: what is wrong with it, what it acknowledges, what it carries (`docs/spec/wire.md#data`).
 
-use std::time::Duration;
-
 use machnet_channel::{CloseReason, FrameRef};
 
 use super::acks::Arrival;
@@ -9,6 +7,7 @@ use super::receive::Stored;
 use super::{Control, Flow, Mtu, Round, Sent, State, Store};
 use crate::cc::{Acked, Controller as _, Lost};
 use crate::seq::expand;
+use crate::time::Span;
 use crate::wire::{AckBlock, Chunk, Data, Header, Reason};
 use crate::{DropReason, Instant};
 
@@ -127,7 +126,7 @@ impl Flow {
         });
         let mut sample = None;
         if let Some(at) = result.sample {
-            let (latest, delay) = (now.since(at), Duration::from_micros(block.delay_us.into()));
+            let (latest, delay) = (now.after(at), Span::from_micros(block.delay_us.into()));
             self.rtt.sample(now, latest, delay, round.gap);
             // What the peer's host waited is no congestion, however long. It says at most too much: never less than the path takes.
             sample = Some(latest.saturating_sub(delay).max(self.rtt.min().min(latest)));

@@ -1,17 +1,16 @@
 //! What time brings: deadlines, probes, keepalives, and the memory that an idle flow gives back
 //! (`docs/spec/flow.md#loss-and-time`, `#liveness`).
 
-use std::time::Duration;
-
 use machnet_channel::CloseReason;
 
 use super::{Alarm, Control, Cut, Flow, Linger, State, transmit};
 use crate::Instant;
 use crate::cc::Controller as _;
+use crate::time::Span;
 use crate::wire::Reason;
 
 /// A flow that was idle for so long gives back the memory of its queues.
-const IDLE: Duration = Duration::from_millis(100);
+const IDLE: Span = Span::from_millis(100);
 /// Silence of a flow after which its peer is asked whether it still knows it, in `dead_peer_timeout`s: a flow that waits for the rest
 /// of what it received, and any. The peer may live and have lost the flow, and its ABORT the way.
 const UNFINISHED_CHECK: u32 = 1;

@@ -7,7 +7,6 @@
 //! below their run), and it is as old as [`Rack`] allows.
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
 use super::Sent;
 use super::alarm::Alarm;
@@ -15,6 +14,7 @@ use super::rack::Rack;
 use super::rtt::Rtt;
 use crate::Instant;
 use crate::seq::expand;
+use crate::time::Span;
 use crate::wire::{AckBlock, MAX_BITMAP_WORDS};
 
 /// Numbers below a run that a block can speak of.
@@ -183,7 +183,7 @@ impl Outstanding {
     }
 
     /// Forgets what nobody asks about any more, and returns how far back the floor lies from the next number.
-    pub(crate) fn floor_distance(&mut self, now: Instant, pto: Duration) -> u16 {
+    pub(crate) fn floor_distance(&mut self, now: Instant, pto: Span) -> u16 {
         while let Some(packet) = self.packets.front() {
             let keep = match packet.fate {
                 Fate::InFlight => true,
@@ -327,7 +327,7 @@ impl Outstanding {
             losses.packets += 1;
             losses.newest = losses.newest.max(packet.sent);
             let since = *silent.get_or_insert(packet.sent);
-            losses.persistent |= rtt.persistent().is_some_and(|limit| packet.sent.since(since) >= limit);
+            losses.persistent |= rtt.persistent().is_some_and(|limit| packet.sent.after(since) >= limit);
             self.rack.lost(now, next);
         }
         self.scan_from = still.unwrap_or(end) as u32;
@@ -433,7 +433,7 @@ mod tests {
     /// A round trip of 100 ns.
     fn measured() -> Rtt {
         let mut rtt = Rtt::new();
-        rtt.sample(Instant::ZERO, Duration::from_nanos(100), Duration::ZERO, Duration::ZERO);
+        rtt.sample(Instant::ZERO, Span::from_nanos(100), Span::ZERO, Span::ZERO);
         rtt
     }
 
@@ -456,7 +456,7 @@ mod tests {
         assert!(result.new && acked.last() == Some(&part(0)));
         assert!(result.undo);
         assert_eq!(sent.in_flight(), 100);
-        assert_eq!(sent.floor_distance(Instant(11), Duration::ZERO), 1);
+        assert_eq!(sent.floor_distance(Instant(11), Span::ZERO), 1);
     }
 
     #[test]
@@ -469,8 +469,8 @@ mod tests {
         assert_eq!(sent.detect(Instant(125), &rtt, |_| {}).packets, 1);
         assert_eq!(sent.in_flight(), 0);
         // The floor stays until it has been lost for a PTO.
-        assert_eq!(sent.floor_distance(Instant(175), Duration::from_nanos(51)), 2);
-        assert_eq!(sent.floor_distance(Instant(176), Duration::from_nanos(51)), 0);
+        assert_eq!(sent.floor_distance(Instant(175), Span::from_nanos(51)), 2);
+        assert_eq!(sent.floor_distance(Instant(176), Span::from_nanos(51)), 0);
         assert_eq!(sent.next(), 2);
     }
 
@@ -522,7 +522,7 @@ mod tests {
     #[test]
     fn a_long_silence_is_persistent_congestion() {
         let mut rtt = Rtt::new();
-        rtt.sample(Instant::ZERO, Duration::from_micros(100), Duration::ZERO, Duration::ZERO);
+        rtt.sample(Instant::ZERO, Span::from_micros(100), Span::ZERO, Span::ZERO);
         let micros = |n: u64| Instant(n * 1000);
         // 3 · (100 + 4 · 50) µs; all but the last are lost.
         for (gap, persistent) in [(100, true), (99, false)] {
@@ -559,7 +559,7 @@ mod tests {
         assert!(sent.is_outstanding(2) && !sent.is_outstanding(3));
         let _ = sent.on_ack(Instant(5), &block(2, u16::MAX), |_| {});
         assert!(!sent.is_outstanding(2));
-        sent.floor_distance(Instant(5), Duration::ZERO);
+        sent.floor_distance(Instant(5), Span::ZERO);
         let result = sent.on_ack(Instant(6), &block(1, 2), |_| panic!("twice"));
         assert!(!result.new);
     }
@@ -567,7 +567,7 @@ mod tests {
     #[test]
     fn a_timeout_backs_off_until_something_is_acknowledged() {
         let (mut sent, mut rtt) = (filled(4), Rtt::new());
-        rtt.sample(Instant::ZERO, Duration::from_micros(500), Duration::ZERO, Duration::ZERO);
+        rtt.sample(Instant::ZERO, Span::from_micros(500), Span::ZERO, Span::ZERO);
         let micros = |n: u64| Instant(n * 1000 + 3);
         assert_eq!(sent.deadline(&rtt), Some(micros(1000)));
         assert!(!sent.on_timeout(Instant(1_000_002), &rtt));

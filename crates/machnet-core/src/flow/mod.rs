@@ -50,7 +50,6 @@ mod units;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use machnet_channel::{CloseReason, Congestion, FlowOptions, FlowState, UNIT, cost_in_units};
 
@@ -60,6 +59,7 @@ pub(crate) use units::UnitSet;
 
 use crate::cc::AnyController;
 use crate::engine::Membership;
+use crate::time::Span;
 use crate::wire::{BASE_PAYLOAD, Reason};
 use crate::{Capabilities, Config, Instant, Slot};
 use acks::Acks;
@@ -155,7 +155,7 @@ impl Control {
 pub(crate) struct Round {
     pub(crate) now: Instant,
     /// How long before `now` what arrived in this round may have arrived.
-    pub(crate) gap: Duration,
+    pub(crate) gap: Span,
 }
 
 /// What of the configuration each flow needs.
@@ -166,10 +166,10 @@ pub(crate) struct Limits {
     pub(crate) receive_window: u64,
     /// Units.
     pub(crate) send_buffer: u64,
-    pub(crate) connect_timeout: Duration,
-    pub(crate) dead_peer_timeout: Duration,
-    pub(crate) linger: Duration,
-    pub(crate) max_ack_delay: Duration,
+    pub(crate) connect_timeout: Span,
+    pub(crate) dead_peer_timeout: Span,
+    pub(crate) linger: Span,
+    pub(crate) max_ack_delay: Span,
     /// How packets are cut that every path carries.
     pub(crate) cut: Cut,
     /// The longest UDP payload that may be tried.
@@ -186,10 +186,10 @@ impl Limits {
             max_message: config.max_message,
             receive_window: u64::from(config.receive_window) / UNIT,
             send_buffer: u64::from(config.send_buffer) / UNIT,
-            connect_timeout: config.connect_timeout,
-            dead_peer_timeout: config.dead_peer_timeout,
-            linger: config.linger,
-            max_ack_delay: config.max_ack_delay,
+            connect_timeout: config.connect_timeout.into(),
+            dead_peer_timeout: config.dead_peer_timeout.into(),
+            linger: config.linger.into(),
+            max_ack_delay: config.max_ack_delay.into(),
             cut: Cut::new(BASE_PAYLOAD),
             max_payload: max_payload as u32,
             congestion: config.congestion.unwrap_or(default),

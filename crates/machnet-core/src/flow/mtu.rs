@@ -6,15 +6,14 @@
 //!
 //! This is the search alone: it knows sizes, tries and times, and neither packets nor flows.
 
-use std::time::Duration;
-
 use crate::Instant;
+use crate::time::Span;
 use crate::wire::BASE_PAYLOAD;
 
 /// Losses of probes of one size after which that is believed not to pass (RFC 8899 §5.1.2, MAX_PROBES).
 const MAX_PROBES: u8 = 3;
 /// When a larger size is looked for again (RFC 8899 §5.1.1, PMTU_RAISE_TIMER).
-pub(crate) const RAISE: Duration = Duration::from_secs(600);
+pub(crate) const RAISE: Span = Span::from_secs(600);
 /// Signs of a black hole, a round trip apart each, after which it is one (RFC 8899 §4.3 asks for repeated evidence; three,
 /// as MAX_PROBES).
 const SUSPICIONS: u8 = 3;
@@ -99,8 +98,13 @@ impl Mtu {
         (self.phase == Phase::Search && self.size > 0).then_some(self.size)
     }
 
+    /// True if there are news, or a probe is due.
+    pub(crate) fn wants_turn(&self) -> bool {
+        self.news || self.due().is_some()
+    }
+
     /// The probe that was due went out; it is given up after `patience`.
-    pub(crate) fn sent(&mut self, now: Instant, patience: Duration) {
+    pub(crate) fn sent(&mut self, now: Instant, patience: Span) {
         self.phase = Phase::Probing(now + patience);
     }
 
@@ -173,7 +177,7 @@ impl Mtu {
     }
 
     /// A long packet was lost. Returns true if that is a black hole: then the current size has changed.
-    pub(crate) fn on_long_lost(&mut self, now: Instant, round_trip: Duration) -> bool {
+    pub(crate) fn on_long_lost(&mut self, now: Instant, round_trip: Span) -> bool {
         // Losses of one round trip are one sign: it may have been congestion.
         if self.current > BASE && (self.suspicions == 0 || self.suspected_at + round_trip <= now) {
             self.suspicions += 1;
@@ -200,7 +204,7 @@ impl Mtu {
 mod tests {
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_millis(1);
+    const PATIENCE: Span = Span::from_millis(1);
     const fn ms(n: u64) -> Instant {
         Instant(n * 1_000_000)
     }
@@ -238,7 +242,7 @@ mod tests {
         let mut mtu = Mtu::new(8972, true, None);
         search(&mut mtu, 1472, ms(0));
         let at = mtu.deadline().unwrap();
-        mtu.on_timer(at - Duration::from_nanos(1));
+        mtu.on_timer(at - Span::from_nanos(1));
         assert!(mtu.due().is_none());
         mtu.on_timer(at);
         assert_eq!(search(&mut mtu, 8972, at), [8972]);
@@ -258,7 +262,7 @@ mod tests {
     fn three_signs_a_round_trip_apart_are_a_black_hole() {
         let mut mtu = Mtu::new(8972, true, None);
         search(&mut mtu, 8972, ms(0));
-        let rtt = Duration::from_millis(10);
+        let rtt = Span::from_millis(10);
         // A burst is one sign, and one that arrives refutes them.
         for _ in 0..100 {
             assert!(!mtu.on_long_lost(ms(100), rtt));

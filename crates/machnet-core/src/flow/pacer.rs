@@ -1,24 +1,23 @@
 //! Pacing: a window is spread over its round trip, in bursts (`docs/spec/flow.md#pacing`).
 
-use std::time::Duration;
-
 use crate::cc::Controller;
+use crate::time::Span;
 use crate::{Capabilities, Instant};
 
 /// Packets sent at once on sockets: one GSO batch, which costs little more than one packet.
 const SOCKET_PACKETS: u32 = 64;
 /// How late a sleeping engine may be woken by its timer. What is due meanwhile goes in one burst.
-const SOCKET_TIMER: Duration = Duration::from_millis(1);
+const SOCKET_TIMER: Span = Span::from_millis(1);
 /// Packets sent at once on polled drivers: an eighth of the LCD's ring, and the initial window.
 const POLLED_PACKETS: u32 = 32;
 /// A polled engine looks at its timers this often, or about: one tick of the wheel.
-const POLLED_TIMER: Duration = Duration::from_micros(8);
+const POLLED_TIMER: Span = Span::from_micros(8);
 
 /// How far a paced flow may be ahead of its rate: the more of the two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Burst {
     packets: u32,
-    time: Duration,
+    time: Span,
 }
 
 impl Burst {
@@ -61,7 +60,7 @@ impl Pacer {
         &mut self,
         now: Instant,
         cc: &impl Controller,
-        rtt: Duration,
+        rtt: Span,
         packet: u32,
         burst: Burst,
     ) -> bool {
@@ -71,7 +70,7 @@ impl Pacer {
         } else if paid > now {
             // Below one packet there are no bursts.
             let ahead = match cc.fraction() {
-                Some(_) => Duration::ZERO,
+                Some(_) => Span::ZERO,
                 None => burst.time.max(cost(cc, rtt, packet, u64::from(burst.packets) * u64::from(packet))),
             };
             self.set(paid, paid > now + ahead);
@@ -80,7 +79,7 @@ impl Pacer {
     }
 
     /// A packet of `bytes` was sent.
-    pub(super) fn sent(&mut self, now: Instant, cc: &impl Controller, rtt: Duration, packet: u32, bytes: u64) {
+    pub(super) fn sent(&mut self, now: Instant, cc: &impl Controller, rtt: Span, packet: u32, bytes: u64) {
         self.set(self.paid().max(now) + cost(cc, rtt, packet, bytes), self.waits());
     }
 
@@ -90,18 +89,13 @@ impl Pacer {
     }
 }
 
-/// A round trip, ns: below 2⁶⁴, and from a `u64` without a call.
-fn nanos(rtt: Duration) -> f64 {
-    u64::try_from(rtt.as_nanos()).unwrap_or(u64::MAX) as f64
-}
-
 /// How long `bytes` take at the controller's pace.
-fn cost(cc: &impl Controller, rtt: Duration, packet: u32, bytes: u64) -> Duration {
-    let Some(gain) = cc.pacing_gain() else { return Duration::ZERO };
+fn cost(cc: &impl Controller, rtt: Span, packet: u32, bytes: u64) -> Span {
+    let Some(gain) = cc.pacing_gain() else { return Span::ZERO };
     let window = match cc.fraction() {
         // One packet, however short, takes its share.
-        Some(fraction) => return Duration::from_nanos((nanos(rtt) / fraction) as u64),
+        Some(fraction) => return Span::from_nanos((rtt.0 as f64 / fraction) as u64),
         None => cc.window().max(packet.into()) as f64,
     };
-    Duration::from_nanos((nanos(rtt) * bytes as f64 / (gain * window)) as u64)
+    Span::from_nanos((rtt.0 as f64 * bytes as f64 / (gain * window)) as u64)
 }

@@ -4,10 +4,9 @@
 //! Two things differ from TCP. A number is sent once, so that its acknowledgement always says *when* it was sent. And
 //! the acknowledgement of a number that was declared lost, not a DSACK, says that the retransmission was spurious.
 
-use std::time::Duration;
-
 use super::rtt::Rtt;
 use crate::Instant;
+use crate::time::Span;
 
 /// Numbers by which a packet must lie behind the newest one acknowledged to be lost at once, while nothing was ever
 /// reordered: RFC 8985's DupThresh, RFC 9002 §6.1.1.
@@ -96,8 +95,8 @@ impl Rack {
     }
 
     /// How long after its sending a packet is lost, if a later one arrived; the oldest such is `behind` numbers behind.
-    pub(super) fn delay(&self, behind: u64, rtt: &Rtt) -> Duration {
-        let base = if self.newest > 0 { Duration::from_nanos(self.rtt.into()) } else { rtt.smoothed_or_initial() };
+    pub(super) fn delay(&self, behind: u64, rtt: &Rtt) -> Span {
+        let base = if self.newest > 0 { Span::from_nanos(self.rtt.into()) } else { rtt.smoothed_or_initial() };
         if !self.reordering && (behind >= THRESHOLD || self.recovery > 0) {
             return base;
         }
@@ -109,13 +108,13 @@ impl Rack {
 mod tests {
     use super::*;
 
-    const fn us(n: u64) -> Duration {
-        Duration::from_micros(n)
+    const fn us(n: u64) -> Span {
+        Span::from_micros(n)
     }
 
     fn measured(micros: u64) -> Rtt {
         let mut rtt = Rtt::new();
-        rtt.sample(Instant::ZERO, us(micros), Duration::ZERO, Duration::ZERO);
+        rtt.sample(Instant::ZERO, us(micros), Span::ZERO, Span::ZERO);
         rtt
     }
 

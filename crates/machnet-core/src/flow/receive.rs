@@ -270,6 +270,9 @@ impl ReceiveQueue {
 
     /// Bytes of frames that messages are reassembled in: the flow's next message, and others.
     pub(crate) fn reassembling(&self) -> [u64; 2] {
+        if self.partials == 0 {
+            return [0; 2];
+        }
         let oldest = match self.at(0) {
             Some(Slot::Partial(partial)) => partial.frame.bytes().len() as u64,
             _ => 0,

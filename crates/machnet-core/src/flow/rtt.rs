@@ -1,18 +1,17 @@
 //! The round-trip estimator of RFC 9002 §5, in nanoseconds (`docs/spec/flow.md#loss-and-time`).
 
-use std::time::Duration;
-
 use crate::Instant;
+use crate::time::Span;
 
 /// A datacentre's guess before the first sample, where RFC 9002's 333 ms is the Internet's.
-const INITIAL: Duration = Duration::from_millis(1);
+const INITIAL: Span = Span::from_millis(1);
 /// What a yielding engine thread on a shared core needs not to fire spuriously.
-const GRANULARITY: Duration = Duration::from_micros(100);
+const GRANULARITY: Span = Span::from_micros(100);
 /// The longest a back-off gets: a dead peer is found in time, and a path that heals is tried soon.
-const MAX_PTO: Duration = Duration::from_secs(1);
+const MAX_PTO: Span = Span::from_secs(1);
 /// Half of the time for which a smallest round trip counts. In all as long as BBR's MinRTTFilterLen and Linux'
 /// `tcp_min_rtt_wlen`: a path that changes is noticed, a queue that stands for seconds is not taken for the path.
-const MIN_WINDOW: Duration = Duration::from_secs(5);
+const MIN_WINDOW: Span = Span::from_secs(5);
 /// Persistent congestion, in PTOs (RFC 9002 §7.6.1).
 const PERSISTENT: u64 = 3;
 
@@ -29,16 +28,11 @@ pub(crate) struct Rtt {
     peer_max_ack_delay: u64,
 }
 
-const fn nanos(duration: Duration) -> u64 {
-    let nanos = duration.as_nanos();
-    if nanos > u64::MAX as u128 { u64::MAX } else { nanos as u64 }
-}
-
 impl Rtt {
     pub(crate) const fn new() -> Self {
         Self {
             smoothed: 0,
-            variation: nanos(INITIAL) / 2,
+            variation: INITIAL.0 / 2,
             min: [u64::MAX; 2],
             min_since: Instant::ZERO,
             peer_max_ack_delay: 0,
@@ -52,17 +46,17 @@ impl Rtt {
 
     /// Takes a sample: a packet was acknowledged `latest` after it was sent; the peer says it waited `delay` of that, and
     /// we may not have looked for `gap`.
-    pub(crate) fn sample(&mut self, now: Instant, latest: Duration, delay: Duration, gap: Duration) {
-        let latest = nanos(latest).max(1);
+    pub(crate) fn sample(&mut self, now: Instant, latest: Span, delay: Span, gap: Span) {
+        let latest = latest.0.max(1);
         if self.min_since + MIN_WINDOW <= now {
             self.min = [u64::MAX, self.min[0]];
             self.min_since = now;
         }
         self.min[0] = self.min[0].min(latest);
-        let delay = nanos(delay).min(self.peer_max_ack_delay);
+        let delay = delay.0.min(self.peer_max_ack_delay);
         // Never below the minimum. RFC 9002 §5.3 would not subtract at all then; our peers say rather too much, since they
         // count from their previous poll.
-        let adjusted = latest.saturating_sub(delay).saturating_sub(nanos(gap)).max(self.min[0].min(self.min[1]));
+        let adjusted = latest.saturating_sub(delay).saturating_sub(gap.0).max(self.min[0].min(self.min[1]));
         if self.smoothed == 0 {
             self.smoothed = latest;
             self.variation = latest / 2;
@@ -73,38 +67,38 @@ impl Rtt {
     }
 
     /// The smoothed value; zero before the first sample.
-    pub(crate) const fn smoothed(&self) -> Duration {
-        Duration::from_nanos(self.smoothed)
+    pub(crate) const fn smoothed(&self) -> Span {
+        Span::from_nanos(self.smoothed)
     }
 
     /// The smoothed value, or the guess.
-    pub(crate) const fn smoothed_or_initial(&self) -> Duration {
+    pub(crate) const fn smoothed_or_initial(&self) -> Span {
         if self.smoothed == 0 { INITIAL } else { self.smoothed() }
     }
 
     /// The smallest of the last 5 to 10 s in which there were samples, or the guess.
-    pub(crate) fn min(&self) -> Duration {
+    pub(crate) fn min(&self) -> Span {
         let min = self.min[0].min(self.min[1]);
-        if min == u64::MAX { INITIAL } else { Duration::from_nanos(min) }
+        if min == u64::MAX { INITIAL } else { Span::from_nanos(min) }
     }
 
     /// How long to wait for an acknowledgement before probing, after `backoff` probes in a row: RFC 9002 §6.2.1, and
     /// no later than RFC 8985 §7.2 has it (2·srtt), so that a variation measured once does not delay every tail.
-    pub(crate) fn pto(&self, backoff: u32) -> Duration {
-        let smoothed = nanos(self.smoothed_or_initial());
-        let once = smoothed + (4 * self.variation).min(smoothed).max(nanos(GRANULARITY)) + self.peer_max_ack_delay;
-        Duration::from_nanos(once.saturating_mul(1 << backoff.min(16))).min(MAX_PTO)
+    pub(crate) fn pto(&self, backoff: u32) -> Span {
+        let smoothed = self.smoothed_or_initial().0;
+        let once = smoothed + (4 * self.variation).min(smoothed).max(GRANULARITY.0) + self.peer_max_ack_delay;
+        Span::from_nanos(once.saturating_mul(1 << backoff.min(16))).min(MAX_PTO)
     }
 
     /// How long news of the peer keep a probe away.
-    pub(crate) fn hold(&self) -> Duration {
+    pub(crate) fn hold(&self) -> Span {
         self.smoothed_or_initial().max(GRANULARITY)
     }
 
     /// Everything sent within such a time was lost: the path carries nothing (RFC 9002 §7.6). None before a sample.
-    pub(crate) fn persistent(&self) -> Option<Duration> {
-        let once = self.smoothed + (4 * self.variation).max(nanos(GRANULARITY)) + self.peer_max_ack_delay;
-        (self.smoothed > 0).then(|| Duration::from_nanos(PERSISTENT * once))
+    pub(crate) fn persistent(&self) -> Option<Span> {
+        let once = self.smoothed + (4 * self.variation).max(GRANULARITY.0) + self.peer_max_ack_delay;
+        (self.smoothed > 0).then(|| Span::from_nanos(PERSISTENT * once))
     }
 }
 
@@ -112,8 +106,8 @@ impl Rtt {
 mod tests {
     use super::*;
 
-    const fn us(n: u64) -> Duration {
-        Duration::from_micros(n)
+    const fn us(n: u64) -> Span {
+        Span::from_micros(n)
     }
 
     #[test]

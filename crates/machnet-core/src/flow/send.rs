@@ -232,6 +232,11 @@ impl SendQueue {
         Some(Part { len, ..part })
     }
 
+    /// False if nothing waits to be sent again.
+    pub(crate) fn may_have_again(&self) -> bool {
+        self.again.front().is_some()
+    }
+
     /// True if something waits to be sent again.
     pub(crate) fn has_again(&mut self) -> bool {
         while let Some(&part) = self.again.front() {

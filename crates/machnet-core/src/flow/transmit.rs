@@ -36,6 +36,21 @@ impl Flow {
         false
     }
 
+    /// False if [`Flow::transmit`] would surely find nothing to do: for most flows that have only received.
+    pub(crate) fn wants_turn(&self, now: Instant) -> bool {
+        self.state != State::Open
+            || !self.send.all_sent()
+            || self.send.may_have_again()
+            || self.acks.is_due(now)
+            || self.announce
+            || self.refused.is_some()
+            || self.probes > 0
+            || [self.abort, self.stop, self.ping, self.blocked, self.fin].contains(&Control::Wanted)
+            // A pacer that waits must hear that its time has come, or its deadline stays for ever.
+            || self.pacer.deadline().is_some()
+            || self.mtu.as_ref().is_some_and(|mtu| mtu.wants_turn())
+    }
+
     /// True if there are messages, or parts of them, that were never sent.
     pub(crate) fn keeps_data_back(&self) -> bool {
         !self.send.all_sent()
@@ -141,6 +156,9 @@ impl Flow {
 
     /// True if a packet would go out now.
     fn has_something(&mut self, now: Instant) -> bool {
+        if !self.wants_turn(now) {
+            return false;
+        }
         if self.acks.is_due(now) || self.announce {
             return true;
         }
@@ -152,7 +170,6 @@ impl Flow {
         }
         self.check_blocked();
         let wants = self.send.has_again() || self.has_credit();
-        // A pacer that waits must hear that its time has come, or its deadline stays for ever.
         let open = (wants || self.pacer.deadline().is_some()) && self.window_open(now);
         self.probes > 0
             || [self.abort, self.stop, self.ping, self.blocked].contains(&Control::Wanted)
@@ -239,7 +256,7 @@ impl Flow {
         }
         if !tx.contents.is_empty() {
             self.acks.replied(now);
-            let (pto, idle) = (self.rtt.pto(0), now.since(self.sent.idle_since()));
+            let (pto, idle) = (self.rtt.pto(0), now.after(self.sent.idle_since()));
             if self.sent.in_flight() == 0 && idle > pto && self.sent.has_sent() {
                 self.cc.on_restart(idle, pto);
             }

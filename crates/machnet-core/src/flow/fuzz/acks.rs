@@ -1,13 +1,13 @@
 //! Numbers received, against a set of them: a block says nothing that is untrue, and all that is asked about.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use arbitrary::Unstructured;
 
 use super::super::acks::{Acks, Arrival};
 use crate::Instant;
 use crate::seq::expand;
+use crate::time::Span;
 use crate::wire::{AckBlock, MAX_BITMAP_WORDS};
 
 /// `docs/spec/wire.md#header`.
@@ -25,7 +25,7 @@ fn run(u: &mut Unstructured<'_>) -> arbitrary::Result<()> {
     let (mut next, mut floor) = (0u64, 0u64);
     let mut now = Instant(1);
     while !u.is_empty() {
-        now += Duration::from_micros(u.int_in_range(0..=100)?);
+        now += Span::from_micros(u.int_in_range(0..=100)?);
         let number = match u.int_in_range(0..=7)? {
             0..=2 => next,
             3 => next + u.int_in_range(0..=70)?,
@@ -55,7 +55,7 @@ fn run(u: &mut Unstructured<'_>) -> arbitrary::Result<()> {
         floor = floor.max(number.saturating_sub(distance));
         model.insert(number);
         next = next.max(number + 1);
-        acks.elicited(now, u.arbitrary()?, Duration::from_micros(250));
+        acks.elicited(now, u.arbitrary()?, Span::from_micros(250));
         assert!(acks.wants() && acks.deadline().is_some());
         let at_once = acks.is_due(now);
         for bitmap in [false, true] {

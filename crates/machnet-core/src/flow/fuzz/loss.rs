@@ -2,7 +2,6 @@
 //! once; what is lost is said once; bytes in flight are those of neither; and something always comes next while there are any.
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
 use arbitrary::Unstructured;
 
@@ -12,6 +11,7 @@ use super::super::loss::Outstanding;
 use super::super::rtt::Rtt;
 use super::super::send::Part;
 use crate::Instant;
+use crate::time::Span;
 use crate::wire::AckBlock;
 
 pub(crate) fn loss(bytes: &[u8]) {
@@ -67,7 +67,7 @@ impl World {
 
     fn operate(&mut self, u: &mut Unstructured<'_>) -> arbitrary::Result<()> {
         while !u.is_empty() {
-            self.now += Duration::from_nanos(u.int_in_range(0..=1 << 14)?);
+            self.now += Span::from_nanos(u.int_in_range(0..=1 << 14)?);
             match u.int_in_range(0..=11)? {
                 0..=3 => {
                     let (count, elicits) = (u.int_in_range(1..=20)?, u.ratio(7, 8)?);
@@ -95,7 +95,7 @@ impl World {
                     let block = if u.arbitrary()? { self.back.remove(at) } else { self.back.get(at).copied() };
                     block.into_iter().for_each(|block| self.acknowledge(&block));
                 }
-                10 => self.now += Duration::from_micros(1 << u.int_in_range(0..=20)?),
+                10 => self.now += Span::from_micros(1 << u.int_in_range(0..=20)?),
                 11 if u.arbitrary()? => self.sent.shed(),
                 _ => self.on_time(),
             }
@@ -133,7 +133,7 @@ impl World {
             packet.arrived = true;
             let in_order = self.acks.record(self.now, number, packet.floor);
             if packet.elicits {
-                self.acks.elicited(self.now, !in_order, Duration::from_micros(250));
+                self.acks.elicited(self.now, !in_order, Span::from_micros(250));
             }
         }
     }
@@ -150,7 +150,7 @@ impl World {
         });
         assert_eq!((result.bytes, result.new), (bytes, bytes > 0));
         if let Some(at) = result.sample {
-            self.rtt.sample(self.now, self.now.since(at), Duration::from_micros(block.delay_us.into()), Duration::ZERO);
+            self.rtt.sample(self.now, self.now.after(at), Span::from_micros(block.delay_us.into()), Span::ZERO);
         }
         self.detect();
     }
@@ -198,7 +198,7 @@ impl World {
         while let Some(deadline) = self.sent.deadline(&self.rtt) {
             self.now = self.now.max(deadline);
             self.on_time();
-            self.now += Duration::from_micros(10);
+            self.now += Span::from_micros(10);
             while !self.there.is_empty() {
                 self.arrive(0, false);
             }

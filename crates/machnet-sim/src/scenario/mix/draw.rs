@@ -8,8 +8,8 @@ use machnet_core::{Config, Instant};
 use crate::fault::{outage, outage_of_acknowledgements, outage_of_long};
 use crate::setup::{config, micros, millis, nic};
 use crate::{
-    Bursts, Corruption, Dialog, Fabric, Link, LinkId, MachineId, NicConfig, NoFrame, Pace, Plan, Policer, SimRng,
-    World, WorldConfig,
+    Bursts, Corruption, Dialog, Ethernet, Fabric, Link, LinkId, MachineId, NicConfig, NoFrame, Pace, Plan, Policer,
+    SimRng, World, WorldConfig,
 };
 
 /// One of `choices`.
@@ -22,8 +22,15 @@ pub(super) fn world_config(rng: &mut SimRng) -> WorldConfig {
     WorldConfig {
         poll_cost: Duration::from_nanos(200 + rng.log_uniform(5_000) as u64),
         packet_cost: Duration::from_nanos(rng.below(300)),
+        ethernet: ethernet(rng),
         ..WorldConfig::default()
     }
+}
+
+/// Half of the worlds have Ethernet under the engines' network layer.
+fn ethernet(rng: &mut SimRng) -> Option<Ethernet> {
+    let word = rng.below(8);
+    (word >= 4).then_some(Ethernet { tx_checksum: word & 1 != 0, rx_checksum: word & 2 != 0 })
 }
 
 /// A delay from 1 µs to 3 ms.
@@ -55,11 +62,15 @@ pub(super) fn link(rng: &mut SimRng) -> Link {
 
 /// A NIC that holds frames for a while, and may have few.
 pub(super) fn nic_config(rng: &mut SimRng) -> NicConfig {
+    // Jumbo frames are rare, and few: they are much memory.
+    let (max_payload, frames) = if rng.below(6) == 0 { (9216, [600, 1024, 1024]) } else { (1472, [600, 1024, 4096]) };
     NicConfig {
+        max_payload,
+        frame_size: max_payload + 256,
         hold: Duration::from_nanos(rng.below(20_000)),
         hold_packets: rng.below(64) as u16,
         headroom: 64 * rng.below(2) as u32,
-        frames: one_of(rng, &[600, 1024, 4096]),
+        frames: one_of(rng, &frames),
         rx_descriptors: one_of(rng, &[64, 256, 1024]),
         no_frame: one_of(rng, &[NoFrame::Wait, NoFrame::Drop]),
         ..nic()
@@ -73,7 +84,10 @@ pub(super) fn engine_config(rng: &mut SimRng) -> Config {
     config.send_buffer = one_of(rng, &[8 << 10, 64 << 10, 2 << 20]);
     config.max_ack_delay = micros(one_of(rng, &[50, 250, 1000]));
     config.congestion = one_of(rng, &[None, Some(Congestion::Cubic), Some(Congestion::Swift)]);
-    config.max_payload = one_of(rng, &[1232, 1232, 1472]);
+    config.max_payload = one_of(rng, &[1232, 1472, 9216]);
+    // From one whole message at a time to plenty.
+    config.reassembly_bytes = one_of(rng, &[0, 1 << 20, 7 << 22]);
+    config.peer_reassembly_bytes = one_of(rng, &[1 << 20, 2 << 20, 64 << 20]);
     config
 }
 

@@ -12,7 +12,7 @@ use crate::{Flow, Handle, Link, Plan, SimRng, receive, send};
 
 /// How a direction of the flow is left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Exit {
+pub(super) enum Exit {
     /// Everything is sent, or read, and the direction ends in order.
     Complete,
     /// The end is dropped in the middle.
@@ -23,14 +23,14 @@ enum Exit {
 
 /// When and how an end is left, and the pause after each message.
 #[derive(Clone, Copy, Debug)]
-struct Habit {
+pub(super) struct Habit {
     exit: Exit,
     stop_at: usize,
     pause: Duration,
 }
 
 impl Habit {
-    fn draw(rng: &mut SimRng, messages: usize) -> Self {
+    pub(super) fn draw(rng: &mut SimRng, messages: usize) -> Self {
         let exit = draw::one_of(rng, &[Exit::Complete, Exit::Complete, Exit::Leave, Exit::Abort]);
         Self { exit, stop_at: rng.below(1 + messages as u64) as usize, pause: rng.duration(micros(500)) }
     }
@@ -76,7 +76,12 @@ pub(super) fn leave(run: &Run) {
 }
 
 /// How many messages were posted, and how the end was left.
-async fn write(mut end: machnet_channel::SendEnd, plan: Plan, habit: Habit, handle: Handle) -> (usize, Exit) {
+pub(super) async fn write(
+    mut end: machnet_channel::SendEnd,
+    plan: Plan,
+    habit: Habit,
+    handle: Handle,
+) -> (usize, Exit) {
     let mut posted = 0;
     while posted < plan.len() && habit.goes_on(posted) {
         if send(&mut end, plan.message(posted)).await.is_err() {
@@ -92,7 +97,7 @@ async fn write(mut end: machnet_channel::SendEnd, plan: Plan, habit: Habit, hand
 }
 
 /// How many messages were read, and the state if no more came.
-async fn read(
+pub(super) async fn read(
     mut end: machnet_channel::RecvEnd,
     plan: Plan,
     habit: Habit,

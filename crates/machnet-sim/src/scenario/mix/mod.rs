@@ -4,7 +4,7 @@
 //! draw.rs      links, NICs, machines and dialogs
 //! talk.rs      dialogs that must end well: pairs, switches, dumbbells, incasts
 //! leave.rs     applications that leave when they like
-//! strange.rs   damage that nothing notices, forged packets, peers that restart or vanish
+//! strange.rs   damage that nothing notices, forged packets, peers that restart, vanish or stand still
 //! ```
 
 mod draw;
@@ -24,12 +24,17 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     kept("mix_damage", "drawn: damage that no checksum notices", strange::damage),
     kept("mix_forged", "drawn: replayed, altered and random packets from anywhere", strange::forged),
     kept("mix_gone", "drawn: peers that restart, or are never heard of again", strange::gone),
+    kept(
+        "mix_stopped",
+        "drawn: hosts that stand still for up to 12 s, and applications that leave meanwhile",
+        strange::stopped,
+    ),
     kept("mix", "one of the mix_ scenarios, drawn: what --seeds runs", mix),
 ];
 
 fn mix(run: &Run) {
     // Dialogs between two machines are quick, and where most faults meet.
-    const WEIGHTS: [u64; 9] = [8, 3, 3, 2, 2, 4, 3, 2, 2];
+    const WEIGHTS: [u64; 10] = [8, 3, 3, 2, 2, 4, 3, 2, 2, 4];
     let mut at = run.rng().below(WEIGHTS.iter().sum());
     let chosen = WEIGHTS.iter().position(|&weight| {
         let is_here = at < weight;

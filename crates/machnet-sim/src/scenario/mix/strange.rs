@@ -5,10 +5,11 @@ use std::sync::{Arc, Mutex};
 
 use machnet_channel::{CloseReason, FlowState};
 
-use super::draw;
+use super::leave::Habit;
+use super::{draw, leave};
 use crate::scenario::Run;
 use crate::setup::{PORT, config, ip, micros, millis, nic, seconds};
-use crate::{Corruption, Dialog, Link, Plan, Trouble, Verdict};
+use crate::{Corruption, Dialog, Link, NicConfig, Plan, Trouble, Verdict};
 
 /// Damage that no checksum notices may change what it likes: contents, credit, acknowledgements, the end of a flow. It
 /// may not panic, livelock, leak a frame or a buffer, or leave a flow behind once the applications are gone.
@@ -139,4 +140,47 @@ pub(super) fn gone(run: &Run) {
     dialog.check(&tasks.map(|task| task.take().expect("the task is done")));
     pair.world.run_for(millis(1)).unwrap();
     pair.world.settle(seconds(30)).unwrap();
+}
+
+/// A host that stands still for longer than others believe it to live, little memory, and applications that leave in the
+/// meantime, so that ABORTs and ends are lost altogether: every application learns the end of its flow, and nothing is left.
+pub(super) fn stopped(run: &Run) {
+    let rng = &mut run.rng();
+    let mut config = draw::engine_config(rng);
+    config.max_payload = 1232;
+    let nic = NicConfig { rx_descriptors: draw::one_of(rng, &[64, 256]), ..nic() };
+    let loss = draw::one_of(rng, &[0.0, 0.01, 0.1]);
+    let mut pair = run.pair_of(&Link { loss, ..Link::with_delay(micros(1 + rng.below(100))) }, nic, config);
+    let mut sides = Vec::new();
+    for _ in 0..1 + rng.below(6) {
+        let (a, b) = pair.open();
+        let plans = [(); 2].map(|()| Plan::log_uniform(rng.word(), rng.below(20) as usize, 1 << 20, rng));
+        for (side, flow) in [a, b].into_iter().enumerate() {
+            let (outgoing, incoming) = (plans[side].clone(), plans[1 - side].clone());
+            let handle = pair.world.handle().clone();
+            let habit = Habit::draw(rng, outgoing.len());
+            let writing = pair.world.spawn("writer", leave::write(flow.send, outgoing, habit, handle.clone()));
+            let habit = Habit::draw(rng, incoming.len());
+            let reading = pair.world.spawn("reader", leave::read(flow.recv, incoming, habit, handle));
+            sides.push((writing, reading));
+        }
+    }
+    for _ in 0..1 + rng.below(4) {
+        pair.world.run_for(micros(rng.log_uniform(2_000_000) as u64)).unwrap();
+        pair.world.pause(draw::one_of(rng, &[pair.a, pair.b]), micros(rng.log_uniform(12_000_000) as u64));
+    }
+    pair.world.run(seconds(300)).unwrap();
+    let ends: Vec<_> = sides.iter().map(|(writing, reading)| (writing.take(), reading.take())).collect();
+    for (index, (_, reading)) in ends.iter().enumerate() {
+        let (received, end) = reading.expect("the task is done");
+        let (posted, _) = ends[index ^ 1].0.expect("the task is done");
+        assert!(received <= posted, "reader {index} received {received} of {posted}");
+        let Some(end) = end else { continue };
+        if end.has(FlowState::READ_ENDED) {
+            assert_eq!(received, posted, "reader {index}: {end:?}");
+        } else {
+            assert!(end.reason().is_some(), "reader {index}: {end:?}");
+        }
+    }
+    pair.world.settle(seconds(120)).unwrap();
 }
