@@ -285,10 +285,10 @@ impl Flow {
         // Lost parts first, then new ones; a part that does not fit waits for the next packet.
         loop {
             let space = out.len() - at;
-            let part = match self.send.next_again(space) {
-                Some(part) => Some(part),
-                None if self.send.has_again() => None,
-                None => self.send.next_new(self.peer_credit, space),
+            let part = if self.send.has_again() {
+                self.send.next_again(space)
+            } else {
+                self.send.next_new(self.peer_credit, space)
             };
             let Some(part) = part else { break };
             let Some(chunk) = self.send.chunk(part) else { break };
