@@ -17,6 +17,8 @@
 //! ```
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "dpdk")]
+pub use machnet_async::dpdk;
 #[doc(inline)]
 pub use machnet_async::{
     CloseReason, Config, ConfigError, Congestion, Driver, DropReason, Drops, Endpoint, EndpointBuilder, EngineStats,

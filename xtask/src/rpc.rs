@@ -236,21 +236,21 @@ fn program(name: &str) -> Command {
     Command::new(target().join("release/examples").join(Path::new(name)))
 }
 
-fn free_tcp_port() -> Result<u16> {
+pub(crate) fn free_tcp_port() -> Result<u16> {
     Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }
 
-fn free_udp_port() -> Result<u16> {
+pub(crate) fn free_udp_port() -> Result<u16> {
     Ok(UdpSocket::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }
 
-fn wait_for_tcp(server: &mut Running, port: u16) -> Result<()> {
+pub(crate) fn wait_for_tcp(server: &mut Running, port: u16) -> Result<()> {
     // Not by connecting: that would be a connection more.
     let id = server.id();
     wait_for(server, || has_tcp_listener(id, port))
 }
 
-fn wait_for_udp(server: &mut Running, port: u16) -> Result<()> {
+pub(crate) fn wait_for_udp(server: &mut Running, port: u16) -> Result<()> {
     let id = server.id();
     wait_for(server, || has_udp_port(id, port))
 }

@@ -44,6 +44,8 @@ pub(crate) const INITDB: Tool =
     Tool { name: "PostgreSQL", source: Source::Apt { command: "initdb", package: "postgresql" } };
 pub(crate) const SETPRIV: Tool =
     Tool { name: "setpriv", source: Source::Apt { command: "setpriv", package: "util-linux" } };
+pub(crate) const TASKSET: Tool =
+    Tool { name: "taskset", source: Source::Apt { command: "taskset", package: "util-linux" } };
 pub(crate) const TC: Tool = Tool { name: "tc", source: Source::Apt { command: "tc", package: "iproute2" } };
 pub(crate) const TSHARK: Tool = Tool { name: "tshark", source: Source::Apt { command: "tshark", package: "tshark" } };
 pub(crate) const VALGRIND: Tool =
@@ -159,7 +161,12 @@ fn crate_root(name: &str, version: &str) -> PathBuf {
 
 /// A command to run, wherever it is.
 pub(crate) fn command(name: &str) -> Command {
-    find(name).map_or_else(|| Command::new(name), Command::new)
+    Command::new(path(name))
+}
+
+/// Where a command is; if nowhere, its name, for the error of starting it.
+pub(crate) fn path(name: &str) -> PathBuf {
+    find(name).unwrap_or_else(|| name.into())
 }
 
 /// Where PostgreSQL's server programs are: on Debian not in `PATH`.

@@ -59,6 +59,7 @@ impl Endpoint {
     /// | `udp://[::]` | the same |
     /// | `udp://192.0.2.1:7000` | UDP sockets at this address; flows leave from this port. Without one, or 0: any |
     /// | `shm://name` | memory shared with processes of this host that use the same name: see [`Shm::attach`] |
+    /// | `dpdk://0000:00:06.0?ip=10.0.0.5/24` | a port of DPDK's, with the feature `dpdk`: see `dpdk::DpdkUrl` |
     ///
     /// It lives as long as the process, whatever runtimes come and go. Shut down ([`Endpoint::shutdown`], to wait before
     /// the process exits until everything that was sent has arrived), the next call starts another.
@@ -71,6 +72,8 @@ impl Endpoint {
         match url()? {
             Url::Udp(address) => udp_at(address, connects_from(address, peer)),
             Url::Shm(name) => shm(name),
+            #[cfg(feature = "dpdk")]
+            Url::Dpdk(url) => dpdk(url),
         }
     }
 }
@@ -125,6 +128,19 @@ fn shm(name: &str) -> io::Result<Endpoint> {
     })
 }
 
+/// The one endpoint on a DPDK port.
+#[cfg(feature = "dpdk")]
+fn dpdk(url: &crate::dpdk::DpdkUrl) -> io::Result<Endpoint> {
+    endpoint(Ipv4Addr::UNSPECIFIED.into(), || {
+        let driver = url.open()?;
+        let mut config = Config::default();
+        // All of what the port's MTU allows.
+        config.max_payload = driver.capabilities().max_payload;
+        config.congestion = Some(crate::Congestion::Cubic);
+        Endpoint::builder().driver(driver).config(config).start()
+    })
+}
+
 /// The endpoint that listens at `asked`.
 fn listening_at(url: &Url, asked: IpAddr) -> io::Result<Endpoint> {
     match url {
@@ -133,6 +149,11 @@ fn listening_at(url: &Url, asked: IpAddr) -> io::Result<Endpoint> {
             let endpoint = shm(name)?;
             listens_at(endpoint.local_addr().ip(), asked, url)?;
             Ok(endpoint)
+        }
+        #[cfg(feature = "dpdk")]
+        Url::Dpdk(port) => {
+            listens_at(port.address(), asked, url)?;
+            dpdk(port)
         }
     }
 }
@@ -166,15 +187,18 @@ enum Url {
     Udp(SocketAddr),
     /// Shared memory of a name.
     Shm(String),
+    /// A port of DPDK's.
+    #[cfg(feature = "dpdk")]
+    Dpdk(Box<crate::dpdk::DpdkUrl>),
 }
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 enum UrlError {
     #[error("no \"://\" after the scheme; wanted is for example {FALLBACK}")]
     NoScheme,
-    #[error("\"{0}\" is not in this version; known schemes: udp, shm")]
+    #[error("\"{0}\" is not in this {what}; known schemes: {KNOWN}", what = if *.0 == "dpdk" { "build (its feature `dpdk` is off)" } else { "version" })]
     Planned(&'static str),
-    #[error("unknown scheme \"{}\"; known schemes: udp, shm", .0.escape_debug())]
+    #[error("unknown scheme \"{}\"; known schemes: {KNOWN}", .0.escape_debug())]
     UnknownScheme(String),
     #[error("no address after \"udp://\"; wanted is for example {FALLBACK}")]
     NoAddress,
@@ -184,6 +208,9 @@ enum UrlError {
     NoPort(String),
     #[error("nothing may follow the address, but \"{}\" does", .0.escape_debug())]
     Trailing(String),
+    #[cfg(feature = "dpdk")]
+    #[error(transparent)]
+    Dpdk(#[from] crate::dpdk::UrlError),
 }
 
 impl UrlError {
@@ -195,12 +222,19 @@ impl UrlError {
     }
 }
 
-/// Schemes of later versions.
+/// Schemes of this build.
+const KNOWN: &str = if cfg!(feature = "dpdk") { "udp, shm, dpdk" } else { "udp, shm" };
+
+/// Schemes of other builds or later versions.
 const PLANNED: [&str; 3] = ["dpdk", "xdp", "unix"];
 
 impl Url {
     fn parse(text: &str) -> Result<Self, UrlError> {
         let (scheme, rest) = text.split_once("://").ok_or(UrlError::NoScheme)?;
+        #[cfg(feature = "dpdk")]
+        if scheme.eq_ignore_ascii_case("dpdk") {
+            return Ok(Self::Dpdk(Box::new(text.parse()?)));
+        }
         if let Some(planned) = PLANNED.into_iter().find(|planned| scheme.eq_ignore_ascii_case(planned)) {
             return Err(UrlError::Planned(planned));
         }
@@ -243,6 +277,8 @@ impl fmt::Display for Url {
         match self {
             Self::Udp(address) => write!(f, "udp://{address}"),
             Self::Shm(name) => write!(f, "shm://{name}"),
+            #[cfg(feature = "dpdk")]
+            Self::Dpdk(url) => url.fmt(f),
         }
     }
 }
@@ -283,11 +319,14 @@ mod tests {
             ("udp://1.2.3.4:65536", "\"65536\" is no port", io::ErrorKind::InvalidInput),
             ("udp://1.2.3.4:", "\"\" is no port", io::ErrorKind::InvalidInput),
             ("udp://1.2.3.4:1?x=y", "\"?x=y\"", io::ErrorKind::InvalidInput),
+            #[cfg(not(feature = "dpdk"))]
             (
                 "dpdk://0000:00:06.0",
-                "\"dpdk\" is not in this version; known schemes: udp, shm",
+                "\"dpdk\" is not in this build (its feature `dpdk` is off); known schemes: udp, shm",
                 io::ErrorKind::Unsupported,
             ),
+            #[cfg(feature = "dpdk")]
+            ("dpdk://0000:00:06.0", "no own address: add ip=", io::ErrorKind::InvalidInput),
             ("xdp://eth1", "\"xdp\" is not in this version", io::ErrorKind::Unsupported),
             ("unix:///run/machnet.sock", "\"unix\" is not in this version", io::ErrorKind::Unsupported),
             ("tcp://0.0.0.0", "unknown scheme \"tcp\"; known schemes: udp, shm", io::ErrorKind::Unsupported),

@@ -321,6 +321,9 @@ pub use idle::IdlePolicy;
 pub use listener::{Incoming, Listener};
 pub use machnet_channel::{CloseReason, Congestion, FlowOptions, FlowStats, Message, Reserved};
 pub use machnet_core::{Config, ConfigError, Driver, DropReason, Drops, EngineStats};
+#[cfg(feature = "dpdk")]
+#[doc(inline)]
+pub use machnet_dpdk as dpdk;
 pub use machnet_shm::{Shm, ShmBuilder, ShmStats};
 pub use machnet_udp::{Udp, UdpBuilder};
 pub use messages::Messages;

@@ -27,7 +27,7 @@ use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 use crate::sync::{self, Arc};
 
 /// The end of a free list.
-const NIL: u32 = u32::MAX;
+pub(crate) const NIL: u32 = u32::MAX;
 
 /// Memory that only this process writes.
 #[derive(Debug)]
@@ -39,18 +39,25 @@ pub struct Region<K> {
     kind: PhantomData<K>,
 }
 
-struct FrameMeta {
-    /// Holders of the frame; 0 on the free list.
-    count: AtomicU32,
+pub(crate) struct FrameMeta {
+    /// Holders of the frame; 0 on the free list, and while a device has it.
+    pub(crate) count: AtomicU32,
     /// Next on a free list.
-    next: AtomicU32,
+    pub(crate) next: AtomicU32,
+    /// Its first byte.
+    pub(crate) start: NonNull<u8>,
 }
 
-struct RegionInner {
-    /// The first frame: the first aligned byte of `allocation`.
-    base: NonNull<u8>,
-    allocation: NonNull<u8>,
-    layout: Layout,
+/// Whose the bytes are.
+pub(crate) enum Memory {
+    /// The region's own.
+    Allocated(NonNull<u8>, Layout),
+    /// Somebody else's, who keeps them as long as this lives.
+    Lent { _owner: Box<dyn Send + Sync> },
+}
+
+pub(crate) struct RegionInner {
+    memory: Memory,
     frame_size: u32,
     frames: Box<[FrameMeta]>,
     bell: OnceLock<Arc<Doorbell>>,
@@ -68,7 +75,7 @@ struct Home {
     starving: AtomicBool,
 }
 
-// SAFETY: the memory is reached through `Frame` (one holder, may write) and `FrameRef` (many, read only), whose counts
+// SAFETY: `start`s point into `memory`, which is reached through `Frame` (one holder, may write) and `FrameRef` (many, read only), whose counts
 // are atomic; everything else is atomic or immutable.
 unsafe impl Send for RegionInner {}
 // SAFETY: as above.
@@ -107,19 +114,20 @@ impl Region<Private> {
             .map(|i| FrameMeta {
                 count: AtomicU32::new(0),
                 next: AtomicU32::new(if i + 1 == count { NIL } else { i + 1 }),
+                // SAFETY: the allocation has room for `count` frames after `base`.
+                start: unsafe { base.add(i as usize * frame_size as usize) },
             })
             .collect();
-        let inner = Arc::new(RegionInner {
-            base,
-            allocation,
-            layout,
-            frame_size,
-            frames,
-            bell: OnceLock::new(),
-            home: Home { newest: AtomicU32::new(NIL), returned: AtomicU64::new(0), starving: AtomicBool::new(false) },
-        });
-        let pool = FramePool { inner: Arc::clone(&inner), free: 0, taken: 0 };
-        Ok((Self { inner, kind: PhantomData }, pool))
+        Ok(Self::over(Memory::Allocated(allocation, layout), frame_size, frames, 0))
+    }
+
+    /// A region, and the pool whose list of free frames begins at `free`.
+    pub(crate) fn over(memory: Memory, frame_size: u32, frames: Box<[FrameMeta]>, free: u32) -> (Self, FramePool) {
+        let home = Home { newest: AtomicU32::new(NIL), returned: AtomicU64::new(0), starving: AtomicBool::new(false) };
+        let taken = if free == NIL { frames.len() as u64 } else { 0 };
+        let inner = Arc::new(RegionInner { memory, frame_size, frames, bell: OnceLock::new(), home });
+        let pool = FramePool { inner: Arc::clone(&inner), free, taken };
+        (Self { inner, kind: PhantomData }, pool)
     }
 }
 
@@ -154,12 +162,10 @@ impl std::fmt::Debug for RegionInner {
 
 impl RegionInner {
     fn start_of(&self, index: u32) -> NonNull<u8> {
-        debug_assert!((index as usize) < self.frames.len());
-        // SAFETY: every index handed out is below the frame count, so the offset stays inside the allocation.
-        unsafe { self.base.add(index as usize * self.frame_size as usize) }
+        self.meta(index).start
     }
 
-    fn meta(&self, index: u32) -> &FrameMeta {
+    pub(crate) fn meta(&self, index: u32) -> &FrameMeta {
         &self.frames[index as usize]
     }
 
@@ -206,15 +212,17 @@ impl RegionInner {
 
 impl Drop for RegionInner {
     fn drop(&mut self) {
-        // SAFETY: allocated in `anonymous` with this layout; no frame is left (each holds an `Arc` of this).
-        unsafe { std::alloc::dealloc(self.allocation.as_ptr(), self.layout) };
+        if let Memory::Allocated(allocation, layout) = self.memory {
+            // SAFETY: allocated in `anonymous` with this layout; no frame is left (each holds an `Arc` of this).
+            unsafe { std::alloc::dealloc(allocation.as_ptr(), layout) };
+        }
     }
 }
 
 /// The one place frames of a region are taken from. Belongs to the engine or its driver.
 #[derive(Debug)]
 pub struct FramePool {
-    inner: Arc<RegionInner>,
+    pub(crate) inner: Arc<RegionInner>,
     /// Head of the list that only the pool sees.
     free: u32,
     taken: u64,
@@ -223,6 +231,13 @@ pub struct FramePool {
 impl FramePool {
     /// Takes a free frame; `None` if all are in use. Its bytes are whatever they were.
     pub fn take(&mut self) -> Option<Frame> {
+        let index = self.pop()?;
+        self.inner.meta(index).count.store(1, Ordering::Relaxed);
+        Some(Frame { region: Arc::clone(&self.inner), index })
+    }
+
+    /// Takes a free frame off the list, as it is.
+    pub(crate) fn pop(&mut self) -> Option<u32> {
         if self.free == NIL {
             // Acquire: pairs with the Release in `release`. Taking the whole list at once leaves no room for ABA.
             self.free = self.inner.home.newest.swap(NIL, Ordering::Acquire);
@@ -231,11 +246,9 @@ impl FramePool {
             }
         }
         let index = self.free;
-        let meta = self.inner.meta(index);
-        self.free = meta.next.load(Ordering::Relaxed);
-        meta.count.store(1, Ordering::Relaxed);
+        self.free = self.inner.meta(index).next.load(Ordering::Relaxed);
         self.taken += 1;
-        Some(Frame { region: Arc::clone(&self.inner), index })
+        Some(index)
     }
 
     /// Puts the frames that came home before those never used yet, so that they are taken first: they are in the cache,
@@ -279,6 +292,12 @@ impl FramePool {
         }
     }
 
+    /// True if `frame` is one of this region.
+    #[must_use]
+    pub fn owns(&self, frame: &FrameRef) -> bool {
+        Arc::ptr_eq(&self.inner, &frame.region)
+    }
+
     /// Number of free frames. Exact only while nobody drops one; a frame counts a little before it can be taken.
     #[must_use]
     pub fn free(&self) -> u32 {
@@ -318,8 +337,8 @@ impl FramePool {
 
 /// A frame held alone: the holder may write it, if no [`FrameRef`] made with [`Frame::lend`] is left.
 pub struct Frame {
-    region: Arc<RegionInner>,
-    index: u32,
+    pub(crate) region: Arc<RegionInner>,
+    pub(crate) index: u32,
 }
 
 impl Frame {
@@ -384,10 +403,10 @@ impl std::fmt::Debug for Frame {
 
 /// A counted, read-only reference to part of a frame.
 pub struct FrameRef {
-    region: Arc<RegionInner>,
-    index: u32,
-    start: u32,
-    end: u32,
+    pub(crate) region: Arc<RegionInner>,
+    pub(crate) index: u32,
+    pub(crate) start: u32,
+    pub(crate) end: u32,
 }
 
 impl FrameRef {
@@ -405,6 +424,22 @@ impl FrameRef {
             start: self.start + range.start,
             end: self.start + range.end,
         }
+    }
+
+    /// The frame itself, to write again, and where in it this reference was; the reference, if others are left.
+    ///
+    /// # Errors
+    /// The frame is lent to somebody else too.
+    pub fn into_frame(self) -> Result<(Frame, Range<u32>), Self> {
+        // Acquire: pairs with the Release in `release`, so that past readers' reads are over. At 1 nobody else can raise it.
+        if self.region.meta(self.index).count.load(Ordering::Acquire) != 1 {
+            return Err(self);
+        }
+        // The hold passes from one handle to the other: no count changes.
+        let this = ManuallyDrop::new(self);
+        // SAFETY: `this` is never dropped nor used again, so the `Arc` has one owner still.
+        let region = unsafe { std::ptr::read(&raw const this.region) };
+        Ok((Frame { region, index: this.index }, this.start..this.end))
     }
 
     /// Drops the first `n` bytes from view.
@@ -514,6 +549,23 @@ mod tests {
         assert_eq!(loan.as_ref(), b"hello");
         drop(loan);
         assert!(frame.bytes_mut().is_some());
+    }
+
+    #[test]
+    fn the_last_reference_becomes_a_frame_again() {
+        let (_region, mut pool) = Region::anonymous(64, 1).unwrap();
+        let (_other, stranger) = Region::anonymous(64, 1).unwrap();
+        let packet = pool.take().unwrap().share(8..16);
+        assert!(pool.owns(&packet) && !stranger.owns(&packet));
+        let part = packet.slice(2..5);
+        let packet = packet.into_frame().expect_err("two references");
+        drop(packet);
+        let (mut frame, range) = part.into_frame().unwrap();
+        assert_eq!(range, 10..13);
+        frame.bytes_mut().unwrap()[0] = 1;
+        assert_eq!(pool.free(), 0);
+        drop(frame);
+        assert_eq!(pool.free(), 1);
     }
 
     #[test]

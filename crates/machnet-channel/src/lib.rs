@@ -23,6 +23,7 @@ mod foreign;
 mod frame;
 mod hint_queue;
 mod intake;
+mod lent;
 mod mailbox;
 mod message;
 mod options;

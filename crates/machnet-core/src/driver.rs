@@ -2,7 +2,7 @@
 //!
 //! A driver owns the memory of its packets and lends it: [`Driver::rx_burst`] gives frames away, [`Driver::frame`]
 //! gives empty ones to build packets in, [`Driver::tx_burst`] takes counted loans and [`Driver::reap`] drops those
-//! the device is done with. Ethernet devices will come wrapped in core's network layer and look the same from here.
+//! the device is done with. Ethernet devices come wrapped in core's network layer ([`crate::net`]) and look the same from here.
 //!
 //! Everything beyond the minimum is a [`Capabilities`] field with a fallback in software.
 
@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use machnet_channel::{Doorbell, Frame, FrameRef};
 
-use crate::Drops;
+use crate::{Drops, Instant};
 
 /// Where a datagram comes from and goes to. `local` is complete (address and port): a flow keeps the address at which
 /// it was called.
@@ -89,6 +89,17 @@ pub trait Driver: Send {
 
     /// The address flows to peers leave from: the address and port that the driver was opened with.
     fn home(&self) -> SocketAddr;
+
+    /// A round of the engine begins: the first call of each. For drivers that have timers of their own.
+    fn begin(&mut self, now: Instant) {
+        let _ = now;
+    }
+
+    /// When [`Driver::begin`] is to be called next at the latest, if nothing happens before. After the time that it was
+    /// last told.
+    fn next_deadline(&self) -> Option<Instant> {
+        None
+    }
 
     /// Opens UDP port `port` (0: any free one) for receiving and sending; returns its address. Opening a port that is
     /// open already, or the home port, is counted: [`Driver::close`] must be called as often.

@@ -52,11 +52,29 @@ pub enum DropReason {
     Protocol,
     /// The device refused to send it: no route, longer than the MTU, forbidden.
     Unsendable,
+    /// An Ethernet frame with a VLAN tag.
+    Vlan,
+    /// A fragment of an IP packet: nobody who speaks Machnet makes any.
+    Fragment,
+    /// An Ethernet, IP or ARP type that the network layer does not speak.
+    UnknownProtocol,
+    /// An Ethernet frame for another host, or one for everybody that carries what is for one host.
+    WrongMac,
+    /// An IP packet or a question for an address that is not ours.
+    WrongAddress,
+    /// A source address that no other host can have.
+    BadSource,
+    /// A datagram, or a quoted one, of a UDP port that is not open.
+    ClosedPort,
+    /// A datagram to a neighbour that does not say its Ethernet address, or one of too many that wait for it.
+    NoNeighbour,
+    /// An ICMP answer that was due but over the rate limit.
+    AnswerLimited,
 }
 
 impl DropReason {
     /// Every reason, in the order of the counters.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 32] = [
         Self::Truncated,
         Self::Version,
         Self::PacketType,
@@ -80,6 +98,15 @@ impl DropReason {
         Self::Congested,
         Self::Protocol,
         Self::Unsendable,
+        Self::Vlan,
+        Self::Fragment,
+        Self::UnknownProtocol,
+        Self::WrongMac,
+        Self::WrongAddress,
+        Self::BadSource,
+        Self::ClosedPort,
+        Self::NoNeighbour,
+        Self::AnswerLimited,
     ];
 }
 

@@ -14,6 +14,7 @@ mod flow;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzz;
+pub mod net;
 mod seq;
 mod time;
 

@@ -6,14 +6,21 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use machnet_channel::{Doorbell, Frame, FramePool, FrameRef, Region};
+use machnet_core::net::{FrameCapabilities, MacAddr};
 use machnet_core::{Capabilities, Driver, DropReason, Drops, Instant, Meta, RxPacket, TxPacket, Unreachable};
 
+use crate::ethernet;
 use crate::fabric::HostId;
+use crate::nic::Datagram;
 use crate::{EventKind, Fabric, Link, NicStats};
+
+/// IPv4's and UDP's headers: the MTU is so much longer than the longest payload.
+const IP_AND_UDP: u32 = 28;
 
 /// What happens to a datagram in the ring when no frame is free for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +29,15 @@ pub enum NoFrame {
     Wait,
     /// It is dropped and counted.
     Drop,
+}
+
+/// What a NIC can do that speaks Ethernet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ethernet {
+    /// It computes the UDP checksums of what it sends.
+    pub tx_checksum: bool,
+    /// It verifies those of what it receives.
+    pub rx_checksum: bool,
 }
 
 /// A NIC.
@@ -53,6 +69,8 @@ pub struct NicConfig {
     pub hold_packets: u16,
     /// What happens when no frame is free for a received datagram.
     pub no_frame: NoFrame,
+    /// The NIC moves Ethernet frames ([`machnet_core::net::FrameDriver`]), not datagrams.
+    pub ethernet: Option<Ethernet>,
 }
 
 impl Default for NicConfig {
@@ -71,6 +89,7 @@ impl Default for NicConfig {
             hold: Duration::ZERO,
             hold_packets: 0,
             no_frame: NoFrame::Wait,
+            ethernet: None,
         }
     }
 }
@@ -87,13 +106,14 @@ struct Held {
 /// A NIC queue pair of the fabric.
 #[derive(Debug)]
 pub struct SimDriver {
-    fabric: Fabric,
+    pub(crate) fabric: Fabric,
     host: HostId,
-    nic: usize,
-    config: NicConfig,
+    pub(crate) nic: usize,
+    pub(crate) config: NicConfig,
     capabilities: Capabilities,
+    pub(crate) frame_capabilities: FrameCapabilities,
     home: SocketAddr,
-    pool: FramePool,
+    pub(crate) pool: FramePool,
     held: VecDeque<Held>,
     transmitted: u64,
     /// What the packets of the engine's round have cost so far.
@@ -101,9 +121,9 @@ pub struct SimDriver {
     /// When the line will be free.
     line_free: Instant,
     /// A frame was wanted and none was free.
-    wants_frame: bool,
+    pub(crate) wants_frame: bool,
     /// `tx_burst` found the ring full.
-    wants_descriptor: bool,
+    pub(crate) wants_descriptor: bool,
     drops: Drops,
 }
 
@@ -120,17 +140,31 @@ impl SimDriver {
         let (nic, home) = {
             let mut inner = fabric.lock();
             let nic = inner.attach(host, &config);
-            (nic, inner.open(nic, config.port)?)
+            // Who speaks Ethernet leaves ports to the layer above.
+            let home = match config.ethernet {
+                Some(_) => SocketAddr::new(inner.address_of(nic), config.port),
+                None => inner.open(nic, config.port)?,
+            };
+            (nic, home)
         };
         let mut capabilities = Capabilities::minimal(config.max_payload);
         capabilities.headroom = config.headroom;
         capabilities.descriptors = config.tx_descriptors;
+        let mac = MacAddr(ethernet::mac(home.ip()));
+        let mut frame_capabilities = FrameCapabilities::minimal(mac, config.max_payload + IP_AND_UDP);
+        frame_capabilities.headroom = config.headroom;
+        frame_capabilities.descriptors = config.tx_descriptors;
+        if let Some(ethernet) = config.ethernet {
+            frame_capabilities.tx_checksum = ethernet.tx_checksum;
+            frame_capabilities.rx_checksum = ethernet.rx_checksum;
+        }
         Ok(Self {
             fabric,
             host,
             nic,
             config,
             capabilities,
+            frame_capabilities,
             home,
             pool,
             held: VecDeque::new(),
@@ -219,6 +253,69 @@ impl SimDriver {
         self.spent
     }
 
+    /// Takes up to `max` datagrams, or frames, from the ring and copies each into a frame. Returns how many.
+    pub(crate) fn pull(&mut self, max: usize, mut give: impl FnMut(Frame, Range<u32>, &Datagram)) -> usize {
+        let mut inner = self.fabric.lock();
+        self.wants_frame = false;
+        while self.drops.get(DropReason::Checksum) < inner.nic(self.nic).stats.checksum {
+            self.drops.count(DropReason::Checksum);
+        }
+        let mut count = 0;
+        while count < max && !inner.nic(self.nic).ring.is_empty() {
+            let frame = self.pool.take();
+            if frame.is_none() {
+                inner.nic_mut(self.nic).stats.no_frames += 1;
+                if self.config.no_frame == NoFrame::Wait {
+                    self.wants_frame = true;
+                    break;
+                }
+            }
+            let Some(datagram) = inner.nic_mut(self.nic).ring.pop_front() else { break };
+            let Some(mut frame) = frame else {
+                self.drops.count(DropReason::NoFrames);
+                inner.discard(EventKind::NoFrames, datagram);
+                continue;
+            };
+            self.spent += self.config.packet_cost;
+            let start = self.config.headroom as usize;
+            let end = start + datagram.bytes.len();
+            let Some(room) = frame.bytes_mut().and_then(|bytes| bytes.get_mut(start..end)) else {
+                inner.nic_mut(self.nic).stats.long += 1;
+                self.drops.count(DropReason::Oversized);
+                continue;
+            };
+            room.copy_from_slice(&datagram.bytes);
+            give(frame, start as u32..end as u32, &datagram);
+            inner.bury(datagram);
+            count += 1;
+        }
+        count
+    }
+
+    /// True if the device takes another frame. If not, it is remembered that one was refused.
+    pub(crate) fn has_descriptor(&mut self) -> bool {
+        self.wants_descriptor = self.held.len() >= usize::from(self.config.tx_descriptors);
+        !self.wants_descriptor
+    }
+
+    /// `len` bytes are to leave; returns how long after `now` they will have left.
+    pub(crate) fn charge(&mut self, now: Instant, len: usize) -> Duration {
+        self.spent += self.config.packet_cost;
+        let line = Link { rate: self.config.line_rate, ..Link::default() };
+        self.line_free = self.line_free.max(now + self.spent) + line.serialisation(len);
+        self.line_free.since(now)
+    }
+
+    /// The device keeps what leaves `late` after `now`.
+    pub(crate) fn hold(&mut self, now: Instant, late: Duration, payload: FrameRef) {
+        self.transmitted += 1;
+        self.held.push_back(Held {
+            until: now + late + self.config.hold,
+            after: self.transmitted + u64::from(self.config.hold_packets),
+            _payload: payload,
+        });
+    }
+
     fn is_done(&self, held: &Held, now: Instant) -> bool {
         held.until <= now && held.after <= self.transmitted
     }
@@ -252,52 +349,21 @@ impl Driver for SimDriver {
     }
 
     fn rx_burst(&mut self, out: &mut Vec<RxPacket>, max: usize) -> usize {
-        let mut inner = self.fabric.lock();
-        self.wants_frame = false;
-        while self.drops.get(DropReason::Checksum) < inner.nic(self.nic).stats.checksum {
-            self.drops.count(DropReason::Checksum);
-        }
-        let before = out.len();
-        while out.len() - before < max && !inner.nic(self.nic).ring.is_empty() {
-            let frame = self.pool.take();
-            if frame.is_none() {
-                inner.nic_mut(self.nic).stats.no_frames += 1;
-                if self.config.no_frame == NoFrame::Wait {
-                    self.wants_frame = true;
-                    break;
-                }
-            }
-            let Some(datagram) = inner.nic_mut(self.nic).ring.pop_front() else { break };
-            let Some(mut frame) = frame else {
-                self.drops.count(DropReason::NoFrames);
-                inner.discard(EventKind::NoFrames, datagram);
-                continue;
-            };
-            self.spent += self.config.packet_cost;
-            let start = self.config.headroom as usize;
-            let end = start + datagram.payload.len();
-            let Some(room) = frame.bytes_mut().and_then(|bytes| bytes.get_mut(start..end)) else {
-                inner.nic_mut(self.nic).stats.long += 1;
-                self.drops.count(DropReason::Oversized);
-                continue;
-            };
-            room.copy_from_slice(&datagram.payload);
+        self.pull(max, |frame, range, datagram| {
             let meta = Meta { local: datagram.to, remote: datagram.from, queue: 0 };
-            inner.bury(datagram);
-            out.push(RxPacket { meta, frame, range: start as u32..end as u32 });
-        }
-        out.len() - before
+            out.push(RxPacket { meta, frame, range });
+        })
     }
 
     /// # Panics
     /// If a datagram leaves from a port or address that is not the driver's: a bug of the engine.
     fn tx_burst(&mut self, batch: &mut VecDeque<TxPacket>) -> usize {
-        let mut inner = self.fabric.lock();
+        let fabric = self.fabric.clone();
+        let mut inner = fabric.lock();
         let mut taken = 0;
         self.wants_descriptor = false;
         while let Some(packet) = batch.front() {
-            if self.held.len() >= usize::from(self.config.tx_descriptors) {
-                self.wants_descriptor = true;
+            if !self.has_descriptor() {
                 break;
             }
             let mut from = packet.meta.local;
@@ -310,19 +376,11 @@ impl Driver for SimDriver {
             if payload.len() > self.config.max_payload as usize {
                 self.drops.count(DropReason::Oversized);
             }
-            self.spent += self.config.packet_cost;
-            let line = Link { rate: self.config.line_rate, ..Link::default() };
-            self.line_free = self.line_free.max(inner.now + self.spent) + line.serialisation(payload.len());
-            let late = self.line_free.since(inner.now);
+            let late = self.charge(inner.now, payload.len());
             inner.transmit(self.nic, from, packet.meta.remote, payload, late);
-            self.transmitted += 1;
             taken += 1;
             let Some(packet) = batch.pop_front() else { break };
-            self.held.push_back(Held {
-                until: inner.now + late + self.config.hold,
-                after: self.transmitted + u64::from(self.config.hold_packets),
-                _payload: packet.payload,
-            });
+            self.hold(inner.now, late, packet.payload);
         }
         taken
     }

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use machnet_core::{Instant, Unreachable};
 
+use crate::ethernet;
 use crate::link::{Filter, LinkState};
 use crate::nic::{Datagram, Host, Nic};
 use crate::oracle::Oracle;
@@ -44,6 +45,7 @@ impl Fabric {
             now: Instant::ZERO,
             hosts: Vec::new(),
             by_address: BTreeMap::new(),
+            by_mac: BTreeMap::new(),
             links: Vec::new(),
             routes: BTreeMap::new(),
             nics: Vec::new(),
@@ -127,13 +129,13 @@ impl Fabric {
     pub fn inject(&self, from: SocketAddr, to: SocketAddr, payload: &[u8]) {
         let mut inner = self.lock();
         let host = *inner.by_address.get(&from.ip()).expect("the source's host exists");
-        inner.depart(HostId(host), Datagram { from, to, payload: payload.to_vec(), damaged: false });
+        inner.depart(HostId(host), Datagram::new(from, to, payload.to_vec()));
     }
 
     /// Puts a datagram on the route from `host` to the host of `to`, whatever source it names: a forged one.
     pub fn forge(&self, host: HostId, from: SocketAddr, to: SocketAddr, payload: &[u8]) {
         let mut inner = self.lock();
-        inner.depart(host, Datagram { from, to, payload: payload.to_vec(), damaged: false });
+        inner.depart(host, Datagram::new(from, to, payload.to_vec()));
     }
 
     /// The fabric's time.
@@ -264,6 +266,8 @@ pub(crate) struct Inner {
     pub(crate) now: Instant,
     hosts: Vec<Host>,
     by_address: BTreeMap<IpAddr, usize>,
+    /// NICs that speak Ethernet, by their address.
+    by_mac: BTreeMap<[u8; 6], usize>,
     links: Vec<LinkState>,
     routes: BTreeMap<(HostId, HostId), Arc<[LinkId]>>,
     nics: Vec<Nic>,
@@ -278,8 +282,12 @@ pub(crate) struct Inner {
 
 impl Inner {
     pub(crate) fn attach(&mut self, host: HostId, config: &NicConfig) -> usize {
+        let nic = self.nics.len();
         self.nics.push(Nic::new(host, config));
-        self.nics.len() - 1
+        if config.ethernet.is_some() {
+            self.by_mac.insert(ethernet::mac(self.hosts[host.0].address), nic);
+        }
+        nic
     }
 
     pub(crate) fn nic(&self, nic: usize) -> &Nic {
@@ -309,6 +317,7 @@ impl Inner {
     /// The NIC is gone.
     pub(crate) fn detach(&mut self, nic: usize) {
         self.hosts[self.nics[nic].host.0].close_all(nic);
+        self.by_mac.retain(|_, of| *of != nic);
         self.nics[nic].ring.clear();
         self.nics[nic].unreachable.clear();
     }
@@ -333,15 +342,54 @@ impl Inner {
         }
         let mut copy = self.spare.pop().unwrap_or_default();
         copy.extend_from_slice(payload);
-        let datagram = Datagram { from, to, payload: copy, damaged: false };
+        let datagram = Datagram::new(from, to, copy);
         self.events.push(at, Happening::Depart { host, datagram });
+    }
+
+    /// The NIC sends an Ethernet frame: to whom it says, or to everybody to whom a route leads.
+    pub(crate) fn transmit_frame(&mut self, nic: usize, frame: &[u8], late: Duration) {
+        let (host, now) = (self.nics[nic].host, self.now);
+        let at = now + self.nics[nic].tx_delay + late;
+        let own = SocketAddr::new(self.hosts[host.0].address, 0);
+        let found = ethernet::read(frame);
+        let sender = &mut self.nics[nic];
+        sender.stats.sent += 1;
+        sender.stats.sent_bytes += frame.len() as u64;
+        let mac = *frame.first_chunk().expect("an Ethernet header");
+        let group = frame[0] & 1 != 0;
+        if let Some(ethernet::Udp { from, to, ref payload }) = found {
+            let payload = &frame[payload.clone()];
+            self.trace.push(now, EventKind::Sent, from, to, payload);
+            self.oracle.on_sent(now, from, to, payload);
+            if payload.len() > self.nics[nic].max_payload as usize {
+                self.nics[nic].stats.oversized += 1;
+                return self.trace.push(now, EventKind::Oversized, from, to, payload);
+            }
+        } else {
+            self.trace.push(now, EventKind::Sent, own, own, frame);
+        }
+        let targets: Vec<_> = match group {
+            true => self.by_mac.iter().filter(|&(_, &other)| other != nic).map(|(&mac, _)| mac).collect(),
+            false => vec![mac],
+        };
+        for mac in targets {
+            let Some(&target) = self.by_mac.get(&mac) else { continue };
+            let peer = SocketAddr::new(self.address_of(target), 0);
+            let (from, to, udp) = match &found {
+                Some(udp) => (udp.from, udp.to, udp.payload.clone()),
+                None => (own, peer, 0..frame.len()),
+            };
+            let bytes = frame.to_vec();
+            let datagram = Datagram { from, to, bytes, udp, frame_to: Some(mac), damaged: false };
+            self.events.push(at, Happening::Depart { host, datagram });
+        }
     }
 
     /// Keeps the buffer of a datagram that is no more for another.
     pub(crate) fn bury(&mut self, mut datagram: Datagram) {
         if self.spare.len() < SPARE {
-            datagram.payload.clear();
-            self.spare.push(datagram.payload);
+            datagram.bytes.clear();
+            self.spare.push(datagram.bytes);
         }
     }
 
@@ -355,7 +403,10 @@ impl Inner {
     }
 
     fn depart(&mut self, host: HostId, datagram: Datagram) {
-        let to = self.by_address.get(&datagram.to.ip()).copied();
+        let to = match datagram.frame_to {
+            Some(mac) => self.by_mac.get(&mac).map(|&nic| self.nics[nic].host.0),
+            None => self.by_address.get(&datagram.to.ip()).copied(),
+        };
         match to.and_then(|to| self.routes.get(&(host, HostId(to)))) {
             Some(route) => self.hop(Arc::clone(route), 0, datagram),
             None => self.discard(EventKind::NoRoute, datagram),
@@ -369,7 +420,7 @@ impl Inner {
     }
 
     fn note(&mut self, kind: EventKind, datagram: &Datagram) {
-        self.trace.push(self.now, kind, datagram.from, datagram.to, &datagram.payload);
+        self.trace.push(self.now, kind, datagram.from, datagram.to, datagram.payload());
     }
 
     /// A datagram meets a link: the order of the fates below is the order in which real ones strike.
@@ -377,11 +428,11 @@ impl Inner {
         let now = self.now;
         let link = &mut self.links[route[hop].0];
         let index = link.stats.offered;
-        let len = datagram.payload.len();
+        let len = datagram.payload().len();
         link.stats.offered += 1;
         link.stats.bytes += len as u64;
-        let Datagram { from, to, ref payload, .. } = datagram;
-        let late = match link.filter(&Sighting { at: now, index, from, to, payload }) {
+        let (from, to) = (datagram.from, datagram.to);
+        let late = match link.filter(&Sighting { at: now, index, from, to, payload: datagram.payload() }) {
             Verdict::Pass => Duration::ZERO,
             Verdict::Delay(by) => by,
             Verdict::Drop => {
@@ -401,7 +452,8 @@ impl Inner {
             link.stats.queue_full += 1;
             return self.discard(EventKind::QueueFull, datagram);
         };
-        if link.is_lost() {
+        // Chance strikes behind the first hop, where ARP never comes.
+        if link.is_lost() && !datagram.is_control() {
             link.stats.lost += 1;
             return self.discard(EventKind::Lost, datagram);
         }
@@ -409,9 +461,18 @@ impl Inner {
         if link.rng.chance(corrupt) {
             link.stats.corrupted += 1;
             match link.config.corruption {
-                Corruption::Noticed => datagram.damaged = true,
+                Corruption::Noticed => {
+                    datagram.damaged = true;
+                    // What carries no UDP is left to Ethernet's own check.
+                    if datagram.frame_to.is_some() && !datagram.is_control() {
+                        datagram.flip(&mut link.rng);
+                    }
+                }
+                Corruption::Unnoticed if datagram.is_control() => datagram.damaged = true,
                 Corruption::Unnoticed => {
-                    link.damage(&mut datagram.payload);
+                    let mut payload = datagram.payload().to_vec();
+                    link.damage(&mut payload);
+                    datagram.set_payload(payload);
                     self.oracle.distrust();
                 }
             }
@@ -437,7 +498,14 @@ impl Inner {
         self.events.push(at, Happening::Hop { route, hop: hop + 1, datagram });
     }
 
-    fn arrive(&mut self, datagram: Datagram) {
+    fn arrive(&mut self, mut datagram: Datagram) {
+        if datagram.frame_to.is_none() && self.by_mac.contains_key(&ethernet::mac(datagram.to.ip())) {
+            // Forged, or from a host that has no frames: it comes as one all the same.
+            datagram.wrap();
+        }
+        if let Some(mac) = datagram.frame_to {
+            return self.arrive_frame(mac, datagram);
+        }
         let Some(&host) = self.by_address.get(&datagram.to.ip()) else { return };
         let Some(nic) = self.hosts[host].nic_of(datagram.to.port()) else {
             if self.hosts[host].answers_unreachable && !datagram.damaged {
@@ -445,18 +513,35 @@ impl Inner {
             }
             return self.discard(EventKind::ClosedPort, datagram);
         };
-        let receiver = &mut self.nics[nic];
         if datagram.damaged {
-            receiver.stats.checksum += 1;
+            self.nics[nic].stats.checksum += 1;
             return self.discard(EventKind::Checksum, datagram);
         }
+        self.receive(nic, datagram);
+    }
+
+    /// A frame comes to the NIC of this Ethernet address, if there still is one.
+    fn arrive_frame(&mut self, mac: [u8; 6], datagram: Datagram) {
+        let Some(&nic) = self.by_mac.get(&mac) else { return self.discard(EventKind::NoRoute, datagram) };
+        if datagram.damaged && datagram.is_control() {
+            self.nics[nic].stats.checksum += 1;
+            return self.discard(EventKind::Checksum, datagram);
+        }
+        self.receive(nic, datagram);
+    }
+
+    /// Puts a datagram into a NIC's ring.
+    fn receive(&mut self, nic: usize, datagram: Datagram) {
+        let receiver = &mut self.nics[nic];
         if receiver.ring.len() >= receiver.descriptors {
             receiver.stats.ring_full += 1;
             return self.discard(EventKind::RingFull, datagram);
         }
         receiver.stats.received += 1;
         self.note(EventKind::Arrived, &datagram);
-        self.oracle.on_arrived(datagram.from, datagram.to, &datagram.payload);
+        if !datagram.damaged && !datagram.is_control() {
+            self.oracle.on_arrived(datagram.from, datagram.to, datagram.payload());
+        }
         self.touch(nic);
         self.nics[nic].ring.push_back(datagram);
     }
@@ -480,8 +565,8 @@ impl Inner {
             at += link.delay;
         }
         let mut quoted = [0; 16];
-        let n = datagram.payload.len().min(16);
-        quoted[..n].copy_from_slice(&datagram.payload[..n]);
+        let n = datagram.payload().len().min(16);
+        quoted[..n].copy_from_slice(&datagram.payload()[..n]);
         let unreachable = Unreachable { remote: datagram.to, quoted };
         self.events.push(at, Happening::Icmp { to: datagram.from, unreachable });
     }

@@ -6,8 +6,8 @@
 //!   tasks (async, ordinary code over mailboxes)        executor.rs, node.rs, workload.rs, dialog.rs, apps.rs
 //!     │ SendEnd / RecvEnd / Listener      ▲ wakers
 //!   engines (one per host: the real ones)              world.rs, machine.rs: polls them as their runners would
-//!     │ SimDriver                         ▲            driver.rs
-//!   fabric: NICs ─ routes of links ─ NICs              fabric.rs, nic.rs, link.rs, queue.rs, trace.rs, pcapng.rs
+//!     │ SimDriver                         ▲            driver.rs; frames.rs: under core's network layer
+//!   fabric: NICs ─ routes of links ─ NICs              fabric.rs, nic.rs, link.rs, queue.rs, trace.rs, pcapng.rs, ethernet.rs
 //!     └ oracle: what engines may put on the wire       oracle.rs
 //! ```
 //!
@@ -16,17 +16,19 @@
 //!
 //! What is modelled: delay, serialisation at a rate, drop-tail queues, loss, duplication, reordering, corruption (seen
 //! by a checksum, or not), MTUs, policers, receive rings, what rounds and packets cost an engine, frames that the device keeps, ports, ICMP "port unreachable", and the
-//! protocol by which an engine goes to sleep and is woken. What is not: Ethernet and IP headers, fragmentation, RSS,
-//! and threads (loom's business, in `machnet-channel`).
+//! protocol by which an engine goes to sleep and is woken. NICs move datagrams, or Ethernet frames under core's network layer
+//! (frames.rs, [`NicConfig::ethernet`]). What is not modelled: fragmentation, RSS, and threads (loom's business, in `machnet-channel`).
 #![forbid(unsafe_code)]
 
 mod apps;
 mod attempt;
 mod dialog;
 mod driver;
+mod ethernet;
 mod executor;
 mod fabric;
 pub mod fault;
+mod frames;
 pub mod fuzz;
 mod link;
 mod machine;
@@ -50,9 +52,10 @@ mod world;
 pub use apps::{Bulk, Calls, Latencies, goodput};
 pub use attempt::{Outcome, Traced, attempt, keep_panics, trace};
 pub use dialog::{Dialog, Ended};
-pub use driver::{NicConfig, NoFrame, SimDriver};
+pub use driver::{Ethernet, NicConfig, NoFrame, SimDriver};
 pub use executor::{Handle, Sleep, Task};
 pub use fabric::{Fabric, HostId, LinkId};
+pub use frames::Attached;
 pub use link::{Bursts, Corruption, Filter, Link, LinkStats, OVERHEAD, Policer, Sighting, Verdict};
 pub use matrix::{CELLS, difference, matrix};
 pub use nic::NicStats;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use machnet_channel::Intake;
 use machnet_core::{Config, Engine, Instant, LocalChannel};
 
-use crate::{SimDriver, Trouble, world::MachineId};
+use crate::{Attached, Trouble, world::MachineId};
 
 /// Rounds further apart than this are not a livelock: there is time to sleep between them.
 const LIVELOCK_GAP: Duration = Duration::from_micros(50);
@@ -18,7 +18,7 @@ const CHECK_EVERY: u64 = 64;
 
 /// An engine, with its bell and its place in time.
 pub(crate) struct Machine {
-    pub(crate) engine: Engine<SimDriver, LocalChannel>,
+    pub(crate) engine: Engine<Attached, LocalChannel>,
     pub(crate) intake: Arc<Intake>,
     rung: Arc<Rung>,
     bell: Waker,
@@ -40,7 +40,7 @@ pub(crate) struct Machine {
 impl Machine {
     /// A machine that is polled as soon as it can be. Its bell notes itself in `bells` too.
     pub(crate) fn new(
-        engine: Engine<SimDriver, LocalChannel>,
+        engine: Engine<Attached, LocalChannel>,
         intake: Arc<Intake>,
         config: &Config,
         bells: &Arc<AtomicBool>,

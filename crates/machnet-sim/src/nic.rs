@@ -3,12 +3,14 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 use std::time::Duration;
 
 use machnet_core::Unreachable;
 
-use crate::NicConfig;
+use crate::ethernet;
 use crate::fabric::HostId;
+use crate::{NicConfig, SimRng};
 
 /// The first port that `open(0)` tries, as IANA has it.
 const FIRST_FREE: u16 = 49_152;
@@ -63,9 +65,60 @@ impl NicStats {
 pub(crate) struct Datagram {
     pub(crate) from: SocketAddr,
     pub(crate) to: SocketAddr,
-    pub(crate) payload: Vec<u8>,
+    /// The UDP payload; with `frame_to`, the Ethernet frame that it is in.
+    pub(crate) bytes: Vec<u8>,
+    /// Where in `bytes` the UDP payload is; everywhere, if it is a frame that carries something else.
+    pub(crate) udp: Range<usize>,
+    /// The NIC that the frame is for, if it is one.
+    pub(crate) frame_to: Option<[u8; 6]>,
     /// The checksum is wrong.
     pub(crate) damaged: bool,
+}
+
+impl Datagram {
+    /// One that is no frame.
+    pub(crate) const fn new(from: SocketAddr, to: SocketAddr, payload: Vec<u8>) -> Self {
+        let udp = 0..payload.len();
+        Self { from, to, bytes: payload, udp, frame_to: None, damaged: false }
+    }
+
+    pub(crate) fn payload(&self) -> &[u8] {
+        &self.bytes[self.udp.clone()]
+    }
+
+    /// True if it is a frame that carries no UDP: ARP and the like.
+    pub(crate) fn is_control(&self) -> bool {
+        self.frame_to.is_some() && self.udp.len() == self.bytes.len()
+    }
+
+    /// Makes a frame of it, for the NIC of its destination.
+    pub(crate) fn wrap(&mut self) {
+        let payload = std::mem::take(&mut self.bytes);
+        self.bytes = ethernet::frame(self.from, self.to, &payload);
+        self.udp = self.bytes.len() - payload.len()..self.bytes.len();
+        self.frame_to = Some(ethernet::mac(self.to.ip()));
+        if self.damaged && !payload.is_empty() {
+            let last = self.bytes.len() - 1;
+            self.bytes[last] ^= 1;
+        }
+    }
+
+    /// Another payload, with headers that are right for it.
+    pub(crate) fn set_payload(&mut self, payload: Vec<u8>) {
+        self.bytes = payload;
+        self.udp = 0..self.bytes.len();
+        if self.frame_to.is_some() {
+            self.wrap();
+        }
+    }
+
+    /// Flips a bit that a checksum covers: of the IPv4 header, of the UDP header, or of the payload.
+    pub(crate) fn flip(&mut self, rng: &mut SimRng) {
+        // IPv6 has no checksum of its own, and UDP's does not cover all of its header.
+        let start = if self.from.is_ipv4() { 14 } else { self.udp.start - 8 };
+        let bit = rng.below((self.udp.end - start) as u64 * 8) as usize;
+        self.bytes[start + bit / 8] ^= 1 << (bit % 8);
+    }
 }
 
 /// A NIC as the fabric sees it.

@@ -8,8 +8,8 @@
 //! dependency for it would bring.
 
 use std::io::{self, Write};
-use std::net::{IpAddr, SocketAddr};
 
+use crate::ethernet;
 use crate::{Event, EventKind};
 
 const SECTION: u32 = 0x0a0d_0d0a;
@@ -50,7 +50,10 @@ pub fn write_pcapng(out: &mut impl Write, events: &[Event]) -> io::Result<()> {
             EventKind::Corrupted | EventKind::Duplicated | EventKind::Reordered | EventKind::Unreachable => continue,
             _ => 2,
         };
-        let frame = frame(event);
+        // What is not UDP is in the trace whole, and has no ports.
+        let is_whole = event.from.port() == 0 && event.to.port() == 0;
+        let Event { from, to, payload, .. } = event;
+        let frame = if is_whole { payload.clone() } else { ethernet::frame(*from, *to, payload) };
         let mut packet = Vec::with_capacity(frame.len() + 64);
         packet.extend(interface.to_le_bytes());
         packet.extend(((event.at.0 >> 32) as u32).to_le_bytes());
@@ -91,81 +94,6 @@ fn pad(out: &mut Vec<u8>) {
     out.resize(out.len().next_multiple_of(4), 0);
 }
 
-/// The datagram as it would be on an Ethernet.
-fn frame(event: &Event) -> Vec<u8> {
-    let Event { from, to, payload, .. } = event;
-    let mut frame = Vec::with_capacity(14 + 40 + 8 + payload.len());
-    frame.extend(mac(*to));
-    frame.extend(mac(*from));
-    let udp_len = payload.len() as u16 + 8;
-    let mut pseudo = Vec::new();
-    match (from.ip(), to.ip()) {
-        (IpAddr::V4(from), IpAddr::V4(to)) => {
-            frame.extend(0x0800_u16.to_be_bytes());
-            let mut ip = [0; 20];
-            (ip[0], ip[8], ip[9]) = (0x45, 64, 17);
-            ip[2..4].copy_from_slice(&(udp_len + 20).to_be_bytes());
-            // Don't fragment.
-            ip[6] = 0x40;
-            ip[12..16].copy_from_slice(&from.octets());
-            ip[16..20].copy_from_slice(&to.octets());
-            let sum = checksum(&[&ip]);
-            ip[10..12].copy_from_slice(&sum.to_be_bytes());
-            frame.extend(ip);
-            pseudo.extend(&ip[12..20]);
-            pseudo.extend([0, 17]);
-        }
-        (from, to) => {
-            frame.extend(0x86dd_u16.to_be_bytes());
-            frame.extend([0x60, 0, 0, 0]);
-            frame.extend(udp_len.to_be_bytes());
-            frame.extend([17, 64]);
-            for address in [from, to] {
-                let octets = match address {
-                    IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
-                    IpAddr::V6(address) => address.octets(),
-                };
-                frame.extend(octets);
-                pseudo.extend(octets);
-            }
-            pseudo.extend([0, 17]);
-        }
-    }
-    pseudo.extend(udp_len.to_be_bytes());
-    let mut udp = [0; 8];
-    udp[..2].copy_from_slice(&from.port().to_be_bytes());
-    udp[2..4].copy_from_slice(&to.port().to_be_bytes());
-    udp[4..6].copy_from_slice(&udp_len.to_be_bytes());
-    let sum = match checksum(&[&pseudo, &udp, payload]) {
-        0 => 0xffff,
-        sum => sum,
-    };
-    udp[6..].copy_from_slice(&sum.to_be_bytes());
-    frame.extend(udp);
-    frame.extend(payload);
-    frame
-}
-
-/// A locally administered address that shows the IP address's end.
-fn mac(address: SocketAddr) -> [u8; 6] {
-    let tail: [u8; 4] = match address.ip() {
-        IpAddr::V4(address) => address.octets(),
-        IpAddr::V6(address) => {
-            let octets = address.octets();
-            [octets[12], octets[13], octets[14], octets[15]]
-        }
-    };
-    [2, 0, tail[0], tail[1], tail[2], tail[3]]
-}
-
-/// The Internet checksum (RFC 1071) over pieces of which all but the last are of even length.
-fn checksum(pieces: &[&[u8]]) -> u16 {
-    let words = pieces.iter().flat_map(|piece| piece.chunks(2));
-    let sum: u64 = words.map(|word| u64::from(word[0]) << 8 | u64::from(word.get(1).copied().unwrap_or(0))).sum();
-    let folded = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
-    !((folded & 0xffff) + (folded >> 16)) as u16
-}
-
 #[cfg(test)]
 mod tests {
     use machnet_core::Instant;
@@ -199,16 +127,16 @@ mod tests {
             }
             assert_eq!(kinds, [SECTION, INTERFACE, INTERFACE, INTERFACE, PACKET, PACKET]);
             // What a receiver sums over header and data, checksum included, is all ones.
-            let frame = frame(&events[0]);
+            let frame = ethernet::frame(events[0].from, events[0].to, &events[0].payload);
             let udp = &frame[frame.len() - 11..];
             let header = &frame[14..frame.len() - 11];
             let addresses = if header.len() == 20 {
-                assert_eq!(checksum(&[header]), 0);
+                assert_eq!(ethernet::checksum(&[header]), 0);
                 &header[12..]
             } else {
                 &header[8..]
             };
-            assert_eq!(checksum(&[addresses, &[0, 17, 0, 11], udp]), 0);
+            assert_eq!(ethernet::checksum(&[addresses, &[0, 17, 0, 11], udp]), 0);
         }
     }
 }

@@ -16,7 +16,7 @@ use machnet_core::{Config, Driver, Engine, EngineStats, Instant, LocalChannel};
 use crate::executor::{Executor, Handle, Task};
 use crate::fabric::HostId;
 use crate::machine::Machine;
-use crate::{Fabric, Link, LinkId, NicConfig, Node, Recorder, SimDriver, SimRng, Tally};
+use crate::{Attached, Ethernet, Fabric, Link, LinkId, NicConfig, Node, Recorder, SimDriver, SimRng, Tally};
 
 /// An engine of a world.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,11 +33,14 @@ pub struct WorldConfig {
     pub idle_rounds: u32,
     /// Events of the fabric that a [`Failure`] shows.
     pub trace: usize,
+    /// NICs speak Ethernet, as with [`NicConfig::ethernet`], unless theirs says more.
+    pub ethernet: Option<Ethernet>,
 }
 
 impl Default for WorldConfig {
     fn default() -> Self {
-        Self { poll_cost: Duration::from_micros(1), packet_cost: Duration::ZERO, idle_rounds: 1000, trace: 0 }
+        let (poll_cost, packet_cost) = (Duration::from_micros(1), Duration::ZERO);
+        Self { poll_cost, packet_cost, idle_rounds: 1000, trace: 0, ethernet: None }
     }
 }
 
@@ -157,8 +160,8 @@ impl World {
     }
 
     fn build(&mut self, id: MachineId, host: HostId, nic: NicConfig, config: Config) -> Machine {
-        let WorldConfig { poll_cost, packet_cost, .. } = self.config;
-        let nic = NicConfig { tx_delay: poll_cost, packet_cost, ..nic };
+        let WorldConfig { poll_cost, packet_cost, ethernet, .. } = self.config;
+        let nic = NicConfig { tx_delay: poll_cost, packet_cost, ethernet: nic.ethernet.or(ethernet), ..nic };
         let driver = self.fabric.nic(host, nic).expect("a NIC");
         self.by_nic.resize(self.by_nic.len().max(driver.nic() + 1), None);
         self.by_nic[driver.nic()] = Some(id);
@@ -167,6 +170,7 @@ impl World {
         SimRng::new(self.seed, ENGINE_STREAM + self.engines).fill(&mut seed);
         self.engines += 1;
         let channel = LocalChannel::new(Arc::clone(&intake));
+        let driver = Attached::new(driver).expect("a network on the NIC");
         let engine = Engine::new(driver, channel, config, seed).expect("a configuration without contradictions");
         Machine::new(engine, intake, &config, &self.bells, self.now, poll_cost)
     }

@@ -16,9 +16,9 @@ use crate::netns::Hosts;
 use crate::run::{Running, describe, wait_until};
 
 /// For a server to listen, and to end after its client.
-const PATIENCE: Duration = Duration::from_secs(15);
+pub(super) const PATIENCE: Duration = Duration::from_secs(15);
 /// Longer than any measurement.
-const LIMIT: Duration = Duration::from_secs(5 * 60);
+pub(super) const LIMIT: Duration = Duration::from_secs(5 * 60);
 
 /// The wires.
 pub(crate) struct Wires {
@@ -33,8 +33,9 @@ pub(crate) struct Bench {
     pub(crate) wires: Wires,
 }
 
+/// Which end of the wire.
 #[derive(Clone, Copy)]
-enum Side {
+pub(super) enum Side {
     Client,
     Server,
 }

@@ -12,7 +12,11 @@ pub(crate) struct Contender {
     pub(crate) one_core: bool,
 }
 
-const fn on_two_cores(name: &'static str, scheme: &'static str, options: &'static [&'static str]) -> Contender {
+pub(crate) const fn on_two_cores(
+    name: &'static str,
+    scheme: &'static str,
+    options: &'static [&'static str],
+) -> Contender {
     Contender { name, scheme, options, one_core: false }
 }
 

@@ -31,6 +31,14 @@ pub(crate) struct Experiment {
     pub(crate) shows: &'static [(&'static str, &'static str)],
 }
 
+impl Experiment {
+    /// Shows who is measured.
+    pub(crate) fn list(&self) {
+        let names: Vec<_> = self.contenders.iter().map(|contender| contender.name).collect();
+        println!("{:<42}{}", self.name, names.join(", "));
+    }
+}
+
 pub(crate) const ROUND_TRIP: &str = "round trip 1KiB, veth";
 pub(crate) const OUTSTANDING: &str = "32 outstanding 1KiB, veth";
 pub(crate) const BULK: &str = "bulk one way 64KiB, veth";

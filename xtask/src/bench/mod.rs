@@ -8,6 +8,7 @@
 //! results.rs     all reports, their medians and spreads; the file they are written to
 //! rows.rs        the targets, and how far they are met
 //! plots.rs       pictures
+//! rpc/           the same for services: gRPC, byte streams, redis
 //! ```
 //!
 //! BENCHMARKING.md says how to read what comes out.
@@ -19,6 +20,7 @@ mod matrix;
 mod plots;
 mod results;
 mod rows;
+mod rpc;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -31,7 +33,8 @@ use crate::instructions;
 use crate::netns::{self, Hosts};
 use crate::run::{capture, run};
 use crate::test::cargo;
-use crate::{root, target, tools};
+use crate::tools::{self, Tool};
+use crate::{root, target};
 use cell::{Bench, Wires};
 use results::Results;
 
@@ -62,6 +65,9 @@ pub(crate) struct Options {
     /// With --instructions: what is counted is the new baseline
     #[arg(long, requires = "instructions")]
     write: bool,
+    /// Measure services instead: gRPC, byte streams, redis behind gateways; with --quick in at most 2 minutes after building
+    #[arg(long, conflicts_with_all = ["instructions", "program"])]
+    rpc: bool,
     /// List the experiments
     #[arg(long)]
     list: bool,
@@ -78,43 +84,31 @@ pub(crate) fn bench(options: &Options) -> Result<()> {
     if options.instructions {
         return instructions::check(options.write);
     }
+    if options.rpc {
+        return rpc::bench(options);
+    }
     let millis = options.millis.unwrap_or(if options.quick { 500 } else { 2000 });
     let repetitions = options.repetitions.unwrap_or(if options.quick { 3 } else { 7 });
     let mut experiments = matrix::experiments(options.quick, millis);
     experiments.retain(|experiment| options.only.as_ref().is_none_or(|only| experiment.name.contains(only)));
     if options.list {
-        for experiment in &experiments {
-            let names: Vec<_> = experiment.contenders.iter().map(|contender| contender.name).collect();
-            println!("{:<28}{}", experiment.name, names.join(", "));
-        }
+        experiments.iter().for_each(matrix::Experiment::list);
         return Ok(());
     }
     if experiments.is_empty() {
         bail!("no experiment's name contains {:?}; --list shows them", options.only.as_deref().unwrap_or_default());
     }
-    let folder = options.out.clone().unwrap_or_else(|| root().join("bench-results"));
-    writable(&folder)?;
-    if !options.inside {
-        tools::provide([tools::IP, tools::NAMESPACES].iter(), false)?;
-        match &options.program {
-            None => {
-                let mut build = cargo("build");
-                run(build.args(["--release", "--locked", "--package", "machnet-cli"]), BUILD)?;
-            }
-            Some(program) if program.is_file() => {}
-            Some(program) => bail!("--program {}: there is no such file", program.display()),
-        }
-    }
-    if !tools::is_root() {
-        return inside(&folder);
-    }
-    if options.inside {
-        netns::ip(&["link", "set", "lo", "up"])?;
-    }
+    let folder = folder(options)?;
+    let build = || match &options.program {
+        None => run(cargo("build").args(["--release", "--locked", "--package", "machnet-cli"]), BUILD),
+        Some(program) if program.is_file() => Ok(()),
+        Some(program) => bail!("--program {}: there is no such file", program.display()),
+    };
+    let Some(hosts) = hosts(options, &folder, &[tools::IP, tools::NAMESPACES], build)? else { return Ok(()) };
 
-    let wires = Wires { hosts: Hosts::new()? };
     let program = options.program.clone().unwrap_or_else(|| target().join("release/machnet"));
-    let bench = Bench { program: fs::canonicalize(program)?, log: target().join("xtask/bench"), wires };
+    let bench =
+        Bench { program: fs::canonicalize(program)?, log: target().join("xtask/bench"), wires: Wires { hosts } };
     let mut results = Results::new(commit()?, repetitions, millis);
     let began = Instant::now();
     for experiment in &experiments {
@@ -138,13 +132,41 @@ pub(crate) fn bench(options: &Options) -> Result<()> {
     let instructions = instructions::of_request().map_err(|error| println!("instructions: not counted: {error:#}"));
     let rows = rows::rows(&results, instructions.ok().flatten());
     println!("\n{}", rows::table(&rows));
-    let file = results.write(&folder, &rows)?;
+    let file = results.write(&folder, "bench", &rows)?;
     println!("results: {}", file.display());
     for plot in plots::draw(&results, &folder)? {
         println!("plot: {}", plot.display());
     }
     println!("{}", results.noise());
     Ok(())
+}
+
+/// Where results go; they can be written there.
+fn folder(options: &Options) -> Result<PathBuf> {
+    let folder = options.out.clone().unwrap_or_else(|| root().join("bench-results"));
+    writable(&folder)?;
+    Ok(folder)
+}
+
+/// Sees to the tools, builds, and makes the two hosts; `None` if all of it was done in a user namespace of its own.
+fn hosts(
+    options: &Options,
+    folder: &Path,
+    tools: &[Tool],
+    build: impl FnOnce() -> Result<()>,
+) -> Result<Option<Hosts>> {
+    if !options.inside {
+        tools::provide(tools.iter(), false)?;
+        build()?;
+    }
+    if !tools::is_root() {
+        inside(folder)?;
+        return Ok(None);
+    }
+    if options.inside {
+        netns::ip(&["link", "set", "lo", "up"])?;
+    }
+    Hosts::new().map(Some)
 }
 
 /// Makes the folder, and sees whether files can be made in it: before an hour is spent.

@@ -133,8 +133,8 @@ impl Results {
         }
     }
 
-    /// Writes everything to a file of its own.
-    pub(crate) fn write(&self, folder: &Path, rows: &[Row]) -> Result<PathBuf> {
+    /// Writes everything to a file of its own, whose name begins with `name`.
+    pub(crate) fn write(&self, folder: &Path, name: &str, rows: &[Row]) -> Result<PathBuf> {
         let cells = self.cells.iter().map(|cell| {
             json!({
                 "experiment": cell.experiment,
@@ -159,7 +159,7 @@ impl Results {
             "rows": rows,
             "cells": cells.collect::<Vec<_>>(),
         });
-        let file = folder.join(format!("bench-{}.json", at.unwrap_or(0)));
+        let file = folder.join(format!("{name}-{}.json", at.unwrap_or(0)));
         fs::write(&file, serde_json::to_string_pretty(&all)?)
             .with_context(|| format!("cannot write {}", file.display()))?;
         Ok(file)

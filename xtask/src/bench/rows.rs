@@ -17,13 +17,13 @@ pub(crate) struct Row {
     result: String,
     /// Of result and what it is compared with.
     ratio: Option<f64>,
-    /// `None`: not measured.
+    /// `None`: not measured, or without a target.
     met: Option<bool>,
 }
 
 /// Smaller is better, or larger.
 #[derive(Clone, Copy)]
-enum Want {
+pub(crate) enum Want {
     AtMost(f64),
     AtLeast(f64),
 }
@@ -47,19 +47,20 @@ impl Want {
 /// Row (e).
 const INSTRUCTIONS: f64 = 2500.0;
 
-/// A field of one contender's as a part of another's.
-fn against(
+/// A field of one contender's as a part of another's; `None`: whatever it is.
+pub(crate) fn against(
     results: &Results,
     row: &'static str,
     (experiment, field): (&str, &str),
     (ours, theirs): (&Contender, &Contender),
-    want: Want,
+    want: Option<Want>,
 ) -> Row {
-    let what = format!("{experiment}: {field} of {}, of {}'s", ours.name, theirs.name);
+    let what = format!("{experiment}: {field} of {}, of that of {}", ours.name, theirs.name);
     let both = results.median(experiment, ours, field).zip(results.median(experiment, theirs, field));
     let ratio = both.map(|(ours, theirs)| ours / theirs);
     let result = both.map_or_else(not_measured, |(ours, theirs)| format!("{} / {}", short(ours), short(theirs)));
-    Row { row, what, target: want.text("x"), result, ratio, met: ratio.map(|ratio| want.is_met(ratio)) }
+    let target = want.map_or_else(String::new, |want| want.text("x"));
+    Row { row, what, target, result, ratio, met: want.zip(ratio).map(|(want, ratio)| want.is_met(ratio)) }
 }
 
 /// A field as it is.
@@ -92,11 +93,11 @@ fn not_measured() -> String {
 pub(crate) fn rows(results: &Results, instructions: Option<f64>) -> Vec<Row> {
     use Want::{AtLeast, AtMost};
     let mut rows = vec![
-        against(results, "a", (ROUND_TRIP, "p50_us"), (&SPIN, &TCP), AtMost(0.25)),
-        against(results, "a", (ROUND_TRIP, "p999_us"), (&SPIN, &TCP), AtMost(0.5)),
-        against(results, "b", (ROUND_TRIP, "p50_us"), (&INLINE, &TCP), AtMost(1.0)),
-        against(results, "b", (ROUND_TRIP, "p99_us"), (&INLINE, &TCP), AtMost(1.0)),
-        against(results, "c", (OUTSTANDING, "rate_per_s"), (&INLINE, &TCP), AtLeast(1.0)),
+        against(results, "a", (ROUND_TRIP, "p50_us"), (&SPIN, &TCP), Some(AtMost(0.25))),
+        against(results, "a", (ROUND_TRIP, "p999_us"), (&SPIN, &TCP), Some(AtMost(0.5))),
+        against(results, "b", (ROUND_TRIP, "p50_us"), (&INLINE, &TCP), Some(AtMost(1.0))),
+        against(results, "b", (ROUND_TRIP, "p99_us"), (&INLINE, &TCP), Some(AtMost(1.0))),
+        against(results, "c", (OUTSTANDING, "rate_per_s"), (&INLINE, &TCP), Some(AtLeast(1.0))),
         alone(results, "d", (LOCAL_ROUND_TRIP, "p50_us", " us"), &SHM_SPIN, AtMost(5.0)),
         alone(results, "d", (LOCAL_OUTSTANDING, "rate_per_s", "/s"), &SHM, AtLeast(1e6)),
         alone(results, "d", (LOCAL_ONE_WAY, "rate_per_s", "/s"), &SHM, AtLeast(10e6)),
@@ -108,7 +109,7 @@ pub(crate) fn rows(results: &Results, instructions: Option<f64>) -> Vec<Row> {
             ratio: instructions.map(|count| count / INSTRUCTIONS),
             met: instructions.map(|count| count < INSTRUCTIONS),
         },
-        against(results, "f", (BULK, "gbit_per_s"), (&INLINE, &TCP), AtLeast(1.0)),
+        against(results, "f", (BULK, "gbit_per_s"), (&INLINE, &TCP), Some(AtLeast(1.0))),
         alone(results, "g", (CONNECT, "rate_per_s", "/s"), &INLINE, AtLeast(20_000.0)),
     ];
     rows.extend(
@@ -120,7 +121,7 @@ pub(crate) fn rows(results: &Results, instructions: Option<f64>) -> Vec<Row> {
             (CONNECT, "rate_per_s", AtLeast(1.0)),
             (SPARSE, "p50_us", AtMost(1.0)),
         ]
-        .map(|(experiment, field, want)| against(results, "h", (experiment, field), (&INLINE, &QUIC), want)),
+        .map(|(experiment, field, want)| against(results, "h", (experiment, field), (&INLINE, &QUIC), Some(want))),
     );
     rows.extend(["client", "server"].map(|side| {
         let field = format!("{side}/memory_per_flow_bytes");
@@ -131,11 +132,12 @@ pub(crate) fn rows(results: &Results, instructions: Option<f64>) -> Vec<Row> {
 
 /// For people.
 pub(crate) fn table(rows: &[Row]) -> String {
-    let mut text = format!("{:<4}{:<72}{:>10}{:>22}{:>9}\n", "row", "what", "target", "result", "ratio");
+    let width = rows.iter().map(|row| row.what.len()).max().unwrap_or(0) + 2;
+    let mut text = format!("{:<4}{:<width$}{:>10}{:>22}{:>9}\n", "row", "what", "target", "result", "ratio");
     for Row { row, what, target, result, ratio, met } in rows {
         let ratio = ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}"));
         let verdict = met.map_or("", |met| if met { "  met" } else { "  NOT MET" });
-        text += &format!("{row:<4}{what:<72}{target:>10}{result:>22}{ratio:>9}{verdict}\n");
+        text += &format!("{row:<4}{what:<width$}{target:>10}{result:>22}{ratio:>9}{verdict}\n");
     }
     text
 }

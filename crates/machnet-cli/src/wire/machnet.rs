@@ -1,8 +1,10 @@
-//! `udp://` and `shm://`: flows of a Machnet endpoint, over UDP sockets or shared memory.
+//! `udp://`, `shm://` and `dpdk://`: flows of a Machnet endpoint, over UDP sockets, shared memory or a DPDK port.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
+#[cfg(feature = "dpdk")]
+use machnet::Congestion;
 use machnet::{Config, Driver, Endpoint, Message, RecvHalf, SendHalf, Udp};
 use machnet_shm::Shm;
 use serde_json::{Map, Value};
@@ -41,6 +43,17 @@ impl Machnet {
         let setup =
             Setup { max_payload: setup.max_payload.or(Some(driver.capabilities().max_payload)), ..setup.clone() };
         Self::open(driver, (Shm::HUB, port).into(), &setup, |name, at| format!("shm://{name}:{}", at.port()), name)
+    }
+
+    /// Starts an endpoint on a DPDK port. A client elsewhere needs a port of its own to name beside the server's address.
+    #[cfg(feature = "dpdk")]
+    pub(crate) fn dpdk(port: &machnet::dpdk::DpdkUrl, server: SocketAddr, setup: &Setup) -> io::Result<Self> {
+        let driver = port.open()?;
+        let mut setup = setup.clone();
+        setup.max_payload.get_or_insert(driver.capabilities().max_payload);
+        // As the library's default endpoint.
+        setup.congestion.get_or_insert(Congestion::Cubic);
+        Self::open(driver, server, &setup, |port, at| format!("{port}&server={at}"), &port.to_string())
     }
 
     fn open<D: Driver + 'static>(

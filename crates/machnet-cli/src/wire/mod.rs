@@ -1,7 +1,7 @@
 //! What carries messages between client and server: Machnet, and its rivals behind the same few calls.
 //!
 //! ```text
-//! machnet.rs   udp://, shm://  flows of an endpoint
+//! machnet.rs   udp://, shm://, dpdk://  flows of an endpoint
 //! framed.rs                 messages on byte streams, a length in front of each
 //! tcp.rs       tcp://       tokio's TcpStream
 //! uds.rs       uds://       tokio's UnixStream
@@ -153,6 +153,11 @@ pub(crate) async fn over<J: Job>(job: J, url: &Url, setup: &Setup, side: Side) -
         Scheme::Shm => {
             let (name, port) = url.name();
             job.run(machnet::Machnet::shm(name, port, setup, side)?).await
+        }
+        #[cfg(feature = "dpdk")]
+        Scheme::Dpdk => {
+            let (port, server) = url.dpdk()?;
+            job.run(machnet::Machnet::dpdk(port, server, setup)?).await
         }
         Scheme::Tcp => job.run(tcp::Tcp::new(url.resolve().await?, setup.bind)).await,
         Scheme::TcpSpin => job.run(spin::TcpSpin::new(url.resolve().await?, setup.bind)).await,

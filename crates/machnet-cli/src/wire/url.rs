@@ -14,6 +14,9 @@ pub(crate) enum Scheme {
     Udp,
     /// Machnet over shared memory.
     Shm,
+    /// Machnet over a DPDK port.
+    #[cfg(feature = "dpdk")]
+    Dpdk,
     /// tokio's TCP.
     Tcp,
     /// TCP sockets, busily polled.
@@ -31,6 +34,8 @@ impl Scheme {
     const ALL: &[(&'static str, Self)] = &[
         ("udp", Self::Udp),
         ("shm", Self::Shm),
+        #[cfg(feature = "dpdk")]
+        ("dpdk", Self::Dpdk),
         ("tcp", Self::Tcp),
         ("tcp+spin", Self::TcpSpin),
         ("udp+spin", Self::UdpSpin),
@@ -51,15 +56,20 @@ impl Scheme {
 
     /// True if this is Machnet itself, not a rival.
     pub(crate) fn is_machnet(self) -> bool {
-        matches!(self, Self::Udp | Self::Shm)
+        match self {
+            Self::Udp | Self::Shm => true,
+            #[cfg(feature = "dpdk")]
+            Self::Dpdk => true,
+            _ => false,
+        }
     }
 }
 
 /// Schemes of Machnet endpoints that later versions have.
 const PLANNED: [&str; 3] = ["dpdk", "xdp", "unix"];
 
-/// The port of `shm://` URLs without one.
-const SHM_PORT: u16 = 7000;
+/// The port of `shm://` and `dpdk://` URLs without one.
+const DEFAULT_PORT: u16 = 7000;
 
 /// Where a server is: a transport and a place.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,6 +86,9 @@ pub(crate) enum Place {
     Host { name: String, port: u16 },
     /// A file.
     Path(PathBuf),
+    /// A port of this machine with the host on it, and the server's address.
+    #[cfg(feature = "dpdk")]
+    Dpdk { port: Box<machnet::dpdk::DpdkUrl>, server: SocketAddr },
 }
 
 impl Place {
@@ -114,7 +127,16 @@ impl Url {
     pub(crate) fn name(&self) -> (&str, u16) {
         match &self.place {
             Place::Host { name, port } => (name, *port),
-            Place::Path(_) => ("", SHM_PORT),
+            _ => ("", DEFAULT_PORT),
+        }
+    }
+
+    /// The port with the host on it, and the server's address.
+    #[cfg(feature = "dpdk")]
+    pub(crate) fn dpdk(&self) -> anyhow::Result<(&machnet::dpdk::DpdkUrl, SocketAddr)> {
+        match &self.place {
+            Place::Dpdk { port, server } => Ok((port, *server)),
+            _ => bail!("{self} is no DPDK port"),
         }
     }
 
@@ -122,7 +144,7 @@ impl Url {
     pub(crate) fn path(&self) -> &Path {
         match &self.place {
             Place::Path(path) => path,
-            Place::Host { name, .. } => Path::new(name),
+            _ => Path::new(""),
         }
     }
 }
@@ -137,21 +159,46 @@ impl FromStr for Url {
         };
         let Some(&(_, scheme)) = Scheme::ALL.iter().find(|(scheme, _)| scheme.eq_ignore_ascii_case(name)) else {
             let planned = PLANNED.iter().any(|planned| planned.eq_ignore_ascii_case(name));
-            let what = if planned { "is not in this version" } else { "is unknown" };
+            let what = match name {
+                _ if !planned => "is unknown",
+                "dpdk" => "is not in this build (its feature `dpdk` is off)",
+                _ => "is not in this version",
+            };
             return Err(format!("the scheme {name:?} {what}; known schemes: {}", known()));
         };
+        #[cfg(feature = "dpdk")]
+        if scheme == Scheme::Dpdk {
+            return Ok(Self { scheme, place: dpdk(text)? });
+        }
         let place = if scheme == Scheme::Uds {
             if rest.is_empty() {
                 return Err("no path; wanted is for example uds:///tmp/machnet.sock".to_owned());
             }
             Place::Path(PathBuf::from(rest))
         } else if scheme == Scheme::Shm && !rest.is_empty() && !rest.contains(':') {
-            Place::Host { name: rest.to_owned(), port: SHM_PORT }
+            Place::Host { name: rest.to_owned(), port: DEFAULT_PORT }
         } else {
             Place::host(rest.strip_suffix('/').unwrap_or(rest))?
         };
         Ok(Self { scheme, place })
     }
+}
+
+/// Reads `dpdk://DEVICE?…&server=ADDRESS:PORT`: all but `server` is the library's. Without it the server is this host.
+#[cfg(feature = "dpdk")]
+fn dpdk(text: &str) -> Result<Place, String> {
+    let (device, query) = text.split_once('?').unwrap_or((text, ""));
+    let (server, rest): (Vec<_>, Vec<_>) = query.split('&').partition(|pair| pair.starts_with("server="));
+    let port: machnet::dpdk::DpdkUrl =
+        format!("{device}?{}", rest.join("&")).parse().map_err(|error: machnet::dpdk::UrlError| error.to_string())?;
+    let server = match server.as_slice() {
+        [] => SocketAddr::new(port.address(), DEFAULT_PORT),
+        [one] => one.trim_start_matches("server=").parse().map_err(|_| {
+            format!("{one:?}: wanted is the server's address and port, such as server=10.0.0.1:{DEFAULT_PORT}")
+        })?,
+        _ => return Err("server is there twice".to_owned()),
+    };
+    Ok(Place::Dpdk { port: Box::new(port), server })
 }
 
 impl fmt::Display for Place {
@@ -160,6 +207,10 @@ impl fmt::Display for Place {
             Self::Host { name, port } if name.contains(':') => write!(f, "[{name}]:{port}"),
             Self::Host { name, port } => write!(f, "{name}:{port}"),
             Self::Path(path) => path.display().fmt(f),
+            #[cfg(feature = "dpdk")]
+            Self::Dpdk { port, server } => {
+                write!(f, "{}&server={server}", port.to_string().trim_start_matches("dpdk://"))
+            }
         }
     }
 }
@@ -197,7 +248,12 @@ mod tests {
             ("", "known schemes: udp, shm, tcp"),
             ("127.0.0.1:7000", "known schemes: udp"),
             ("http://h:1", "\"http\" is unknown; known schemes: udp"),
-            ("dpdk://0", "\"dpdk\" is not in this version"),
+            #[cfg(not(feature = "dpdk"))]
+            ("dpdk://0", "\"dpdk\" is not in this build"),
+            #[cfg(feature = "dpdk")]
+            ("dpdk://0", "names no DPDK port"),
+            #[cfg(feature = "dpdk")]
+            ("dpdk://0000:00:06.0?ip=10.0.0.1/24&server=x", "server=10.0.0.1:7000"),
             ("shm://", "no port"),
             ("udp://", "no port in \"\""),
             ("udp://:7", "no host"),

@@ -217,7 +217,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             if std::mem::take(&mut self.slept) { self.promised.unwrap_or(self.now).max(before) } else { before };
         self.gap = self.now.after(since);
         self.notice_freeze();
-        self.tx.begin();
+        self.tx.begin(self.now);
         self.serve_waiting();
         let received = self.receive_burst();
         let looked = self.look_at_applications();
@@ -230,10 +230,8 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             // It may sleep next, and is not to be woken in vain.
             self.settle_timers();
         }
-        self.promised = match (self.timers.next_deadline(), self.peers.next_deadline()) {
-            (Some(flow), Some(peer)) => Some(flow.min(peer)),
-            (flow, peer) => flow.or(peer),
-        };
+        let deadlines = [self.timers.next_deadline(), self.peers.next_deadline(), self.tx.driver.next_deadline()];
+        self.promised = deadlines.into_iter().flatten().min();
         Progress { busy, next_deadline: self.promised, full }
     }
 

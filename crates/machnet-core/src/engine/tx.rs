@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 
 use super::BURST;
 use super::paths::Paths;
-use crate::Driver;
 use crate::driver::{Meta, TxPacket};
 use crate::flow::Sent;
+use crate::{Driver, Instant};
 
 /// What a packet counts at least in a flow's turn.
 const LEAST: usize = 64;
@@ -67,8 +67,9 @@ impl<D: Driver> Tx<D> {
     }
 
     /// A round begins.
-    pub(super) fn begin(&mut self) {
+    pub(super) fn begin(&mut self, now: Instant) {
         self.starved = false;
+        self.driver.begin(now);
         self.driver.reap();
         self.limit = self.burst as u64 * PACKET_BYTES;
         if let Some(held) = self.driver.backlog() {

@@ -8,11 +8,13 @@
 //!   wire.rs            parsers: total, and parse → emit → parse gives the same
 //!   flow/fuzz/…        sub-machines of a flow against naive models
 //!   engine/fuzz.rs     the timing wheel against a sorted map; tokens
+//!   net/fuzz.rs        the network layer against hostile frames
 //! ```
 mod wire;
 
 use crate::engine::fuzz::{timers, token};
 use crate::flow::fuzz::{acks, credit, loss, receive, units};
+use crate::net::fuzz::net;
 
 /// A fuzz target.
 pub type Body = fn(&[u8]);
@@ -34,6 +36,7 @@ pub const TARGETS: &[(&str, Body)] = &[
     ("units", units),
     ("timers", timers),
     ("token", token),
+    ("net", net),
 ];
 
 /// Runs the target called `name` on `bytes`.

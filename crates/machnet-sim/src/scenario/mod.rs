@@ -4,6 +4,7 @@
 //! repair.rs    single losses, lost tails, bursts of losses, reordering
 //! share.rs     bottlenecks: two flows, incast, policers, random loss
 //! small.rs     requests and replies, small messages, flows beside others
+//! ethernet.rs  engines on core's network layer, over frames
 //! trouble.rs   black holes, silent acknowledgements, descheduled engines, readers that stop
 //! mix.rs       everything at once, drawn from the seed
 //! ```
@@ -11,6 +12,7 @@
 //! A scenario panics if the transport does not keep its promise; what it measured it leaves as figures. The command
 //! `cargo xtask sim` and the test `scenarios` run the same functions.
 
+mod ethernet;
 mod mix;
 mod repair;
 mod share;
@@ -104,7 +106,9 @@ const fn pending(name: &'static str, about: &'static str, run: fn(&Run), why: &'
 
 /// Every scenario, the mix last.
 pub fn all() -> impl Iterator<Item = Scenario> {
-    [repair::SCENARIOS, share::SCENARIOS, small::SCENARIOS, trouble::SCENARIOS, mix::SCENARIOS].concat().into_iter()
+    [repair::SCENARIOS, share::SCENARIOS, small::SCENARIOS, trouble::SCENARIOS, ethernet::SCENARIOS, mix::SCENARIOS]
+        .concat()
+        .into_iter()
 }
 
 /// The scenario of that name.

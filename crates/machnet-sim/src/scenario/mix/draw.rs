@@ -8,8 +8,8 @@ use machnet_core::{Config, Instant};
 use crate::fault::{outage, outage_of_acknowledgements, outage_of_long};
 use crate::setup::{config, micros, millis, nic};
 use crate::{
-    Bursts, Corruption, Dialog, Fabric, Link, LinkId, MachineId, NicConfig, NoFrame, Pace, Plan, Policer, SimRng,
-    World, WorldConfig,
+    Bursts, Corruption, Dialog, Ethernet, Fabric, Link, LinkId, MachineId, NicConfig, NoFrame, Pace, Plan, Policer,
+    SimRng, World, WorldConfig,
 };
 
 /// One of `choices`.
@@ -22,8 +22,15 @@ pub(super) fn world_config(rng: &mut SimRng) -> WorldConfig {
     WorldConfig {
         poll_cost: Duration::from_nanos(200 + rng.log_uniform(5_000) as u64),
         packet_cost: Duration::from_nanos(rng.below(300)),
+        ethernet: ethernet(rng),
         ..WorldConfig::default()
     }
+}
+
+/// Half of the worlds have Ethernet under the engines' network layer.
+fn ethernet(rng: &mut SimRng) -> Option<Ethernet> {
+    let word = rng.below(8);
+    (word >= 4).then_some(Ethernet { tx_checksum: word & 1 != 0, rx_checksum: word & 2 != 0 })
 }
 
 /// A delay from 1 µs to 3 ms.
@@ -59,7 +66,7 @@ pub(super) fn nic_config(rng: &mut SimRng) -> NicConfig {
     let (max_payload, frames) = if rng.below(6) == 0 { (9216, [600, 1024, 1024]) } else { (1472, [600, 1024, 4096]) };
     NicConfig {
         max_payload,
-        frame_size: max_payload + 64,
+        frame_size: max_payload + 256,
         hold: Duration::from_nanos(rng.below(20_000)),
         hold_packets: rng.below(64) as u16,
         headroom: 64 * rng.below(2) as u32,

@@ -1,0 +1,105 @@
+//! The internet checksum (RFC 1071), and the pseudo-headers it covers (RFC 768, RFC 8200 §8.1).
+
+use std::net::IpAddr;
+
+/// A sum under way: of 16-bit words in the machine's own order, which the ones' complement allows.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Sum(u64);
+
+impl Sum {
+    /// Adds `bytes`, which begin at an even place; an odd last one is padded by a zero.
+    #[must_use]
+    pub(crate) fn add(self, bytes: &[u8]) -> Self {
+        let (words, rest) = bytes.as_chunks::<4>();
+        // 32-bit words in 64 bits: no carry is lost before 2³² of them.
+        let sum = words.iter().fold(self.0, |sum, &word| sum + u64::from(u32::from_ne_bytes(word)));
+        let mut last = [0; 4];
+        last[..rest.len()].copy_from_slice(rest);
+        Self(sum + u64::from(u32::from_ne_bytes(last)))
+    }
+
+    /// Adds the pseudo-header of `len` bytes of `protocol`.
+    #[must_use]
+    pub(crate) fn pseudo(self, from: IpAddr, to: IpAddr, protocol: u8, len: usize) -> Self {
+        let sum = match (from, to) {
+            (IpAddr::V4(from), IpAddr::V4(to)) => self.add(&from.octets()).add(&to.octets()),
+            (IpAddr::V6(from), IpAddr::V6(to)) => self.add(&from.octets()).add(&to.octets()),
+            _ => self,
+        };
+        sum.add(&(len as u32).to_be_bytes()).add(&[0, 0, 0, protocol])
+    }
+
+    /// The sum in 16 bits, as it stands in memory, not inverted.
+    pub(crate) const fn folded(self) -> [u8; 2] {
+        let mut sum = self.0;
+        while sum > 0xffff {
+            sum = (sum & 0xffff) + (sum >> 16);
+        }
+        (sum as u16).to_ne_bytes()
+    }
+
+    /// The checksum, as it stands in memory.
+    pub(crate) const fn checksum(self) -> [u8; 2] {
+        let [a, b] = self.folded();
+        [!a, !b]
+    }
+
+    /// True if the sum is that of bytes which contain their right checksum.
+    pub(crate) fn is_good(self) -> bool {
+        self.folded() == [0xff, 0xff]
+    }
+}
+
+/// The UDP checksum of a datagram whose field is zero. Never zero itself: that would say that there is none.
+pub(crate) fn udp(from: IpAddr, to: IpAddr, datagram: &[u8]) -> [u8; 2] {
+    match Sum::default().pseudo(from, to, super::headers::UDP, datagram.len()).add(datagram).checksum() {
+        [0, 0] => [0xff, 0xff],
+        sum => sum,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// RFC 1071 §3: the words 0001 f203 f4f5 f6f7 sum up to ddf2.
+    #[test]
+    fn the_example_of_the_rfc() {
+        let bytes = [0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7];
+        assert_eq!(Sum::default().add(&bytes).folded(), [0xdd, 0xf2]);
+        assert_eq!(Sum::default().add(&bytes).checksum(), [0x22, 0x0d]);
+    }
+
+    fn naive(bytes: &[u8]) -> [u8; 2] {
+        let mut sum = 0u32;
+        for pair in bytes.chunks(2) {
+            sum += u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]));
+            sum = (sum & 0xffff) + (sum >> 16);
+        }
+        (!(sum as u16)).to_be_bytes()
+    }
+
+    proptest! {
+        #[test]
+        fn is_the_sum_of_words(bytes in prop::collection::vec(any::<u8>(), 0..3000)) {
+            prop_assert_eq!(Sum::default().add(&bytes).checksum(), naive(&bytes));
+        }
+
+        /// A checksum put into place makes the whole good, and no flipped bit goes unnoticed.
+        #[test]
+        fn one_flipped_bit_is_noticed(mut bytes in prop::collection::vec(any::<u8>(), 8..200), bit in any::<prop::sample::Index>()) {
+            let (from, to) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
+            bytes[6..8].fill(0);
+            let sum = udp(from, to, &bytes);
+            prop_assert_ne!(sum, [0, 0]);
+            bytes[6..8].copy_from_slice(&sum);
+            let whole = |bytes: &[u8]| Sum::default().pseudo(from, to, 17, bytes.len()).add(bytes);
+            prop_assert!(whole(&bytes).is_good());
+            let bit = bit.index(bytes.len() * 8);
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            prop_assert!(!whole(&bytes).is_good());
+        }
+    }
+}

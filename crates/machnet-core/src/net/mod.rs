@@ -1,0 +1,270 @@
+//! The network layer: what lies between datagrams and an Ethernet device.
+//!
+//! A [`FrameDriver`] moves frames; [`Net`] around it is a [`Driver`] like any other.
+//!
+//! ```text
+//!   engine ── TxPacket ─▶ route ─▶ neighbour ─▶ headers, checksum ─▶ TxFrame ─▶ device     transmit.rs
+//!                         routes.rs  neighbours.rs  headers.rs checksum.rs
+//!   engine ◀─ RxPacket ── UDP, open port ◀─ IP ◀─ Ethernet ◀─ RxFrame ◀─ device             receive.rs
+//!                         └ ARP, neighbour discovery, ping, closed ports: answered here     messages.rs
+//! ```
+//!
+//! Addresses come from [`NetConfig`]; neighbours are asked for and believed only then. What is not for this host, and
+//! what this layer does not do (VLANs, fragments, IP options beyond skipping them, IPv6 extension headers, multicast) is
+//! dropped and counted, by [`DropReason`]. It does not do DHCP, router discovery or duplicate address detection: clouds
+//! assign addresses. One queue pair only: answers to questions come to the queue that the device chooses.
+//!
+//! Sans-IO: time comes by [`Driver::begin`], questions repeat by [`Driver::next_deadline`].
+//!
+//! Reference: RFC 826 (ARP), RFC 4861 (neighbour discovery), RFC 792 and RFC 4443 (ICMP), RFC 1122 (hosts);
+//! `docs/spec/net.md` has what is done of them, with every constant.
+
+#[cfg(any(test, fuzzing))]
+mod bench;
+mod checksum;
+mod config;
+mod driver;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
+mod headers;
+mod limit;
+mod mac;
+mod messages;
+mod neighbours;
+mod ports;
+mod receive;
+mod routes;
+#[cfg(test)]
+mod tests;
+mod transmit;
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use machnet_channel::{Doorbell, Frame, FrameRef};
+
+pub use config::{NetConfig, NetError};
+pub use driver::{FrameCapabilities, FrameDriver, RxFrame, TxFrame, UdpChecksum};
+pub use mac::{MacAddr, NotMac};
+
+use crate::{Capabilities, Driver, DropReason, Drops, Instant, RxPacket, TxPacket, Unreachable};
+use headers::{ETHERNET_LEN, IPV4_LEN, IPV6_LEN, UDP_LEN};
+use limit::RateLimit;
+use neighbours::Neighbours;
+use ports::Ports;
+use routes::Routes;
+use transmit::Staged;
+
+/// In front of a payload, besides what the device wants: Ethernet, IPv6 and UDP headers are 62 bytes; 64 keep payloads
+/// aligned.
+const HEADROOM: u32 = 64;
+/// Answers and questions that wait for the device; more are dropped.
+const MAX_CONTROL: usize = 64;
+/// ICMP messages that wait for the engine, as on sockets.
+const MAX_UNREACHABLE: usize = 64;
+/// Datagrams of this host to itself that wait for the engine.
+const MAX_LOOPED: usize = 256;
+/// How soon the device is tried again with answers that it refused.
+const CONTROL_RETRY: Duration = Duration::from_millis(1);
+
+/// A [`Driver`] over an Ethernet device. See the module.
+#[derive(Debug)]
+pub struct Net<F> {
+    device: F,
+    capabilities: Capabilities,
+    mac: MacAddr,
+    /// The longest IP packet, bytes.
+    mtu: usize,
+    /// Where frames begin in their memory, at least.
+    frame_start: usize,
+    /// The device computes UDP checksums.
+    offload: bool,
+    answers_closed: bool,
+    home: SocketAddr,
+    routes: Routes,
+    ports: Ports,
+    neighbours: Neighbours<TxFrame>,
+    limit: RateLimit,
+    now: Instant,
+    /// Of the layer itself, and what waited for a neighbour: goes before anything else.
+    control: VecDeque<TxFrame>,
+    /// Frames on their way from a batch to the device; empty between calls, as the next two.
+    staged: VecDeque<TxFrame>,
+    stages: VecDeque<Staged>,
+    received: Vec<RxFrame>,
+    /// Datagrams of this host to itself.
+    looped: VecDeque<RxPacket>,
+    unreachable: VecDeque<Unreachable>,
+    drops: Drops,
+}
+
+impl<F: FrameDriver> Net<F> {
+    /// The network of `config` on `device`.
+    ///
+    /// # Errors
+    /// What of the configuration contradicts itself or the device.
+    pub fn new(mut device: F, config: &NetConfig) -> Result<Self, NetError> {
+        let device_can = *device.capabilities();
+        config.check(&device_can)?;
+        // IP has no longer ones.
+        let mtu = device_can.mtu.min(65_535);
+        let need = (device_can.headroom + HEADROOM + mtu) as usize;
+        let size = device.frame().ok_or(NetError::NoFrame)?.bytes().len();
+        if size < need {
+            return Err(NetError::Frames { size, mtu, need });
+        }
+        let ip_len = if config.has_v6() { IPV6_LEN } else { IPV4_LEN };
+        let mut capabilities = Capabilities::minimal(mtu - (ip_len + UDP_LEN) as u32);
+        capabilities.headroom = device_can.headroom + HEADROOM;
+        capabilities.descriptors = device_can.descriptors;
+        capabilities.can_sleep = device_can.can_sleep;
+        let mut ports = Ports::new();
+        let home = ports.open(config.port).map_err(|_| NetError::NoAddress)?;
+        let address = config.addresses.first().ok_or(NetError::NoAddress)?.addr();
+        Ok(Self {
+            device,
+            capabilities,
+            mac: device_can.mac,
+            mtu: mtu as usize,
+            frame_start: device_can.headroom as usize,
+            offload: device_can.tx_checksum,
+            answers_closed: config.answer_closed_ports,
+            home: SocketAddr::new(address, home),
+            routes: Routes::new(config),
+            ports,
+            neighbours: Neighbours::new(config.max_neighbours, config.max_pending),
+            limit: RateLimit::new(config.answers_per_second),
+            now: Instant::ZERO,
+            control: VecDeque::new(),
+            staged: VecDeque::new(),
+            stages: VecDeque::new(),
+            received: Vec::new(),
+            looped: VecDeque::new(),
+            unreachable: VecDeque::new(),
+            drops: Drops::default(),
+        })
+    }
+
+    /// The device.
+    pub const fn device(&self) -> &F {
+        &self.device
+    }
+
+    /// The device, to steer it.
+    pub const fn device_mut(&mut self) -> &mut F {
+        &mut self.device
+    }
+
+    fn note_unreachable(&mut self, remote: SocketAddr, quoted: &[u8]) {
+        // Less than our header tells nothing.
+        if let Some(&quoted) = quoted.first_chunk()
+            && self.unreachable.len() < MAX_UNREACHABLE
+        {
+            self.unreachable.push_back(Unreachable { remote, quoted });
+        }
+    }
+
+    /// Asks what the table of neighbours wants to know, and gives the device what waits for it.
+    fn settle(&mut self) {
+        while let Some(question) = self.neighbours.question() {
+            self.ask(question);
+        }
+        for _ in 0..self.neighbours.take_lost() {
+            self.drops.count(DropReason::NoNeighbour);
+        }
+        self.flush_control();
+    }
+}
+
+impl<F: FrameDriver> Driver for Net<F> {
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    fn home(&self) -> SocketAddr {
+        self.home
+    }
+
+    fn begin(&mut self, now: Instant) {
+        self.now = self.now.max(now);
+        self.neighbours.expire(self.now);
+        self.settle();
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        let retry = (!self.control.is_empty()).then(|| self.now + CONTROL_RETRY);
+        [self.neighbours.next_deadline(), retry].into_iter().flatten().min()
+    }
+
+    fn open(&mut self, port: u16) -> io::Result<SocketAddr> {
+        Ok(SocketAddr::new(self.home.ip(), self.ports.open(port)?))
+    }
+
+    fn close(&mut self, port: u16) {
+        self.ports.close(port);
+    }
+
+    fn frame(&mut self) -> Option<Frame> {
+        self.device.frame()
+    }
+
+    fn recycle(&mut self, payload: FrameRef) {
+        self.device.recycle(payload);
+    }
+
+    fn is_short_of_frames(&self) -> bool {
+        self.device.is_short_of_frames()
+    }
+
+    fn rx_burst(&mut self, out: &mut Vec<RxPacket>, max: usize) -> usize {
+        self.receive_burst(out, max)
+    }
+
+    fn tx_burst(&mut self, batch: &mut VecDeque<TxPacket>) -> usize {
+        self.transmit_burst(batch)
+    }
+
+    fn reap(&mut self) {
+        self.device.reap();
+    }
+
+    fn backlog(&self) -> Option<u64> {
+        self.device.backlog()
+    }
+
+    fn unreachable(&mut self) -> Option<Unreachable> {
+        self.unreachable.pop_front()
+    }
+
+    fn wait(&self) -> Option<BorrowedFd<'_>> {
+        self.device.wait()
+    }
+
+    fn set_bell(&mut self, bell: Arc<Doorbell>) {
+        self.device.set_bell(bell);
+    }
+
+    fn starve(&mut self) -> bool {
+        self.device.starve()
+    }
+
+    fn drops(&self) -> Drops {
+        let mut drops = self.drops;
+        drops.add(&self.device.drops());
+        drops
+    }
+}
+
+/// Bytes of an Ethernet frame that carries an IP packet of `mtu` bytes.
+const fn longest_frame(mtu: usize) -> usize {
+    ETHERNET_LEN + mtu
+}
+
+/// True if both are of one family.
+const fn is_one_family(a: IpAddr, b: IpAddr) -> bool {
+    a.is_ipv4() == b.is_ipv4()
+}

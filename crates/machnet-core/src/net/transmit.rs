@@ -1,0 +1,240 @@
+//! Datagrams that go out, in the frames they were built in, and frames of the layer's own.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
+
+use machnet_channel::Frame;
+
+use super::headers::{MIN_FRAME, Macs, UDP_LEN, ip_headers, solicited_node, write_udp};
+use super::messages::write_neighbour;
+use super::neighbours::{Question, Resolved};
+use super::{ETHERNET_LEN, FrameDriver, MAX_LOOPED, MacAddr, Net, TxFrame, UdpChecksum, is_one_family, longest_frame};
+use crate::driver::Meta;
+use crate::{DropReason, RxPacket, TxPacket};
+
+/// Frames made before the device is asked whether it takes them: what it refuses was made in vain.
+const CHUNK: usize = 32;
+
+/// What a staged frame was, should the device refuse it.
+#[derive(Debug)]
+pub(super) struct Staged {
+    meta: Meta,
+    /// Where in the Ethernet frame the payload is.
+    payload: Range<u32>,
+}
+
+/// What became of a datagram.
+enum Outcome {
+    /// Staged, waiting, looped or dropped: it has left the batch.
+    Taken,
+    /// No frame is free to copy it into: it stays.
+    NoFrame(TxPacket),
+}
+
+/// Where a datagram goes.
+struct Way {
+    from: SocketAddr,
+    to: SocketAddr,
+    hop: IpAddr,
+}
+
+impl<F: FrameDriver> Net<F> {
+    pub(super) fn transmit_burst(&mut self, batch: &mut VecDeque<TxPacket>) -> usize {
+        let before = batch.len();
+        if !self.device.is_up() {
+            for _ in batch.drain(..) {
+                self.drops.count(DropReason::Unsendable);
+            }
+            return before;
+        }
+        self.flush_control();
+        // What waited for a neighbour goes first, for the order's sake.
+        let mut blocked = !self.control.is_empty();
+        while !blocked && !batch.is_empty() {
+            while self.staged.len() < CHUNK
+                && let Some(packet) = batch.pop_front()
+            {
+                if let Outcome::NoFrame(packet) = self.stage(packet) {
+                    batch.push_front(packet);
+                    blocked = true;
+                    break;
+                }
+            }
+            let offered = self.staged.len();
+            let taken = self.device.tx_burst(&mut self.staged);
+            debug_assert_eq!(offered - taken, self.staged.len());
+            self.stages.drain(..offered - self.staged.len());
+            blocked |= !self.staged.is_empty();
+            self.unstage(batch);
+        }
+        self.settle();
+        before - batch.len()
+    }
+
+    /// Gives the datagrams back that the device refused.
+    fn unstage(&mut self, batch: &mut VecDeque<TxPacket>) {
+        while let Some((frame, Staged { meta, payload })) = self.staged.pop_back().zip(self.stages.pop_back()) {
+            let payload = frame.bytes.slice(payload);
+            batch.push_front(TxPacket { meta, payload });
+        }
+    }
+
+    fn stage(&mut self, packet: TxPacket) -> Outcome {
+        let len = packet.payload.as_ref().len();
+        let way = match self.way(&packet.meta, len) {
+            Ok(way) => way,
+            Err(reason) => {
+                self.drops.count(reason);
+                return Outcome::Taken;
+            }
+        };
+        if self.routes.is_own(way.to.ip()) {
+            return self.loop_back(packet, &way);
+        }
+        let mac = match self.neighbours.resolve(self.now, way.hop) {
+            Resolved::At(mac) => Some(mac),
+            Resolved::Wait => None,
+            Resolved::Absent => {
+                self.drops.count(DropReason::NoNeighbour);
+                return Outcome::Taken;
+            }
+        };
+        let meta = packet.meta;
+        let (frame, range) = match self.in_place(packet) {
+            Ok(found) => found,
+            Err(packet) => return Outcome::NoFrame(packet),
+        };
+        let Some((frame, header)) = self.dress(frame, range, &way, mac.unwrap_or(MacAddr::ZERO)) else {
+            self.drops.count(DropReason::NoFrames);
+            return Outcome::Taken;
+        };
+        if mac.is_some() {
+            self.staged.push_back(frame);
+            self.stages.push_back(Staged { meta, payload: header..header + len as u32 });
+        } else if self.neighbours.wait(way.hop, frame).is_some() {
+            self.drops.count(DropReason::NoNeighbour);
+        }
+        Outcome::Taken
+    }
+
+    /// Where the datagram goes, if it can.
+    fn way(&self, meta: &Meta, len: usize) -> Result<Way, DropReason> {
+        let to = SocketAddr::new(meta.remote.ip(), meta.remote.port());
+        let mut from = SocketAddr::new(meta.local.ip(), meta.local.port());
+        if from.ip().is_unspecified() {
+            from.set_ip(self.routes.source(to.ip()).ok_or(DropReason::Unsendable)?);
+        }
+        if !self.routes.is_own(from.ip()) || !is_one_family(from.ip(), to.ip()) || to.port() == 0 {
+            return Err(DropReason::Unsendable);
+        }
+        if ip_headers(to.ip()) + UDP_LEN + len > longest_frame(self.mtu) {
+            return Err(DropReason::Oversized);
+        }
+        let hop = if self.routes.is_own(to.ip()) { to.ip() } else { self.routes.next_hop(to.ip())? };
+        Ok(Way { from, to, hop })
+    }
+
+    /// The datagram's own frame, if headers can be written in front of it; else a copy in a fresh one. Where in the frame
+    /// the payload is.
+    fn in_place(&mut self, packet: TxPacket) -> Result<(Frame, Range<u32>), TxPacket> {
+        let TxPacket { meta, payload } = packet;
+        let headroom = self.capabilities.headroom;
+        let payload = if self.device.owns(&payload) {
+            match payload.into_frame() {
+                Ok((frame, range)) if range.start >= headroom => return Ok((frame, range)),
+                Ok((frame, range)) => frame.share(range),
+                Err(shared) => shared,
+            }
+        } else {
+            payload
+        };
+        let bytes = payload.as_ref();
+        let range = headroom..headroom + bytes.len() as u32;
+        let Some(mut fresh) = self.device.frame() else { return Err(TxPacket { meta, payload }) };
+        match fresh.bytes_mut().and_then(|room| room.get_mut(range.start as usize..range.end as usize)) {
+            Some(room) => room.copy_from_slice(bytes),
+            None => return Err(TxPacket { meta, payload }),
+        }
+        self.device.recycle(payload);
+        Ok((fresh, range))
+    }
+
+    /// Writes headers in front of the payload at `range`, and padding behind. Returns the frame and the headers' length.
+    fn dress(&self, mut frame: Frame, range: Range<u32>, way: &Way, mac: MacAddr) -> Option<(TxFrame, u32)> {
+        let header = (ip_headers(way.to.ip()) + UDP_LEN) as u32;
+        let start = range.start - header;
+        let end = range.end.max(start + MIN_FRAME as u32);
+        let bytes = frame.bytes_mut()?.get_mut(start as usize..end as usize)?;
+        let (used, padding) = bytes.split_at_mut((range.end - start) as usize);
+        padding.fill(0);
+        let checksum = write_udp(used, self.macs(mac), way.from, way.to, self.offload);
+        Some((TxFrame { bytes: frame.share(start..end), checksum }, header))
+    }
+
+    /// A datagram of this host to itself: no device sees it.
+    fn loop_back(&mut self, packet: TxPacket, way: &Way) -> Outcome {
+        if !self.ports.is_open(way.to.port()) {
+            self.note_unreachable(way.to, packet.payload.as_ref());
+            self.drops.count(DropReason::ClosedPort);
+        } else if self.looped.len() >= MAX_LOOPED {
+            self.drops.count(DropReason::Congested);
+        } else {
+            let (frame, range) = match self.in_place(packet) {
+                Ok(found) => found,
+                Err(packet) => return Outcome::NoFrame(packet),
+            };
+            let meta = Meta { local: way.to, remote: way.from, queue: 0 };
+            self.looped.push_back(RxPacket { meta, frame, range });
+        }
+        Outcome::Taken
+    }
+
+    pub(super) const fn macs(&self, to: MacAddr) -> Macs {
+        Macs { to, from: self.mac }
+    }
+
+    /// Asks for a neighbour's Ethernet address.
+    pub(super) fn ask(&mut self, question: Question) {
+        let Question { of, ask } = question;
+        let Some(sender) = self.routes.source(of) else { return };
+        let (to, mac) = match (of, ask) {
+            (_, Some(mac)) => (of, mac),
+            (IpAddr::V4(_), None) => (of, MacAddr::BROADCAST),
+            (IpAddr::V6(v6), None) => {
+                let group = solicited_node(v6);
+                (group.into(), MacAddr::of_multicast(group))
+            }
+        };
+        let macs = self.macs(mac);
+        self.answer(|frame| write_neighbour(frame, macs, true, sender, to, of));
+    }
+
+    /// Builds a frame of the layer's own; `None` if there is no memory for it.
+    pub(super) fn build(&mut self, write: impl FnOnce(&mut [u8]) -> usize) -> Option<TxFrame> {
+        let mut frame = self.device.frame()?;
+        let start = self.frame_start;
+        let room = frame.bytes_mut()?.get_mut(start..start + longest_frame(self.mtu))?;
+        let len = write(room);
+        let end = len.max(MIN_FRAME);
+        room[len..end].fill(0);
+        let bytes = frame.share(start as u32..(start + end) as u32);
+        Some(TxFrame { bytes, checksum: UdpChecksum::Done })
+    }
+
+    /// Gives the device what goes before datagrams.
+    pub(super) fn flush_control(&mut self) {
+        if self.control.is_empty() {
+            return;
+        }
+        if self.device.is_up() {
+            self.device.tx_burst(&mut self.control);
+        } else {
+            for _ in self.control.drain(..) {
+                self.drops.count(DropReason::Unsendable);
+            }
+        }
+    }
+}
+
+const _: () = assert!(super::HEADROOM as usize >= ETHERNET_LEN + super::IPV6_LEN + UDP_LEN);

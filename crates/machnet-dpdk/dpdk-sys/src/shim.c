@@ -1,0 +1,215 @@
+#define _GNU_SOURCE
+#include "shim.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <rte_atomic.h>
+
+_Static_assert(sizeof(struct rte_mbuf) == 2 * RTE_CACHE_LINE_MIN_SIZE, "an mbuf is two cache lines");
+_Static_assert(DPDK_PORTS <= UINT16_MAX, "a port's number is a uint16_t");
+
+int dpdk_errno(void) {
+    return rte_errno;
+}
+
+static ssize_t forward(void *sink, const char *text, size_t length) {
+    void (*function)(const char *, size_t) = (void (*)(const char *, size_t))(uintptr_t)sink;
+    function(text, length);
+    return (ssize_t)length;
+}
+
+int dpdk_log_to(void (*sink)(const char *text, size_t length)) {
+    cookie_io_functions_t functions = {.write = forward};
+    FILE *stream = fopencookie((void *)(uintptr_t)sink, "w", functions);
+    if (stream == NULL)
+        return -1;
+    setvbuf(stream, NULL, _IOLBF, 512);
+    return rte_openlog_stream(stream);
+}
+
+uint16_t dpdk_next_port(uint16_t from) {
+    return (uint16_t)rte_eth_find_next(from);
+}
+
+int dpdk_facts(uint16_t port, struct dpdk_facts *facts) {
+    struct rte_eth_dev_info info;
+    struct rte_ether_addr mac;
+    memset(facts, 0, sizeof(*facts));
+    int error = rte_eth_dev_info_get(port, &info);
+    if (error == 0)
+        error = rte_eth_macaddr_get(port, &mac);
+    if (error == 0)
+        error = rte_eth_dev_get_name_by_port(port, facts->name);
+    if (error != 0)
+        return error;
+    /* Some drivers do not know. */
+    if (rte_eth_dev_get_mtu(port, &facts->mtu) != 0)
+        facts->mtu = 0;
+    if (info.driver_name != NULL)
+        strncpy(facts->driver, info.driver_name, sizeof(facts->driver) - 1);
+    memcpy(facts->mac, mac.addr_bytes, sizeof(facts->mac));
+    facts->rx_offloads = info.rx_offload_capa;
+    facts->tx_offloads = info.tx_offload_capa;
+    facts->rss_fields = info.flow_type_rss_offloads;
+    facts->min_rx_buffer = info.min_rx_bufsize;
+    facts->max_frame = info.max_rx_pktlen;
+    facts->interface = info.if_index;
+    facts->min_mtu = info.min_mtu;
+    facts->max_mtu = info.max_mtu;
+    facts->max_rx_queues = info.max_rx_queues;
+    facts->max_tx_queues = info.max_tx_queues;
+    facts->reta_size = info.reta_size;
+    facts->link_events = info.dev_flags != NULL && (*info.dev_flags & RTE_ETH_DEV_INTR_LSC) != 0;
+    facts->node = rte_eth_dev_socket_id(port);
+    return 0;
+}
+
+int dpdk_configure(uint16_t port, uint16_t queues, uint64_t rx_offloads, uint64_t tx_offloads, uint16_t mtu) {
+    struct rte_eth_conf conf;
+    memset(&conf, 0, sizeof(conf));
+    conf.rxmode.offloads = rx_offloads;
+    conf.rxmode.mtu = mtu;
+    conf.txmode.offloads = tx_offloads;
+    return rte_eth_dev_configure(port, queues, queues, &conf);
+}
+
+int dpdk_rx_queue(uint16_t port, uint16_t queue, uint16_t descriptors, struct rte_mempool *pool) {
+    return rte_eth_rx_queue_setup(port, queue, descriptors, (unsigned int)rte_eth_dev_socket_id(port), NULL, pool);
+}
+
+int dpdk_tx_queue(uint16_t port, uint16_t queue, uint16_t descriptors) {
+    return rte_eth_tx_queue_setup(port, queue, descriptors, (unsigned int)rte_eth_dev_socket_id(port), NULL);
+}
+
+int dpdk_counters(uint16_t port, struct dpdk_counters *counters) {
+    struct rte_eth_stats stats;
+    int error = rte_eth_stats_get(port, &stats);
+    if (error != 0)
+        return error;
+    *counters = (struct dpdk_counters){
+        .received = stats.ipackets,
+        .sent = stats.opackets,
+        .received_bytes = stats.ibytes,
+        .sent_bytes = stats.obytes,
+        .missed = stats.imissed,
+        .no_mbuf = stats.rx_nombuf,
+        .receive_errors = stats.ierrors,
+        .send_errors = stats.oerrors,
+    };
+    return 0;
+}
+
+int dpdk_remove(uint16_t port) {
+    struct rte_eth_dev_info info;
+    int error = rte_eth_dev_info_get(port, &info);
+    if (error != 0)
+        return error;
+    error = rte_eth_dev_close(port);
+    if (error != 0)
+        return error;
+    return info.device != NULL ? rte_dev_remove(info.device) : 0;
+}
+
+int dpdk_link_is_up(uint16_t port) {
+    struct rte_eth_link link;
+    memset(&link, 0, sizeof(link));
+    int error = rte_eth_link_get_nowait(port, &link);
+    return error != 0 ? error : link.link_status == RTE_ETH_LINK_UP;
+}
+
+struct rte_mempool *dpdk_pool(const char *name, uint32_t count, uint32_t cache, uint16_t room, int node) {
+    uint16_t private = RTE_ALIGN(sizeof(uint32_t), RTE_MBUF_PRIV_ALIGN);
+    return rte_pktmbuf_pool_create(name, count, cache, private, room, node);
+}
+
+struct listing {
+    struct rte_mbuf **mbufs;
+    size_t max;
+};
+
+static void list(struct rte_mempool *pool, void *opaque, void *object, unsigned int index) {
+    struct listing *listing = opaque;
+    struct rte_mbuf *mbuf = object;
+    (void)pool;
+    *(uint32_t *)rte_mbuf_to_priv(mbuf) = index;
+    if (index < listing->max)
+        listing->mbufs[index] = mbuf;
+}
+
+size_t dpdk_pool_mbufs(struct rte_mempool *pool, struct rte_mbuf **mbufs, size_t max) {
+    struct listing listing = {.mbufs = mbufs, .max = max};
+    return rte_mempool_obj_iter(pool, list, &listing);
+}
+
+void *dpdk_buffer(const struct rte_mbuf *mbuf) {
+    return mbuf->buf_addr;
+}
+
+uint32_t dpdk_index(const struct rte_mbuf *mbuf) {
+    return *(const uint32_t *)rte_mbuf_to_priv((struct rte_mbuf *)(uintptr_t)mbuf);
+}
+
+uint16_t dpdk_rx_burst(uint16_t port, uint16_t queue, struct dpdk_received *frames, uint16_t count) {
+    struct rte_mbuf *mbufs[DPDK_BURST];
+    if (count > DPDK_BURST)
+        count = DPDK_BURST;
+    uint16_t received = rte_eth_rx_burst(port, queue, mbufs, count);
+    for (uint16_t i = 0; i < received; i++) {
+        struct rte_mbuf *mbuf = mbufs[i];
+        frames[i] = (struct dpdk_received){
+            .mbuf = mbuf,
+            .flags = mbuf->ol_flags,
+            .index = dpdk_index(mbuf),
+            .length = mbuf->pkt_len,
+            .offset = mbuf->data_off,
+            .segments = mbuf->nb_segs,
+        };
+    }
+    return received;
+}
+
+uint16_t dpdk_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count) {
+    return rte_eth_tx_burst(port, queue, mbufs, count);
+}
+
+void dpdk_cut(struct rte_mbuf *mbuf) {
+    rte_pktmbuf_free(mbuf->next);
+    mbuf->next = NULL;
+    mbuf->nb_segs = 1;
+}
+
+int dpdk_alloc(struct rte_mempool *pool, struct rte_mbuf **mbufs, uint32_t count) {
+    return rte_pktmbuf_alloc_bulk(pool, mbufs, count);
+}
+
+void dpdk_prepare(struct rte_mbuf *mbuf, uint16_t offset, uint16_t length, int ip_version) {
+    rte_mbuf_refcnt_set(mbuf, 2);
+    mbuf->data_off = offset;
+    mbuf->data_len = length;
+    mbuf->pkt_len = length;
+    mbuf->nb_segs = 1;
+    mbuf->next = NULL;
+    mbuf->ol_flags = 0;
+    mbuf->tx_offload = 0;
+    mbuf->vlan_tci = 0;
+    if (ip_version != 0) {
+        mbuf->ol_flags = RTE_MBUF_F_TX_UDP_CKSUM | (ip_version == 4 ? RTE_MBUF_F_TX_IPV4 : RTE_MBUF_F_TX_IPV6);
+        mbuf->l2_len = RTE_ETHER_HDR_LEN;
+        mbuf->l3_len = ip_version == 4 ? 20 : 40;
+    }
+}
+
+void dpdk_unprepare(struct rte_mbuf *mbuf) {
+    rte_mbuf_refcnt_set(mbuf, 1);
+}
+
+size_t dpdk_done(struct rte_mbuf *const *mbufs, size_t count) {
+    size_t done = 0;
+    while (done < count && rte_mbuf_refcnt_read(mbufs[done]) == 1)
+        done++;
+    if (done > 0)
+        rte_smp_rmb();
+    return done;
+}

@@ -1,0 +1,320 @@
+//! How a port is set up, and what is wrong with a setting that cannot work.
+
+use std::io::{self, ErrorKind};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use machnet_core::net::{Net, NetConfig};
+use rustix::io::Errno;
+
+use crate::pool::{HEADROOM, Pool};
+use crate::quirks::Quirks;
+use crate::{Device, Eal, Facts, HugePages, Port, ffi, log};
+
+/// An Ethernet header.
+pub(crate) const ETHERNET: u32 = 14;
+/// What the least common denominator has.
+const DESCRIPTORS: u16 = 256;
+/// The usual MTU.
+const MTU: u32 = 1500;
+/// The least room of an mbuf that drivers are written for.
+const ROOM: u32 = 2048;
+/// Behind the headers, so that payloads lie aligned; as the network layer has it.
+const ALIGNED: u32 = 64;
+/// Longest frame that an mbuf's 16-bit lengths hold, with all that is in front of it.
+const MAX_MTU: u32 = 16_000;
+
+/// What drivers log about a socket's path.
+const IN_USE: &str = "Address already in use";
+/// A host on a DPDK port: a [`Driver`](machnet_core::Driver).
+pub type Dpdk = Net<Port>;
+
+/// Settings of a [`Port`]; made by [`Port::builder`].
+#[derive(Clone, Debug)]
+pub struct PortBuilder {
+    device: Device,
+    eal: Option<Eal>,
+    frames: u32,
+    descriptors: u16,
+    mtu: Option<u32>,
+    checksums: bool,
+}
+
+impl PortBuilder {
+    pub(crate) const fn new(device: Device) -> Self {
+        Self { device, eal: None, frames: 4096, descriptors: DESCRIPTORS, mtu: None, checksums: false }
+    }
+
+    /// How DPDK is started, if it does not run in this process yet.
+    #[must_use]
+    pub fn eal(mut self, eal: Eal) -> Self {
+        self.eal = Some(eal);
+        self
+    }
+
+    /// Number of frames, for what is received, built and lent to the application together; what lies in the device's rings
+    /// is not counted. 64 to 1 000 000, default 4096.
+    #[must_use]
+    pub const fn frames(mut self, frames: u32) -> Self {
+        self.frames = frames;
+        self
+    }
+
+    /// Descriptors of each ring, from 1; the device has the last word. Default 256.
+    #[must_use]
+    pub const fn descriptors(mut self, descriptors: u16) -> Self {
+        self.descriptors = descriptors;
+        self
+    }
+
+    /// The longest IP packet, bytes, up to 16 000. Default: the device's, but no more than 1 500.
+    #[must_use]
+    pub const fn mtu(mut self, bytes: u32) -> Self {
+        self.mtu = Some(bytes);
+        self
+    }
+
+    /// Lets the device compute and verify UDP checksums, if it can. Default: software does, which is never wrong.
+    #[must_use]
+    pub const fn checksum_offload(mut self, on: bool) -> Self {
+        self.checksums = on;
+        self
+    }
+
+    /// Opens the port, with the host that `net` says on it.
+    ///
+    /// # Errors
+    /// As [`PortBuilder::open`]; `InvalidInput` for addresses that cannot be.
+    pub fn open_net(&self, net: &NetConfig) -> io::Result<Dpdk> {
+        Net::new(self.open()?, net).map_err(|error| bad(error.to_string()))
+    }
+
+    /// Opens the port: starts DPDK if need be, attaches the device, sets up its queues, starts it. Its link may come up
+    /// later.
+    ///
+    /// # Errors
+    /// `InvalidInput`: a setting outside its limits, or the device's; `NotFound`: no such device; `AddrInUse`: this or
+    /// another process has it; `OutOfMemory`; as [`Eal::start`]; else what DPDK says.
+    pub fn open(&self) -> io::Result<Port> {
+        self.check()?;
+        self.start_eal()?;
+        // DPDK's devices come and go one at a time.
+        let control = control();
+        let (id, arguments) = self.attach()?;
+        let removed = RemoveUnlessDone(id);
+        let mut port = self.set_up(id, arguments).map_err(|error| self.about(error))?;
+        std::mem::forget(removed);
+        if let Err(error) = port.start() {
+            drop(control);
+            return Err(self.about(error));
+        }
+        tracing::info!(port = %port.facts().name, facts = ?port.facts(), "opened");
+        Ok(port)
+    }
+
+    fn check(&self) -> io::Result<()> {
+        if !(64..=1_000_000).contains(&self.frames) {
+            return Err(bad(format!("{} frames: there must be 64 to 1000000", self.frames)));
+        }
+        if self.descriptors == 0 {
+            return Err(bad(format!("0 descriptors: a ring needs some, {DESCRIPTORS} for example")));
+        }
+        if self.mtu.is_some_and(|mtu| mtu > MAX_MTU) {
+            return Err(bad(format!("an MTU of {}: it must be at most {MAX_MTU}", self.mtu.unwrap_or_default())));
+        }
+        Ok(())
+    }
+
+    fn start_eal(&self) -> io::Result<()> {
+        let eal = match &self.eal {
+            Some(eal) => eal.clone(),
+            None if Eal::is_running() => return Ok(()),
+            None => Eal::new().huge_pages(HugePages::Auto),
+        };
+        match &self.device {
+            Device::Pci(address) => eal.allow(address).start(),
+            Device::Mac(_) => eal.any_pci().start(),
+            Device::Vdev { .. } => eal.start(),
+        }
+    }
+
+    /// The port's number, and its arguments if it is virtual.
+    fn attach(&self) -> io::Result<(u16, &str)> {
+        log::forget();
+        match &self.device {
+            Device::Pci(address) => {
+                if ffi::port_by_name(address).is_none() {
+                    probe(address, address).map_err(|error| unprobed(&error, address))?;
+                }
+                let port = ffi::port_by_name(address).ok_or_else(|| {
+                    not_found(format!("no DPDK driver took {address}: bind it to vfio-pci (dpdk-devbind.py -b vfio-pci {address}); {}", known()))
+                })?;
+                Ok((port, ""))
+            }
+            Device::Mac(mac) => {
+                let has = |port: &u16| ffi::facts(*port).is_ok_and(|facts| facts.mac == mac.0);
+                let port = ffi::ports()
+                    .find(has)
+                    .ok_or_else(|| not_found(format!("no port has the address {mac}; {}", known())))?;
+                Ok((port, ""))
+            }
+            Device::Vdev { name, arguments } => {
+                if ffi::port_by_name(name).is_some() {
+                    let text = format!("{name} is open in this process already: give another number");
+                    return Err(io::Error::new(ErrorKind::AddrInUse, text));
+                }
+                if let Some(path) = Quirks::of(name).socket(arguments) {
+                    remove_stale(Path::new(path))?;
+                }
+                let whole = if arguments.is_empty() { name.clone() } else { format!("{name},{arguments}") };
+                probe(&whole, name).map_err(|error| unprobed(&error, &whole))?;
+                let port = ffi::port_by_name(name)
+                    .ok_or_else(|| not_found(format!("{whole} is no network device{}", what_was_said())))?;
+                Ok((port, arguments))
+            }
+        }
+    }
+
+    fn set_up(&self, id: u16, arguments: &str) -> io::Result<Port> {
+        let raw = ffi::facts(id)?;
+        let mut facts = Facts::new(&raw);
+        if facts.max_queues == 0 {
+            return Err(io::Error::new(ErrorKind::Unsupported, "it has no queue pair".to_owned()));
+        }
+        let quirks = match &self.device {
+            Device::Vdev { name, .. } => Quirks::of(name),
+            _ => Quirks::of(&facts.driver),
+        };
+        facts.mtu = self.choose_mtu(&facts, raw.max_frame, quirks.longest_frame(arguments))?;
+        let wanted = |capabilities: u64, one: u64| if self.checksums { capabilities & one } else { 0 };
+        let rx = wanted(raw.rx_offloads, dpdk_sys::DPDK_RX_UDP_CKSUM | dpdk_sys::DPDK_RX_IPV4_CKSUM);
+        let tx = wanted(raw.tx_offloads, dpdk_sys::DPDK_TX_UDP_CKSUM | dpdk_sys::DPDK_TX_IPV4_CKSUM);
+        // 0 is the driver's default.
+        let mtu = if quirks.takes_mtu { facts.mtu as u16 } else { 0 };
+        ffi::configure(id, 1, rx, tx, mtu)?;
+        let descriptors = ffi::adjust_descriptors(id, self.descriptors)?;
+        (facts.rx_descriptors, facts.tx_descriptors) = descriptors;
+        let room = (facts.mtu + ETHERNET + ALIGNED).max(ROOM).max(raw.min_rx_buffer).next_multiple_of(ALIGNED);
+        let rings = u32::from(descriptors.0) + u32::from(descriptors.1);
+        let node = facts.node.map_or(-1, |node| node as i32);
+        let pool = Pool::new(&pool_name(), self.frames, rings, room as u16, node)?;
+        // SAFETY: a pool is freed after its port is gone.
+        unsafe { ffi::queues(id, descriptors, pool.mempool()) }?;
+        if let Err(error) = ffi::receive_groups(id) {
+            tracing::debug!(port = %facts.name, %error, "no filter for groups to open");
+        }
+        Ok(Port::new(id, facts, pool, HEADROOM, self.checksums))
+    }
+
+    /// The MTU: what is wished for, or the device's but no more than usual.
+    fn choose_mtu(&self, facts: &Facts, longest_frame: u32, buffer: Option<u32>) -> io::Result<u32> {
+        let by_buffer = buffer.map_or(u32::MAX, |bytes| bytes.saturating_sub(ETHERNET));
+        // Who has buffers does not know how long they are.
+        let known = buffer.is_none() && longest_frame > ETHERNET;
+        let by_frame = if known { longest_frame - ETHERNET } else { u32::MAX };
+        let by_device = if facts.max_mtu == 0 { u32::MAX } else { facts.max_mtu.into() };
+        let most = by_device.min(by_buffer).min(by_frame).min(MAX_MTU);
+        let usual = if facts.mtu == 0 { MTU } else { facts.mtu.min(MTU) };
+        match self.mtu {
+            None => Ok(usual.min(most)),
+            Some(mtu) if mtu <= most => Ok(mtu),
+            Some(mtu) => Err(bad(format!("an MTU of {mtu}: the port takes at most {most}"))),
+        }
+    }
+
+    /// Says which port an error is about, and what DPDK said.
+    fn about(&self, error: io::Error) -> io::Error {
+        io::Error::new(error.kind(), format!("{}: {error}{}", self.device, what_was_said()))
+    }
+}
+
+/// Held while a device is attached, set up or removed.
+pub(crate) fn control() -> MutexGuard<'static, ()> {
+    static CONTROL: Mutex<()> = Mutex::new(());
+    CONTROL.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Removes a port again that could not be set up.
+struct RemoveUnlessDone(u16);
+
+impl Drop for RemoveUnlessDone {
+    fn drop(&mut self) {
+        if let Err(error) = ffi::remove(self.0) {
+            tracing::warn!(port = self.0, %error, "cannot remove");
+        }
+    }
+}
+
+fn bad(text: String) -> io::Error {
+    io::Error::new(ErrorKind::InvalidInput, text)
+}
+
+fn not_found(text: String) -> io::Error {
+    io::Error::new(ErrorKind::NotFound, text)
+}
+
+/// Pools of one process have different names.
+fn pool_name() -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    format!("machnet-{}", COUNT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Attaches a device.
+fn probe(device: &str, name: &str) -> io::Result<()> {
+    match ffi::probe(device) {
+        // It is there, and its port is looked for next.
+        Err(_) if ffi::port_by_name(name).is_some() => Ok(()),
+        other => other,
+    }
+}
+
+fn unprobed(error: &io::Error, device: &str) -> io::Error {
+    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+    let (kind, mend) = if log::mentions(IN_USE) {
+        (
+            ErrorKind::AddrInUse,
+            "another process serves its socket, or this one did (memif closes it at the process's end, unless socket-abstract=no): take another path",
+        )
+    } else if log::mentions("failed to parse device") || matches!(errno, Some(Errno::NODEV | Errno::NOENT)) {
+        let mend = "there is no such device, no driver for it is installed, or the kernel has it (bind PCI devices to vfio-pci)";
+        (ErrorKind::NotFound, mend)
+    } else if matches!(errno, Some(Errno::PERM | Errno::ACCESS)) {
+        (ErrorKind::PermissionDenied, "it takes root, or the right to its files")
+    } else {
+        (error.kind(), "its arguments or its surroundings do not fit")
+    };
+    io::Error::new(kind, format!("DPDK cannot attach {device} ({error}): {mend}{}", what_was_said()))
+}
+
+/// The log, if there is any, to be appended to an error.
+fn what_was_said() -> String {
+    let said = log::said();
+    if said.is_empty() { String::new() } else { format!("\n  {}", said.join("\n  ")) }
+}
+
+/// The ports that there are, for who named another.
+fn known() -> String {
+    let names: Vec<_> = ffi::ports()
+        .filter_map(|port| ffi::facts(port).ok())
+        .map(|raw| Facts::new(&raw))
+        .map(|facts| format!("{} ({})", facts.name, facts.mac))
+        .collect();
+    if names.is_empty() { "there are no ports".to_owned() } else { format!("there are: {}", names.join(", ")) }
+}
+
+/// Removes the socket that a process left behind which was killed.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    let refused = |error: &io::Error| error.kind() == ErrorKind::ConnectionRefused;
+    match UnixStream::connect(path) {
+        Err(error) if refused(&error) => std::fs::remove_file(path),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        // Another kind of socket is alive, too.
+        Ok(_) | Err(_) if path.exists() => Err(io::Error::new(
+            ErrorKind::AddrInUse,
+            format!("{} is in use by another process, or is no socket: take another path", path.display()),
+        )),
+        _ => Ok(()),
+    }
+}

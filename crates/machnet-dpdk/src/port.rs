@@ -1,0 +1,353 @@
+//! A port: one queue pair, as a [`FrameDriver`].
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use dpdk_sys::dpdk_received;
+use machnet_channel::{Doorbell, Frame, FrameRef};
+use machnet_core::net::{FrameCapabilities, FrameDriver, RxFrame, TxFrame, UdpChecksum};
+use machnet_core::{DropReason, Drops};
+
+use crate::config::PortBuilder;
+use crate::ffi::{self, Mbuf};
+use crate::pool::Pool;
+use crate::{Device, Facts};
+
+/// Frames given to the device at once.
+const BURST: usize = 32;
+/// Empty receives between looks at the clock, and the time between looks at the link. memif's client reconnects when it
+/// is asked for its link, so it is asked also while it is up.
+const LOOK_EVERY: u32 = 64;
+const LINK_EVERY: Duration = Duration::from_millis(50);
+
+/// A DPDK port with one queue pair, as the network layer sees it.
+pub struct Port {
+    id: u16,
+    started: bool,
+    capabilities: FrameCapabilities,
+    facts: Facts,
+    pool: Pool,
+    /// What the device has not given back, oldest first, and the same as mbufs.
+    lent: VecDeque<FrameRef>,
+    lent_mbufs: VecDeque<Mbuf>,
+    is_up: bool,
+    empty: u32,
+    looked: Instant,
+    drops: Drops,
+    longest: u32,
+}
+
+// SAFETY: mbufs and queues may be used by any thread, by one at a time, and a `Port` is not shared.
+unsafe impl Send for Port {}
+
+/// Counters of a [`Port`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PortStats {
+    /// Frames received, says the device.
+    pub received: u64,
+    /// Frames sent, says the device.
+    pub sent: u64,
+    /// Lost for want of descriptors.
+    pub missed: u64,
+    /// Lost for want of memory.
+    pub no_frame: u64,
+    /// Received with errors, or not sent for errors.
+    pub errors: u64,
+    /// Transmitted frames that the device has not given back.
+    pub held: u64,
+    /// Frames that engine and application have.
+    pub in_use: u64,
+}
+
+impl Port {
+    /// Settings to change before the port of `device` is opened.
+    #[must_use]
+    pub fn builder(device: Device) -> PortBuilder {
+        PortBuilder::new(device)
+    }
+
+    pub(crate) fn new(id: u16, facts: Facts, pool: Pool, headroom: u32, checksums: bool) -> Self {
+        let mut capabilities = FrameCapabilities::minimal(facts.mac, facts.mtu);
+        capabilities.headroom = headroom;
+        capabilities.descriptors = facts.rx_descriptors.min(facts.tx_descriptors);
+        capabilities.tx_checksum = checksums && facts.tx_checksum;
+        capabilities.rx_checksum = checksums && facts.rx_checksum;
+        Self {
+            id,
+            started: false,
+            capabilities,
+            longest: facts.mtu + crate::config::ETHERNET,
+            facts,
+            pool,
+            lent: VecDeque::new(),
+            lent_mbufs: VecDeque::new(),
+            is_up: false,
+            empty: 0,
+            looked: Instant::now(),
+            drops: Drops::default(),
+        }
+    }
+
+    pub(crate) fn start(&mut self) -> std::io::Result<()> {
+        ffi::start(self.id)?;
+        self.started = true;
+        self.look();
+        Ok(())
+    }
+
+    /// What the port can do, and how it is set up.
+    #[must_use]
+    pub const fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// The port's counters. Asks the device, which may take some microseconds.
+    #[must_use]
+    pub fn stats(&self) -> PortStats {
+        let counters = ffi::counters(self.id).unwrap_or_default();
+        PortStats {
+            received: counters.received,
+            sent: counters.sent,
+            missed: counters.missed,
+            no_frame: counters.no_mbuf,
+            errors: counters.receive_errors + counters.send_errors,
+            held: self.lent.len() as u64,
+            in_use: self.pool.in_use(self.lent.len()).into(),
+        }
+    }
+
+    /// Number of frames that may be taken before those in use come back.
+    #[must_use]
+    pub fn free_frames(&self) -> u32 {
+        self.pool.left(self.lent.len())
+    }
+
+    /// Looks at the link.
+    #[cold]
+    fn look(&mut self) {
+        self.looked = Instant::now();
+        let up = ffi::link_is_up(self.id).unwrap_or(true);
+        if up != self.is_up {
+            tracing::info!(port = %self.facts.name, up, "link");
+        }
+        self.is_up = up;
+    }
+
+    /// Whether the device vouches for the UDP checksum: only if it says so. What it did not look at is looked at here.
+    fn is_verified(&self, flags: u64) -> bool {
+        self.capabilities.rx_checksum && flags & dpdk_sys::DPDK_RX_FLAG_L4_MASK == dpdk_sys::DPDK_RX_FLAG_L4_GOOD
+    }
+
+    fn accept(&mut self, received: &dpdk_received) -> Option<RxFrame> {
+        // SAFETY: the device just gave it, and mbufs of this queue are of this pool.
+        let frame = unsafe { self.pool.adopt(received.index) };
+        let range = u32::from(received.offset)..u32::from(received.offset) + received.length;
+        if received.segments != 1 {
+            self.drops.count(DropReason::Oversized);
+            if received.segments > 1 {
+                // SAFETY: the first of several segments, which are ours; the first one is a frame now, and stays.
+                unsafe { dpdk_sys::dpdk_cut(received.mbuf) };
+            }
+            return None;
+        }
+        if range.end > self.pool.frame_size() {
+            self.drops.count(DropReason::Malformed);
+            return None;
+        }
+        Some(RxFrame { frame, range, checksum_good: self.is_verified(received.flags) })
+    }
+
+    /// Gives the first `count` frames of `batch`, at most a burst, to the device; returns how many it took.
+    fn give(&mut self, batch: &mut VecDeque<TxFrame>, count: usize) -> usize {
+        let mut mbufs: [Mbuf; BURST] = [std::ptr::null_mut(); BURST];
+        for (place, frame) in mbufs.iter_mut().zip(batch.iter().take(count)) {
+            // The caller has looked.
+            let Some((mbuf, start, length)) = self.pool.mbuf(&frame.bytes) else { return 0 };
+            let version = match frame.checksum {
+                UdpChecksum::Done => 0,
+                UdpChecksum::Ipv4 => 4,
+                UdpChecksum::Ipv6 => 6,
+            };
+            // SAFETY: an mbuf of this pool; no device has it, or its frame would be among the lent.
+            unsafe { dpdk_sys::dpdk_prepare(mbuf, start, length, version) };
+            *place = mbuf;
+        }
+        // SAFETY: a started port of ours with a queue 0, and so many prepared mbufs.
+        let taken = unsafe { dpdk_sys::dpdk_tx_burst(self.id, 0, mbufs.as_mut_ptr(), count as u16) };
+        let taken = usize::from(taken).min(count);
+        for &mbuf in &mbufs[taken..count] {
+            // SAFETY: prepared above, and not taken.
+            unsafe { dpdk_sys::dpdk_unprepare(mbuf) };
+        }
+        self.lent_mbufs.extend(&mbufs[..taken]);
+        self.lent.extend(batch.drain(..taken).map(|frame| frame.bytes));
+        taken
+    }
+
+    /// How many frames at the front of `batch` can be transmitted at once.
+    fn sendable(&self, batch: &VecDeque<TxFrame>) -> usize {
+        let good = |frame: &&TxFrame| {
+            let length = frame.bytes.as_ref().len();
+            self.pool.mbuf(&frame.bytes).is_some() && length > 0 && length <= self.longest as usize
+        };
+        batch.iter().take(BURST).take_while(good).count()
+    }
+}
+
+impl FrameDriver for Port {
+    fn capabilities(&self) -> &FrameCapabilities {
+        &self.capabilities
+    }
+
+    fn is_up(&self) -> bool {
+        self.is_up
+    }
+
+    fn frame(&mut self) -> Option<Frame> {
+        if self.pool.left(self.lent.len()) == 0 { None } else { self.pool.take() }
+    }
+
+    fn owns(&self, bytes: &FrameRef) -> bool {
+        self.pool.mbuf(bytes).is_some()
+    }
+
+    fn recycle(&mut self, bytes: FrameRef) {
+        self.pool.frames().recycle(bytes);
+    }
+
+    fn is_short_of_frames(&self) -> bool {
+        self.pool.left(self.lent.len()) < self.pool.budget() / 2
+    }
+
+    fn rx_burst(&mut self, out: &mut Vec<RxFrame>, max: usize) -> usize {
+        // What finds no frame stays with the device, which drops what comes when its ring is full.
+        let max = max.min(self.pool.left(self.lent.len()) as usize);
+        let mut received = [dpdk_received::default(); BURST];
+        let mut count = 0;
+        while count < max {
+            let wish = (max - count).min(BURST) as u16;
+            // SAFETY: a started port of ours with a queue 0, and room for so many.
+            let got = unsafe { dpdk_sys::dpdk_rx_burst(self.id, 0, received.as_mut_ptr(), wish) };
+            for frame in &received[..usize::from(got.min(wish))] {
+                if let Some(frame) = self.accept(frame) {
+                    out.push(frame);
+                    count += 1;
+                }
+            }
+            if got < wish {
+                break;
+            }
+        }
+        self.empty += u32::from(count == 0);
+        if self.empty >= LOOK_EVERY {
+            self.empty = 0;
+            if self.looked.elapsed() >= LINK_EVERY {
+                self.look();
+            }
+        }
+        count
+    }
+
+    fn tx_burst(&mut self, batch: &mut VecDeque<TxFrame>) -> usize {
+        let mut taken = 0;
+        while !batch.is_empty() {
+            match self.sendable(batch) {
+                0 => {
+                    // Not of this pool, or longer than the device sends: never.
+                    batch.pop_front();
+                    self.drops.count(DropReason::Unsendable);
+                    taken += 1;
+                }
+                count => {
+                    let given = self.give(batch, count);
+                    taken += given;
+                    if given < count {
+                        break;
+                    }
+                }
+            }
+        }
+        taken
+    }
+
+    fn reap(&mut self) {
+        register_thread();
+        loop {
+            let (mbufs, _) = self.lent_mbufs.as_slices();
+            // SAFETY: so many mbufs that were prepared and given to the device.
+            let done = unsafe { dpdk_sys::dpdk_done(mbufs.as_ptr(), mbufs.len()) };
+            let all = done == mbufs.len();
+            self.lent_mbufs.drain(..done);
+            for frame in self.lent.drain(..done) {
+                self.pool.frames().recycle(frame);
+            }
+            if !all || self.lent_mbufs.is_empty() {
+                break;
+            }
+        }
+        self.pool.restock();
+    }
+
+    fn set_bell(&mut self, bell: Arc<Doorbell>) {
+        self.pool.frames().set_bell(bell);
+    }
+
+    fn starve(&mut self) -> bool {
+        self.free_frames() == 0 && self.pool.frames().starve()
+    }
+
+    fn drops(&self) -> Drops {
+        self.drops
+    }
+}
+
+impl Drop for Port {
+    fn drop(&mut self) {
+        let _control = crate::config::control();
+        if self.started
+            && let Err(error) = ffi::stop(self.id)
+        {
+            tracing::warn!(port = %self.facts.name, %error, "cannot stop");
+        }
+        // The device gives back what it has while it goes.
+        if let Err(error) = ffi::remove(self.id) {
+            tracing::warn!(port = %self.facts.name, %error, "cannot remove");
+        }
+    }
+}
+
+impl fmt::Debug for Port {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Port")
+            .field("facts", &self.facts)
+            .field("free_frames", &self.free_frames())
+            .field("held_by_device", &self.lent.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Makes DPDK know the calling thread, once, until it ends: pools have a cache for threads that they know. Without, all
+/// works, only slower.
+fn register_thread() {
+    struct Registered(bool);
+    impl Drop for Registered {
+        fn drop(&mut self) {
+            if self.0 {
+                ffi::unregister_thread();
+            }
+        }
+    }
+    thread_local!(static THREAD: RefCell<Option<Registered>> = const { RefCell::new(None) });
+    // An error means that the thread ends.
+    let _ = THREAD.try_with(|thread| {
+        if let Ok(mut thread) = thread.try_borrow_mut()
+            && thread.is_none()
+        {
+            *thread = Some(Registered(ffi::register_thread().is_ok()));
+        }
+    });
+}

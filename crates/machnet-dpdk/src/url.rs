@@ -1,0 +1,289 @@
+//! A port and the host on it, as a URL.
+
+use std::fmt::Display;
+use std::io;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use machnet_core::net::NetConfig;
+
+use crate::{Device, Dpdk, Eal, HugePages, NoDevice, Port, PortBuilder};
+
+/// What a URL names: `dpdk://DEVICE?KEY=VALUE&…`. The device as [`Device`] reads it; the keys:
+///
+/// | key | meaning | default |
+/// |---|---|---|
+/// | `ip` | own address with its prefix, `10.0.0.5/24`; needed, may be repeated | |
+/// | `gateway` | where packets for other networks go; one per family | none |
+/// | `route` | a further prefix that is on the link; may be repeated | none |
+/// | `port` | the UDP port that flows leave from | any |
+/// | `mtu` | the longest IP packet, bytes | the device's, up to 1500 |
+/// | `frames` | number of frames | 4096 |
+/// | `descriptors` | of each ring | 256 |
+/// | `checksums` | who computes UDP checksums: `software`, `device` | `software` |
+/// | `huge` | huge pages: `auto`, `yes`, `no` | `auto` |
+/// | `memory` | MiB for DPDK | as needed; 512 without huge pages |
+/// | `cores` | DPDK's own, as its `-l` takes them | the first |
+/// | `prefix` | of DPDK's files | no files |
+/// | `allow` | a further device that DPDK may take; may be repeated | none |
+/// | `plugin` | a driver that is not where the others are; may be repeated | none |
+///
+/// The last six are of the process: the first port that is opened says them, and others say the same or none.
+///
+/// ```
+/// use machnet_dpdk::DpdkUrl;
+///
+/// let url: DpdkUrl = "dpdk://vdev:net_memif0,role=client,socket=/tmp/m.sock?ip=10.0.0.1/24&huge=no".parse()?;
+/// assert_eq!(url.address().to_string(), "10.0.0.1");
+/// # Ok::<(), machnet_dpdk::UrlError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct DpdkUrl {
+    text: String,
+    port: PortBuilder,
+    net: NetConfig,
+}
+
+/// What is wrong with a `dpdk://` URL.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum UrlError {
+    /// Another scheme.
+    #[error("no \"dpdk://\" at the beginning")]
+    Scheme,
+    /// What should name the device does not.
+    #[error(transparent)]
+    Device(#[from] NoDevice),
+    /// No own address.
+    #[error("no own address: add ip= and an address with its prefix, such as ?ip=10.0.0.5/24")]
+    NoAddress,
+    /// A key that does not exist.
+    #[error("unknown key \"{}\"; known are ip, gateway, route, port, mtu, frames, descriptors, checksums, huge, memory, cores, prefix, allow and plugin", .0.escape_debug())]
+    Key(String),
+    /// A value that does not fit its key.
+    #[error("{key}=\"{}\" cannot be: wanted is {wanted}", .value.escape_debug())]
+    Value {
+        /// The key.
+        key: &'static str,
+        /// What it says.
+        value: String,
+        /// What would be right.
+        wanted: &'static str,
+    },
+    /// A key that is there twice and may be once.
+    #[error("{0} is there twice")]
+    Twice(&'static str),
+}
+
+impl DpdkUrl {
+    /// Opens the port.
+    ///
+    /// # Errors
+    /// As [`PortBuilder::open_net`].
+    pub fn open(&self) -> io::Result<Dpdk> {
+        self.port.open_net(&self.net)
+    }
+
+    /// The host's home address.
+    #[must_use]
+    pub fn address(&self) -> IpAddr {
+        // There is one, or it would not have been read.
+        self.net.addresses[0].addr()
+    }
+
+    /// The port alone.
+    #[must_use]
+    pub const fn port(&self) -> &PortBuilder {
+        &self.port
+    }
+
+    /// The host's network.
+    #[must_use]
+    pub const fn net(&self) -> &NetConfig {
+        &self.net
+    }
+}
+
+impl Display for DpdkUrl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl PartialEq for DpdkUrl {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for DpdkUrl {}
+
+/// The keys that are of the process.
+const EAL: [&str; 6] = ["huge", "memory", "cores", "prefix", "allow", "plugin"];
+
+/// Each key with what it wants, and whether it may be repeated.
+const KEYS: [(&str, &str, bool); 14] = [
+    ("ip", "an address with its prefix, such as 10.0.0.5/24", true),
+    ("gateway", "an address, such as 10.0.0.1; one per family", true),
+    ("route", "a prefix, such as 10.1.0.0/16", true),
+    ("port", "a number up to 65535", false),
+    ("mtu", "a number of bytes, such as 1500", false),
+    ("frames", "a number, such as 4096", false),
+    ("descriptors", "a number up to 65535, such as 256", false),
+    ("checksums", "software or device", false),
+    ("huge", "auto, yes or no", false),
+    ("memory", "a number of MiB, such as 512", false),
+    ("cores", "cores, such as 0 or 0-1", false),
+    ("prefix", "a plain name", false),
+    ("allow", "a device, such as 0000:00:06.0", true),
+    ("plugin", "a path", true),
+];
+
+impl FromStr for DpdkUrl {
+    type Err = UrlError;
+
+    fn from_str(text: &str) -> Result<Self, UrlError> {
+        const SCHEME: &str = "dpdk://";
+        let rest = match text.split_at_checked(SCHEME.len()) {
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case(SCHEME) => rest,
+            _ => return Err(UrlError::Scheme),
+        };
+        let (device, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let device: Device = device.parse()?;
+        let pairs = pairs(query)?;
+        let addresses: Vec<_> = all(&pairs, "ip").map(Pair::read).collect::<Result<_, _>>()?;
+        let mut net = NetConfig::new(*addresses.first().ok_or(UrlError::NoAddress)?);
+        net.addresses = addresses;
+        let (mut port, mut eal, mut any_eal) = (Port::builder(device), Eal::new(), false);
+        for pair in &pairs {
+            any_eal |= EAL.contains(&pair.key);
+            match pair.key {
+                "gateway" => pair.gateway(&mut net)?,
+                "route" => net.on_link.push(pair.read()?),
+                "port" => net.port = pair.read()?,
+                "mtu" => port = port.mtu(pair.read()?),
+                "frames" => port = port.frames(pair.read()?),
+                "descriptors" => port = port.descriptors(pair.read()?),
+                "checksums" => port = port.checksum_offload(pair.choice(&[("software", false), ("device", true)])?),
+                "huge" => {
+                    let pages = [("auto", HugePages::Auto), ("yes", HugePages::Always), ("no", HugePages::Never)];
+                    eal = eal.huge_pages(pair.choice(&pages)?);
+                }
+                "memory" => eal = eal.memory(pair.read()?),
+                "cores" => eal = eal.cores(pair.value),
+                "prefix" => eal = eal.prefix(pair.value),
+                "allow" => eal = eal.allow(pair.value),
+                "plugin" => eal = eal.plugin(pair.value),
+                _ => {} // `ip`, above
+            }
+        }
+        if any_eal {
+            port = port.eal(eal);
+        }
+        Ok(Self { text: text.to_owned(), port, net })
+    }
+}
+
+/// A key with its value.
+struct Pair<'a> {
+    key: &'static str,
+    value: &'a str,
+    wanted: &'static str,
+}
+
+impl Pair<'_> {
+    fn wrong(&self) -> UrlError {
+        UrlError::Value { key: self.key, value: self.value.to_owned(), wanted: self.wanted }
+    }
+
+    fn read<T: FromStr>(&self) -> Result<T, UrlError> {
+        self.value.parse().map_err(|_| self.wrong())
+    }
+
+    fn choice<T: Copy>(&self, choices: &[(&str, T)]) -> Result<T, UrlError> {
+        choices.iter().find(|(name, _)| *name == self.value).map(|&(_, value)| value).ok_or_else(|| self.wrong())
+    }
+
+    fn gateway(&self, net: &mut NetConfig) -> Result<(), UrlError> {
+        let before = match self.read()? {
+            IpAddr::V4(v4) => net.gateway_v4.replace(v4).is_some(),
+            IpAddr::V6(v6) => net.gateway_v6.replace(v6).is_some(),
+        };
+        if before { Err(UrlError::Twice("gateway")) } else { Ok(()) }
+    }
+}
+
+fn all<'a>(pairs: &'a [Pair<'a>], key: &'static str) -> impl Iterator<Item = &'a Pair<'a>> {
+    pairs.iter().filter(move |pair| pair.key == key)
+}
+
+fn pairs(query: &str) -> Result<Vec<Pair<'_>>, UrlError> {
+    let mut pairs: Vec<Pair<'_>> = Vec::new();
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let &(key, wanted, repeats) =
+            KEYS.iter().find(|known| known.0 == key).ok_or_else(|| UrlError::Key(key.to_owned()))?;
+        if !repeats && all(&pairs, key).next().is_some() {
+            return Err(UrlError::Twice(key));
+        }
+        let pair = Pair { key, value, wanted };
+        if value.is_empty() {
+            return Err(pair.wrong());
+        }
+        pairs.push(pair);
+    }
+    Ok(pairs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEVICE: &str = "dpdk://vdev:net_memif0,role=client,socket=/tmp/m.sock";
+
+    #[test]
+    fn urls_are_read() {
+        let url: DpdkUrl = format!(
+            "{DEVICE}?ip=10.0.0.5/32&ip=fd00::5/64&gateway=10.0.0.1&gateway=fd00::1&route=10.1.0.0/16&port=7000&huge=no&mtu=1400"
+        )
+        .parse()
+        .unwrap();
+        let net = url.net();
+        assert_eq!((url.address().to_string(), net.addresses.len(), net.port), ("10.0.0.5".to_owned(), 2, 7000));
+        assert_eq!(net.gateway_v4, Some([10, 0, 0, 1].into()));
+        assert_eq!(net.gateway_v6.unwrap().to_string(), "fd00::1");
+        assert_eq!(net.on_link[0].to_string(), "10.1.0.0/16");
+        assert_eq!(url.to_string().parse(), Ok(url));
+        "DPDK://0000:00:06.0?ip=10.0.0.5/24&checksums=device&descriptors=512".parse::<DpdkUrl>().unwrap();
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_what_would_be_right() {
+        for (rest, part) in [
+            ("", "add ip="),
+            ("?huge=no", "add ip="),
+            ("?ip=10.0.0.5", "ip=\"10.0.0.5\" cannot be: wanted is an address with its prefix"),
+            ("?ip=", "ip=\"\""),
+            ("?ip", "ip=\"\""),
+            ("?ip=10.0.0.5/33", "wanted is an address with its prefix"),
+            ("?ip=10.0.0.5/24&huge=maybe", "wanted is auto, yes or no"),
+            ("?ip=10.0.0.5/24&mtu=big", "wanted is a number of bytes"),
+            ("?ip=10.0.0.5/24&descriptors=65536", "up to 65535"),
+            ("?ip=10.0.0.5/24&port=1&port=2", "port is there twice"),
+            ("?ip=10.0.0.5/24&gateway=10.0.0.1&gateway=10.0.0.2", "gateway is there twice"),
+            ("?ip=10.0.0.5/24&color=red", "unknown key \"color\"; known are ip,"),
+        ] {
+            let error = format!("{DEVICE}{rest}").parse::<DpdkUrl>().unwrap_err().to_string();
+            assert!(error.contains(part), "{rest}: {error}");
+        }
+        assert_eq!("udp://0.0.0.0".parse::<DpdkUrl>(), Err(UrlError::Scheme));
+        let error = "dpdk://eth0?ip=10.0.0.5/24".parse::<DpdkUrl>().unwrap_err().to_string();
+        assert!(error.contains("vdev:net_memif0"), "{error}");
+    }
+
+    #[test]
+    fn every_key_is_told_of_when_one_is_unknown() {
+        let text = UrlError::Key("x".to_owned()).to_string();
+        assert!(KEYS.iter().all(|(key, ..)| text.contains(key)), "{text}");
+    }
+}

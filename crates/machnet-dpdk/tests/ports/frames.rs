@@ -1,0 +1,174 @@
+//! Frames in and out, held and let go, lost and not.
+
+use super::*;
+
+#[test]
+fn frames_arrive_as_they_were_sent_and_in_order() {
+    let (mut a, mut b) = memif(|port| port, "");
+    assert_eq!((a.facts().driver.as_str(), a.facts().mtu), ("net_memif", 1500));
+    let lengths = [60, 61, 64, 127, 128, 1000, 1513, 1514];
+    for round in 0..100 {
+        let mut batch: VecDeque<_> =
+            lengths.iter().enumerate().map(|(i, &length)| frame(&mut a, round + i, length).unwrap()).collect();
+        send(&mut a, &mut batch);
+        for (i, got) in receive(&mut b, lengths.len()).iter().enumerate() {
+            assert!(bytes(got).len() == lengths[i] && !got.checksum_good);
+            assert!(bytes(got).iter().enumerate().all(|(at, &byte)| byte == content(round + i, at)), "round {round}");
+        }
+    }
+    let all = || (a.free_frames(), b.free_frames());
+    assert_eq!(all(), (1024, 1024));
+    assert_eq!((a.stats().in_use, b.stats().in_use), (0, 0));
+}
+
+#[test]
+fn a_payload_is_where_the_device_reads_and_writes() {
+    let (mut a, mut b) = memif(|port| port, "");
+    let sent = frame(&mut a, 1, 1200).unwrap();
+    let lent = sent.bytes.clone();
+    send(&mut a, &mut [sent].into());
+    let got = receive(&mut b, 1).pop().unwrap();
+    let start = got.range.start;
+    let at = bytes(&got).as_ptr();
+    let message = got.frame.share(start..start + 1200);
+    assert_eq!(message.as_ref().as_ptr(), at, "lent, not copied");
+    assert_eq!(message.as_ref(), lent.as_ref());
+    assert_ne!(lent.as_ref().as_ptr(), at, "memif has memory of its own between the two");
+    // What is sent on lies where it arrived.
+    assert!(b.owns(&message));
+    send(&mut b, &mut [TxFrame { bytes: message.slice(0..60), checksum: UdpChecksum::Done }].into());
+    assert_eq!(bytes(&receive(&mut a, 1)[0]), &lent.as_ref()[..60]);
+}
+
+#[test]
+fn messages_outlive_their_port_and_come_home_on_any_thread() {
+    let (mut a, mut b) = memif(|port| port, "");
+    let mut batch: VecDeque<_> = (0..20).map(|i| frame(&mut a, i, 500).unwrap()).collect();
+    send(&mut a, &mut batch);
+    let mut got = receive(&mut b, 20);
+    assert_eq!(b.free_frames(), 1024 - 20);
+    let half = got.split_off(10);
+    std::thread::spawn(move || drop(half)).join().unwrap();
+    b.reap();
+    assert_eq!(b.free_frames(), 1024 - 10);
+    drop((a, b));
+    // Memory of other ports is not given to them while a message lies in it.
+    let _others = memif(|port| port, "");
+    for (i, frame) in got.iter().enumerate() {
+        assert!(bytes(frame).iter().enumerate().all(|(at, &byte)| byte == content(i, at)));
+    }
+}
+
+#[test]
+fn what_finds_no_frame_waits_and_is_received_when_one_comes_home() {
+    let (mut a, mut b) = memif(|port| port.frames(64), "");
+    let mut held = Vec::new();
+    let mut sent = 0;
+    while sent < 100 {
+        let mut batch: VecDeque<_> = frame(&mut a, sent, 100).into_iter().collect();
+        sent += batch.len();
+        send(&mut a, &mut batch);
+        b.reap();
+        b.rx_burst(&mut held, 8);
+    }
+    assert_eq!((held.len(), b.free_frames()), (64, 0), "all there are");
+    assert!(b.is_short_of_frames() && b.frame().is_none());
+    assert_eq!(b.rx_burst(&mut held, 8), 0);
+    assert!(!b.starve(), "none is there: a bell is wanted");
+    held.clear();
+    b.reap();
+    assert_eq!(b.free_frames(), 64);
+    let rest = receive(&mut b, 36);
+    assert!(bytes(&rest[35]).iter().enumerate().all(|(at, &byte)| byte == content(99, at)), "none was lost");
+}
+
+#[test]
+fn a_full_ring_takes_a_prefix_and_loses_nothing() {
+    let (mut a, mut b) = memif(|port| port.frames(2048), "");
+    let mut batch: VecDeque<_> = (0..2000).map(|i| frame(&mut a, i, 64).unwrap()).collect();
+    let taken = a.tx_burst(&mut batch);
+    assert!((1..=1024).contains(&taken), "{taken} into memif's ring of 1024 slots");
+    assert_eq!(batch.len(), 2000 - taken);
+    let mut got = receive(&mut b, taken);
+    while !batch.is_empty() {
+        a.reap();
+        let more = a.tx_burst(&mut batch);
+        got.extend(receive(&mut b, more));
+    }
+    assert_eq!(got.len(), 2000);
+    for (i, frame) in got.iter().enumerate() {
+        assert_eq!(bytes(frame)[5], content(i, 5));
+    }
+}
+
+#[test]
+fn what_cannot_be_sent_is_counted_and_does_not_stop_the_rest() {
+    let (mut a, mut b) = memif(|port| port, "");
+    let (_region, mut stranger) = machnet_channel::Region::anonymous(2048, 1).unwrap();
+    let foreign = stranger.take().unwrap().share(0..100);
+    assert!(!a.owns(&foreign));
+    let mut batch = VecDeque::from([
+        TxFrame { bytes: foreign, checksum: UdpChecksum::Done },
+        frame(&mut a, 1, 1515).unwrap(),
+        frame(&mut a, 2, 1514).unwrap(),
+    ]);
+    assert_eq!(a.tx_burst(&mut batch), 3);
+    assert_eq!(a.drops().get(machnet_core::DropReason::Unsendable), 2);
+    assert_eq!(bytes(&receive(&mut b, 1)[0]).len(), 1514);
+}
+
+#[test]
+fn long_frames_go_where_buffers_are_long() {
+    let (mut a, mut b) = memif(|port| port.mtu(9000), ",bsize=9216");
+    let long = frame(&mut a, 3, 9014).unwrap();
+    send(&mut a, &mut [long].into());
+    let got = receive(&mut b, 1);
+    assert!(bytes(&got[0]).len() == 9014 && bytes(&got[0])[9013] == content(3, 9013));
+}
+
+#[test]
+fn frames_longer_than_the_mtu_arrive_or_are_counted() {
+    let (a, b) = (number(), number());
+    let socket = format!("socket=/machnet-long-{}-{a},bsize=9216", std::process::id());
+    let mut a = vdev(&format!("net_memif{a}"), &format!("role=server,{socket}")).mtu(9000).open().unwrap();
+    let mut b = vdev(&format!("net_memif{b}"), &format!("role=client,{socket}")).open().unwrap();
+    wait_for(|| {
+        a.rx_burst(&mut Vec::new(), 8);
+        b.rx_burst(&mut Vec::new(), 8);
+        a.is_up() && b.is_up()
+    });
+    let mut batch = VecDeque::from([
+        frame(&mut a, 0, 9014).unwrap(),
+        frame(&mut a, 1, 1600).unwrap(),
+        frame(&mut a, 2, 60).unwrap(),
+    ]);
+    send(&mut a, &mut batch);
+    let got = receive(&mut b, 2);
+    assert_eq!(got.iter().map(|frame| bytes(frame).len()).collect::<Vec<_>>(), [1600, 60]);
+    assert_eq!(b.drops().get(machnet_core::DropReason::Oversized), 1, "in several segments");
+    drop(got);
+    b.reap();
+    assert_eq!(b.free_frames(), 1024);
+}
+
+#[test]
+fn nothing_leaks_in_many_rounds() {
+    let (mut a, mut b) = memif(|port| port.frames(128), "");
+    for round in 0..2000 {
+        let count = 1 + round % 40;
+        let mut batch: VecDeque<_> = (0..count).map(|i| frame(&mut a, i, 60 + i).unwrap()).collect();
+        send(&mut a, &mut batch);
+        let got = receive(&mut b, count);
+        // Back the same way, in the same memory.
+        let mut back: VecDeque<_> = got
+            .into_iter()
+            .map(|got| TxFrame { bytes: got.frame.share(got.range), checksum: UdpChecksum::Done })
+            .collect();
+        send(&mut b, &mut back);
+        drop(receive(&mut a, count));
+    }
+    a.reap();
+    b.reap();
+    assert_eq!((a.stats().in_use, b.stats().in_use), (0, 0));
+    assert_eq!((a.stats().missed, a.stats().no_frame, b.stats().missed, b.stats().no_frame), (0, 0, 0, 0));
+}

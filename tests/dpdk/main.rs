@@ -1,0 +1,209 @@
+//! Two processes on one DPDK wire, without kernel, network card, huge pages or root: memif, and virtio-user with vhost, which is
+//! the datapath of a cloud's VM over shared memory.
+//!
+//! Peers are children of this process: this binary once more, see [`process`]. DPDK is started once in each process, so
+//! tests share this one's; each has devices of its own.
+
+#[path = "../process/mod.rs"]
+mod process;
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use machnet::dpdk::DpdkUrl;
+use machnet::{Config, Congestion, Driver as _, Endpoint};
+use process::{LONG, Process, Request, content, count_of, say, serve, size, verify};
+
+/// Where servers listen.
+const PORT: u16 = 9;
+/// Bytes of each direction of a bulk transfer: a test of moments. `MACHNET_BULK_MIB` has it longer.
+const BULK_MIB: u64 = 64;
+/// The longest message of a bulk transfer.
+const LARGE: usize = 1 << 20;
+
+/// Not a test: where a child begins.
+#[test]
+fn child() {
+    let Some(role) = process::role() else { return };
+    let role: Vec<&str> = role.iter().map(String::as_str).collect();
+    runtime().block_on(async {
+        let ["serve", url] = role[..] else { panic!("no such role: {role:?}") };
+        let endpoint = open(url);
+        let listener = endpoint.listen(PORT).await.unwrap();
+        say(listener.local_addr());
+        serve(listener).await.unwrap();
+    });
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+fn open(url: &str) -> Endpoint {
+    let driver = url.parse::<DpdkUrl>().unwrap().open().unwrap();
+    let mut config = Config::default();
+    config.max_payload = driver.capabilities().max_payload;
+    config.congestion = Some(Congestion::Cubic);
+    config.dead_peer_timeout = Duration::from_secs(5);
+    Endpoint::builder().driver(driver).config(config).start().unwrap()
+}
+
+/// The two ends of a wire, as URLs without addresses.
+struct Wire {
+    here: String,
+    there: String,
+}
+
+/// A number for this test's devices, which is another in each process that runs tests at the same time.
+fn number() -> u32 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+impl Wire {
+    /// memif over an abstract socket. The server's side is the one that listens there.
+    fn memif(here: &str, there: &str) -> Self {
+        let number = number();
+        let end = |role| {
+            let socket = format!("/machnet-dpdk-{}-{number}", std::process::id());
+            format!("dpdk://vdev:net_memif{number},role={role},socket={socket}")
+        };
+        Self { here: end(here), there: end(there) }
+    }
+
+    /// vhost-user: this process is the host, with the backend, and the child is the machine.
+    fn machine_there() -> Self {
+        let (number, socket) = socket();
+        Self {
+            here: format!("dpdk://vdev:net_vhost{number},iface={socket}"),
+            there: format!("dpdk://vdev:net_virtio_user{number},path={socket},queues=1"),
+        }
+    }
+
+    /// The other way round, and the machine listens: so it can go on with another backend.
+    fn machine_here() -> Self {
+        let (number, socket) = socket();
+        Self {
+            here: format!("dpdk://vdev:net_virtio_user{number},path={socket},queues=1,server=1"),
+            there: format!("dpdk://vdev:net_vhost{number},iface={socket},client=1"),
+        }
+    }
+
+    fn open(&self) -> Endpoint {
+        open(&format!("{}?ip=10.90.0.1/24&ip=fd90::1/64&huge=no", self.here))
+    }
+
+    fn start_peer(&self) -> (Process, SocketAddr) {
+        let url = format!("{}?ip=10.90.0.2/24&ip=fd90::2/64&huge=no", self.there);
+        let peer = Process::start(&["--exact", "child", "--nocapture"], format_args!("serve {url}"));
+        let address = peer.hear_address();
+        (peer, address)
+    }
+
+    /// Everything that every wire must do.
+    fn prove(&self) {
+        bounded(async {
+            let endpoint = self.open();
+            let (peer, to) = self.start_peer();
+            echo_all_sizes(&endpoint, to).await;
+            bulk_both_ways(&endpoint, to).await;
+            assert_eq!(peer.try_hear().filter(|said| said.starts_with("violation")), None);
+
+            let mut flow = Request::Hold.connect(&endpoint, to).await.unwrap();
+            flow.send("unread").await.unwrap();
+            peer.kill();
+            let error = flow.recv().await.unwrap_err();
+            assert_eq!(error.kind(), std::io::ErrorKind::TimedOut, "{error}");
+            let (peer, to) = self.start_peer();
+            echo_all_sizes(&endpoint, to).await;
+            endpoint.shutdown().await.unwrap();
+            drop(peer);
+        });
+    }
+}
+
+/// A number, and a path of a socket.
+fn socket() -> (u32, String) {
+    let number = number();
+    let path = std::env::temp_dir().join(format!("machnet-dpdk-{}-{number}", std::process::id()));
+    (number, path.display().to_string())
+}
+
+/// Runs `test`, and fails if it hangs.
+fn bounded(test: impl Future<Output = ()>) {
+    runtime().block_on(async { tokio::time::timeout(3 * LONG, test).await.expect("the test hangs") });
+}
+
+/// Connects although the link may only be coming up.
+async fn connect(request: Request, endpoint: &Endpoint, to: SocketAddr) -> machnet::Flow {
+    loop {
+        match request.connect(endpoint, to).await {
+            Ok(flow) => return flow,
+            Err(error) if error.kind() == std::io::ErrorKind::TimedOut => {}
+            Err(error) => panic!("cannot connect: {error}"),
+        }
+    }
+}
+
+/// Messages of every power of two and beside it, there and back.
+async fn echo_all_sizes(endpoint: &Endpoint, to: SocketAddr) {
+    let mut flow = connect(Request::Echo, endpoint, to).await;
+    for (index, len) in (0..=20).flat_map(|bits| [(1_usize << bits) - 1, 1 << bits, (1 << bits) + 1]).enumerate() {
+        flow.send(content(7, index as u64, len)).await.unwrap();
+        let echo = flow.recv().await.unwrap().unwrap();
+        assert!(echo == content(7, index as u64, len), "{len} bytes come back different");
+    }
+    flow.close().await.unwrap();
+}
+
+/// Many bytes at the same time in both directions, each verified by its receiver.
+async fn bulk_both_ways(endpoint: &Endpoint, to: SocketAddr) {
+    let (down, up) = (11, 12);
+    let mut source = connect(Request::Source { key: down, max: LARGE, count: count(down) }, endpoint, to).await;
+    let receiving = tokio::spawn(async move {
+        for index in 0..count(down) {
+            let message = source.recv().await.unwrap().unwrap();
+            verify(down, index, LARGE, message.as_slice()).unwrap();
+        }
+        assert!(source.recv().await.unwrap().is_none());
+    });
+    let mut sink = connect(Request::Sink { key: up, max: LARGE, pause: Duration::ZERO }, endpoint, to).await;
+    for index in 0..count(up) {
+        sink.send(content(up, index, size(up, index, LARGE))).await.unwrap();
+    }
+    sink.finish();
+    assert_eq!(count_of(&mut sink).await.unwrap(), count(up));
+    receiving.await.unwrap();
+}
+
+/// How many messages of flow `key` are one direction of a bulk transfer.
+fn count(key: u64) -> u64 {
+    let mib = std::env::var("MACHNET_BULK_MIB").map_or(BULK_MIB, |text| text.parse().unwrap());
+    let mut bytes = 0;
+    let fits = |&index: &u64| {
+        bytes += size(key, index, LARGE) as u64;
+        bytes < mib << 20
+    };
+    (0..).take_while(fits).count() as u64
+}
+
+#[test]
+fn memif_served_by_the_killed() {
+    Wire::memif("client", "server").prove();
+}
+
+#[test]
+fn memif_served_by_the_survivor() {
+    Wire::memif("server", "client").prove();
+}
+
+#[test]
+fn a_machine_is_killed() {
+    Wire::machine_there().prove();
+}
+
+#[test]
+fn a_machines_host_is_killed() {
+    Wire::machine_here().prove();
+}
