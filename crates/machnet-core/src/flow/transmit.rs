@@ -62,7 +62,7 @@ impl Flow {
             return;
         }
         let Some(mtu) = &mut self.mtu else {
-            if self.max_payload > BASE_PAYLOAD as u32 && self.send.is_large() {
+            if self.max_payload > BASE_PAYLOAD as u32 && !self.limits.is_local && self.send.is_large() {
                 let known = tx.paths.get(now, self.remote.ip());
                 self.mtu = Some(Box::new(Mtu::new(self.max_payload, self.remote.is_ipv4(), known)));
                 self.adopt_mtu();
