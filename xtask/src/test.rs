@@ -8,7 +8,7 @@ use clap::ValueEnum;
 
 use crate::run::{capture, describe, run};
 use crate::tools::{self, Tool};
-use crate::{dissector, instructions, mutants, netns, root, rpc, sim, soak, target};
+use crate::{dissector, dpdk, instructions, mutants, netns, root, rpc, sim, soak, target};
 
 /// Options of `cargo xtask test`.
 #[derive(clap::Args)]
@@ -53,6 +53,8 @@ pub(crate) enum Step {
     Netns,
     /// Wireshark's dissector, on the committed sample and on real traffic
     Dissector,
+    /// The DPDK driver, between processes and with the kernel on the other side
+    Dpdk,
     /// Frameworks, servers and load tools that others wrote: tonic, axum, tarpc, TLS, redis, PostgreSQL, h2load
     Rpc,
 }
@@ -83,6 +85,15 @@ impl Step {
             Self::Test | Self::Netns => &[tools::IP, tools::NAMESPACES],
             Self::Instructions => &[tools::VALGRIND],
             Self::Dissector => &[tools::IP, tools::TC, tools::NAMESPACES, tools::TSHARK],
+            Self::Dpdk => &[
+                tools::PKG_CONFIG,
+                tools::LIBDPDK,
+                tools::LIBCLANG,
+                tools::IP,
+                tools::ETHTOOL,
+                tools::PING,
+                tools::NAMESPACES,
+            ],
             Self::Rpc => &[tools::REDIS_SERVER, tools::REDIS_BENCHMARK, tools::H2LOAD, tools::INITDB, tools::SETPRIV],
             Self::Doc | Self::Sim | Self::Loom | Self::Mutants | Self::Examples | Self::Soak => &[],
         }
@@ -141,6 +152,7 @@ impl Step {
                 build_echo()?;
                 dissector::check(&target().join("release/examples"))
             }
+            Self::Dpdk => dpdk::check(),
             Self::Rpc => rpc::check(),
         }
     }
