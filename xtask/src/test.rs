@@ -37,6 +37,8 @@ pub(crate) enum Step {
     Doc,
     /// Unit, integration and documentation tests
     Test,
+    /// Every driver through every check, as a table
+    Conformance,
     /// Simulations, optimised: suite, scenarios, 2 000 seeds, matrix
     Sim,
     /// Instructions of the engine's work, against the committed baseline
@@ -95,7 +97,7 @@ impl Step {
                 tools::NAMESPACES,
             ],
             Self::Rpc => &[tools::REDIS_SERVER, tools::REDIS_BENCHMARK, tools::H2LOAD, tools::INITDB, tools::SETPRIV],
-            Self::Doc | Self::Sim | Self::Loom | Self::Mutants | Self::Examples | Self::Soak => &[],
+            Self::Doc | Self::Conformance | Self::Sim | Self::Loom | Self::Mutants | Self::Examples | Self::Soak => &[],
         }
     }
 
@@ -116,8 +118,8 @@ impl Step {
                 cargo("doc").env("RUSTDOCFLAGS", "-D warnings").args(["--workspace", "--no-deps", "--locked"]),
                 LIMIT,
             ),
-            // Tests that need a namespace may not do without it here. The steps `sim` and `rpc` run the tests of their
-            // packages, optimised.
+            // Tests that need a namespace may not do without it here. The steps `conformance`, `sim` and `rpc`
+            // run the tests of their packages.
             Self::Test => run(
                 cargo("test").env("MACHNET_NAMESPACES", "1").args([
                     "--workspace",
@@ -126,9 +128,12 @@ impl Step {
                     "machnet-sim",
                     "--exclude",
                     "machnet-examples",
+                    "--exclude",
+                    "machnet-conformance",
                 ]),
                 LIMIT,
             ),
+            Self::Conformance => run(cargo("test").args(["--locked", "-q", "-p", "machnet-conformance"]), LIMIT),
             Self::Sim => sim::check(),
             Self::Instructions => instructions::check(false),
             Self::Loom => {
