@@ -20,12 +20,11 @@ impl Flow {
             Arrival::Duplicate => return Err(DropReason::Duplicate),
             Arrival::OutOfWindow => return Err(DropReason::OutOfWindow),
         }
-        let mut blocks = data.blocks();
-        if !blocks.by_ref().take(1).all(|block| self.sent.is_plausible(block)) {
+        if data.block().is_some_and(|block| !self.sent.is_plausible(block)) {
             return Err(DropReason::AckOfUnsent);
         }
         // One per path, and there is one path.
-        if blocks.next().is_some() {
+        if header.blocks > 1 {
             return Err(DropReason::Malformed);
         }
         Ok(number)
@@ -51,7 +50,7 @@ impl Flow {
             // to it like our death: stay for as long as it may go on asking.
             *until = (now + self.limits.dead_peer_timeout).min(*limit);
         }
-        for block in data.blocks() {
+        if let Some(block) = data.block() {
             self.on_ack(round, block, store);
         }
         if let Some(range) = data.chunks().refused() {

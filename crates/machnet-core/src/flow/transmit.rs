@@ -62,7 +62,7 @@ impl Flow {
             return;
         }
         let Some(mtu) = &mut self.mtu else {
-            if self.max_payload > BASE_PAYLOAD as u32 && self.send.is_large() {
+            if self.max_payload > BASE_PAYLOAD as u32 && !self.limits.is_local && self.send.is_large() {
                 let known = tx.paths.get(now, self.remote.ip());
                 self.mtu = Some(Box::new(Mtu::new(self.max_payload, self.remote.is_ipv4(), known)));
                 self.adopt_mtu();
@@ -285,10 +285,10 @@ impl Flow {
         // Lost parts first, then new ones; a part that does not fit waits for the next packet.
         loop {
             let space = out.len() - at;
-            let part = match self.send.next_again(space) {
-                Some(part) => Some(part),
-                None if self.send.has_again() => None,
-                None => self.send.next_new(self.peer_credit, space),
+            let part = if self.send.has_again() {
+                self.send.next_again(space)
+            } else {
+                self.send.next_new(self.peer_credit, space)
             };
             let Some(part) = part else { break };
             let Some(chunk) = self.send.chunk(part) else { break };
