@@ -9,6 +9,7 @@
 //! netns.rs     two hosts on one machine, and the end-to-end run between them
 //! rpc.rs       frameworks, servers and load tools that others wrote, over Machnet
 //! dissector.rs the Wireshark dissector, on a sample and on real traffic
+//! dpdk.rs      the DPDK driver, on every wire that one machine has
 //! fuzz.rs      the fuzz targets, for as long as wanted
 //! instructions.rs  what the engine's work costs, against a committed baseline
 //! bench/       Machnet and its rivals, measured side by side
@@ -19,6 +20,7 @@
 
 mod bench;
 mod dissector;
+mod dpdk;
 mod fuzz;
 mod instructions;
 mod mutants;

@@ -8,7 +8,7 @@ use clap::ValueEnum;
 
 use crate::run::{capture, describe, run};
 use crate::tools::{self, Tool};
-use crate::{dissector, instructions, mutants, netns, root, rpc, sim, soak, target};
+use crate::{dissector, dpdk, instructions, mutants, netns, root, rpc, sim, soak, target};
 
 /// Options of `cargo xtask test`.
 #[derive(clap::Args)]
@@ -37,6 +37,8 @@ pub(crate) enum Step {
     Doc,
     /// Unit, integration and documentation tests
     Test,
+    /// Every driver through every check, as a table
+    Conformance,
     /// Simulations, optimised: suite, scenarios, 2 000 seeds, matrix
     Sim,
     /// Instructions of the engine's work, against the committed baseline
@@ -53,6 +55,8 @@ pub(crate) enum Step {
     Netns,
     /// Wireshark's dissector, on the committed sample and on real traffic
     Dissector,
+    /// The DPDK driver, between processes and with the kernel on the other side
+    Dpdk,
     /// Frameworks, servers and load tools that others wrote: tonic, axum, tarpc, TLS, redis, PostgreSQL, h2load
     Rpc,
 }
@@ -83,8 +87,17 @@ impl Step {
             Self::Test | Self::Netns => &[tools::IP, tools::NAMESPACES],
             Self::Instructions => &[tools::VALGRIND],
             Self::Dissector => &[tools::IP, tools::TC, tools::NAMESPACES, tools::TSHARK],
+            Self::Dpdk => &[
+                tools::PKG_CONFIG,
+                tools::LIBDPDK,
+                tools::LIBCLANG,
+                tools::IP,
+                tools::ETHTOOL,
+                tools::PING,
+                tools::NAMESPACES,
+            ],
             Self::Rpc => &[tools::REDIS_SERVER, tools::REDIS_BENCHMARK, tools::H2LOAD, tools::INITDB, tools::SETPRIV],
-            Self::Doc | Self::Sim | Self::Loom | Self::Mutants | Self::Examples | Self::Soak => &[],
+            Self::Doc | Self::Conformance | Self::Sim | Self::Loom | Self::Mutants | Self::Examples | Self::Soak => &[],
         }
     }
 
@@ -105,8 +118,8 @@ impl Step {
                 cargo("doc").env("RUSTDOCFLAGS", "-D warnings").args(["--workspace", "--no-deps", "--locked"]),
                 LIMIT,
             ),
-            // Tests that need a namespace may not do without it here. The steps `sim` and `rpc` run the tests of their
-            // packages, optimised.
+            // Tests that need a namespace may not do without it here. The steps `conformance`, `sim` and `rpc`
+            // run the tests of their packages.
             Self::Test => run(
                 cargo("test").env("MACHNET_NAMESPACES", "1").args([
                     "--workspace",
@@ -115,9 +128,12 @@ impl Step {
                     "machnet-sim",
                     "--exclude",
                     "machnet-examples",
+                    "--exclude",
+                    "machnet-conformance",
                 ]),
                 LIMIT,
             ),
+            Self::Conformance => run(cargo("test").args(["--locked", "-q", "-p", "machnet-conformance"]), LIMIT),
             Self::Sim => sim::check(),
             Self::Instructions => instructions::check(false),
             Self::Loom => {
@@ -141,6 +157,7 @@ impl Step {
                 build_echo()?;
                 dissector::check(&target().join("release/examples"))
             }
+            Self::Dpdk => dpdk::check(),
             Self::Rpc => rpc::check(),
         }
     }

@@ -23,6 +23,10 @@ enum Source {
     Component { subcommand: &'static str },
     /// A command from a Debian package.
     Apt { command: &'static str, package: &'static str },
+    /// A library that pkg-config knows, from a Debian package.
+    Library { name: &'static str, package: &'static str },
+    /// libclang with its headers, which pkg-config does not know.
+    Libclang,
     /// The right to make network namespaces: root's, or that of an unprivileged user namespace.
     Namespaces,
     /// A toolchain of rustup's.
@@ -50,6 +54,14 @@ pub(crate) const TC: Tool = Tool { name: "tc", source: Source::Apt { command: "t
 pub(crate) const TSHARK: Tool = Tool { name: "tshark", source: Source::Apt { command: "tshark", package: "tshark" } };
 pub(crate) const VALGRIND: Tool =
     Tool { name: "valgrind", source: Source::Apt { command: "valgrind", package: "valgrind" } };
+pub(crate) const ETHTOOL: Tool =
+    Tool { name: "ethtool", source: Source::Apt { command: "ethtool", package: "ethtool" } };
+pub(crate) const PING: Tool = Tool { name: "ping", source: Source::Apt { command: "ping", package: "iputils-ping" } };
+pub(crate) const PKG_CONFIG: Tool =
+    Tool { name: "pkg-config", source: Source::Apt { command: "pkg-config", package: "pkg-config" } };
+pub(crate) const LIBDPDK: Tool =
+    Tool { name: "libdpdk", source: Source::Library { name: "libdpdk", package: "libdpdk-dev" } };
+pub(crate) const LIBCLANG: Tool = Tool { name: "libclang", source: Source::Libclang };
 pub(crate) const NAMESPACES: Tool = Tool { name: "network namespaces", source: Source::Namespaces };
 pub(crate) const CARGO_DENY: Tool = Tool { name: DENY, source: Source::Crate { name: DENY, version: DENY_VERSION } };
 
@@ -61,6 +73,8 @@ const FUZZ_VERSION: &str = "0.13.2";
 const DENY: &str = "cargo-deny";
 const DENY_VERSION: &str = "0.20.2";
 
+const LIBCLANG_PACKAGE: &str = "libclang-dev";
+
 const LIMIT: Duration = Duration::from_secs(15 * 60);
 
 impl Tool {
@@ -68,6 +82,8 @@ impl Tool {
         match self.source {
             Source::Component { subcommand } => succeeds(Command::new("cargo").args([subcommand, "--version"])),
             Source::Apt { command, .. } => find(command).is_some(),
+            Source::Library { name, .. } => succeeds(Command::new("pkg-config").args(["--exists", name])),
+            Source::Libclang => has_libclang(),
             Source::Namespaces => {
                 is_root() || succeeds(Command::new("unshare").args(["--user", "--map-root-user", "--net", "true"]))
             }
@@ -80,7 +96,8 @@ impl Tool {
     fn hint(self) -> String {
         match self.source {
             Source::Component { .. } => format!("rustup component add {}", self.name),
-            Source::Apt { package, .. } => format!("apt-get install {package}"),
+            Source::Apt { package, .. } | Source::Library { package, .. } => format!("apt-get install {package}"),
+            Source::Libclang => format!("apt-get install {LIBCLANG_PACKAGE}"),
             Source::Namespaces => "run as root, or allow unprivileged user namespaces".to_owned(),
             Source::Toolchain => format!("rustup toolchain install {} --profile minimal", self.name),
             Source::Crate { .. } => "run without --no-install: it is built into target/tools".to_owned(),
@@ -90,15 +107,8 @@ impl Tool {
     fn install(self) -> Result<()> {
         match self.source {
             Source::Component { .. } => run(Command::new("rustup").args(["component", "add", self.name]), LIMIT),
-            Source::Apt { package, .. } => {
-                if !is_root() {
-                    bail!("installing the package {package} takes root; install it (sudo {}) and repeat", self.hint());
-                }
-                run(Command::new("apt-get").args(["update", "--quiet"]), LIMIT)?;
-                let mut install = Command::new("apt-get");
-                install.env("DEBIAN_FRONTEND", "noninteractive");
-                run(install.args(["install", "--quiet", "--yes", "--no-install-recommends", package]), LIMIT)
-            }
+            Source::Apt { package, .. } | Source::Library { package, .. } => self.apt_get(package),
+            Source::Libclang => self.apt_get(LIBCLANG_PACKAGE),
             Source::Namespaces => bail!("not permitted"),
             Source::Toolchain => {
                 let mut install = Command::new("rustup");
@@ -112,6 +122,24 @@ impl Tool {
             }
         }
     }
+}
+
+impl Tool {
+    fn apt_get(self, package: &str) -> Result<()> {
+        if !is_root() {
+            bail!("installing the package {package} takes root; install it (sudo {}) and repeat", self.hint());
+        }
+        run(Command::new("apt-get").args(["update", "--quiet"]), LIMIT)?;
+        let mut install = Command::new("apt-get");
+        install.env("DEBIAN_FRONTEND", "noninteractive");
+        run(install.args(["install", "--quiet", "--yes", "--no-install-recommends", package]), LIMIT)
+    }
+}
+
+/// Where bindgen finds it: beside the other parts of LLVM, or among all libraries.
+fn has_libclang() -> bool {
+    let versions = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten().map(|entry| entry.path().join("lib"));
+    versions.chain([PathBuf::from("/usr/lib64")]).any(|directory| directory.join("libclang.so").exists())
 }
 
 /// Sees to it that every tool is there: installs what is missing, or refuses and names it.

@@ -1,6 +1,7 @@
 //! How a port is set up, and what is wrong with a setting that cannot work.
 
 use std::io::{self, ErrorKind};
+use std::net::IpAddr;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -88,7 +89,8 @@ impl PortBuilder {
     /// # Errors
     /// As [`PortBuilder::open`]; `InvalidInput` for addresses that cannot be.
     pub fn open_net(&self, net: &NetConfig) -> io::Result<Dpdk> {
-        Net::new(self.open()?, net).map_err(|error| bad(error.to_string()))
+        let address = net.addresses.first().map(|net| net.addr());
+        Net::new(self.open_for(address)?, net).map_err(|error| bad(error.to_string()))
     }
 
     /// Opens the port: starts DPDK if need be, attaches the device, sets up its queues, starts it. Its link may come up
@@ -98,17 +100,24 @@ impl PortBuilder {
     /// `InvalidInput`: a setting outside its limits, or the device's; `NotFound`: no such device; `AddrInUse`: this or
     /// another process has it; `OutOfMemory`; as [`Eal::start`]; else what DPDK says.
     pub fn open(&self) -> io::Result<Port> {
+        self.open_for(None)
+    }
+
+    /// Opens the port for the host that has `address`.
+    fn open_for(&self, address: Option<IpAddr>) -> io::Result<Port> {
         self.check()?;
         self.start_eal()?;
         // DPDK's devices come and go one at a time.
         let control = control();
-        let (id, arguments) = self.attach()?;
+        let (id, arguments) = self.attach(address)?;
         let removed = RemoveUnlessDone(id);
-        let mut port = self.set_up(id, arguments).map_err(|error| self.about(error))?;
+        let mut port = self.set_up(id, &arguments).map_err(|error| self.about(error))?;
         std::mem::forget(removed);
         if let Err(error) = port.start() {
+            let error = self.about(error);
+            // Which the port's end takes.
             drop(control);
-            return Err(self.about(error));
+            return Err(error);
         }
         tracing::info!(port = %port.facts().name, facts = ?port.facts(), "opened");
         Ok(port)
@@ -141,7 +150,7 @@ impl PortBuilder {
     }
 
     /// The port's number, and its arguments if it is virtual.
-    fn attach(&self) -> io::Result<(u16, &str)> {
+    fn attach(&self, address: Option<IpAddr>) -> io::Result<(u16, String)> {
         log::forget();
         match &self.device {
             Device::Pci(address) => {
@@ -151,23 +160,25 @@ impl PortBuilder {
                 let port = ffi::port_by_name(address).ok_or_else(|| {
                     not_found(format!("no DPDK driver took {address}: bind it to vfio-pci (dpdk-devbind.py -b vfio-pci {address}); {}", known()))
                 })?;
-                Ok((port, ""))
+                Ok((port, String::new()))
             }
             Device::Mac(mac) => {
                 let has = |port: &u16| ffi::facts(*port).is_ok_and(|facts| facts.mac == mac.0);
                 let port = ffi::ports()
                     .find(has)
                     .ok_or_else(|| not_found(format!("no port has the address {mac}; {}", known())))?;
-                Ok((port, ""))
+                Ok((port, String::new()))
             }
             Device::Vdev { name, arguments } => {
                 if ffi::port_by_name(name).is_some() {
                     let text = format!("{name} is open in this process already: give another number");
                     return Err(io::Error::new(ErrorKind::AddrInUse, text));
                 }
-                if let Some(path) = Quirks::of(name).socket(arguments) {
+                let quirks = Quirks::of(name);
+                if let Some(path) = quirks.socket(arguments) {
                     remove_stale(Path::new(path))?;
                 }
+                let arguments = quirks.with_mac(arguments, address);
                 let whole = if arguments.is_empty() { name.clone() } else { format!("{name},{arguments}") };
                 probe(&whole, name).map_err(|error| unprobed(&error, &whole))?;
                 let port = ffi::port_by_name(name)
@@ -205,7 +216,8 @@ impl PortBuilder {
         if let Err(error) = ffi::receive_groups(id) {
             tracing::debug!(port = %facts.name, %error, "no filter for groups to open");
         }
-        Ok(Port::new(id, facts, pool, HEADROOM, self.checksums))
+        let reconnects = quirks.must_reconnect(arguments);
+        Ok(Port::new(id, facts, pool, HEADROOM, self.checksums, reconnects))
     }
 
     /// The MTU: what is wished for, or the device's but no more than usual.
@@ -226,6 +238,11 @@ impl PortBuilder {
 
     /// Says which port an error is about, and what DPDK said.
     fn about(&self, error: io::Error) -> io::Error {
+        if log::mentions("Failed to connect socket") {
+            let text =
+                format!("{}: nobody serves its socket yet: start the server first{}", self.device, what_was_said());
+            return io::Error::new(ErrorKind::ConnectionRefused, text);
+        }
         io::Error::new(error.kind(), format!("{}: {error}{}", self.device, what_was_said()))
     }
 }

@@ -18,8 +18,7 @@ use crate::{Device, Facts};
 
 /// Frames given to the device at once.
 const BURST: usize = 32;
-/// Empty receives between looks at the clock, and the time between looks at the link. memif's client reconnects when it
-/// is asked for its link, so it is asked also while it is up.
+/// Empty receives between looks at the clock, and the time between looks at the link.
 const LOOK_EVERY: u32 = 64;
 const LINK_EVERY: Duration = Duration::from_millis(50);
 
@@ -33,6 +32,8 @@ pub struct Port {
     /// What the device has not given back, oldest first, and the same as mbufs.
     lent: VecDeque<FrameRef>,
     lent_mbufs: VecDeque<Mbuf>,
+    /// While its link is down it is to be started again and again.
+    reconnects: bool,
     is_up: bool,
     empty: u32,
     looked: Instant,
@@ -70,7 +71,7 @@ impl Port {
         PortBuilder::new(device)
     }
 
-    pub(crate) fn new(id: u16, facts: Facts, pool: Pool, headroom: u32, checksums: bool) -> Self {
+    pub(crate) fn new(id: u16, facts: Facts, pool: Pool, headroom: u32, checksums: bool, reconnects: bool) -> Self {
         let mut capabilities = FrameCapabilities::minimal(facts.mac, facts.mtu);
         capabilities.headroom = headroom;
         capabilities.descriptors = facts.rx_descriptors.min(facts.tx_descriptors);
@@ -85,6 +86,7 @@ impl Port {
             pool,
             lent: VecDeque::new(),
             lent_mbufs: VecDeque::new(),
+            reconnects,
             is_up: false,
             empty: 0,
             looked: Instant::now(),
@@ -95,7 +97,7 @@ impl Port {
     pub(crate) fn start(&mut self) -> std::io::Result<()> {
         ffi::start(self.id)?;
         self.started = true;
-        self.look();
+        self.is_up = ffi::link_is_up(self.id).unwrap_or(true);
         Ok(())
     }
 
@@ -130,16 +132,33 @@ impl Port {
     #[cold]
     fn look(&mut self) {
         self.looked = Instant::now();
-        let up = ffi::link_is_up(self.id).unwrap_or(true);
+        let up = self.started && ffi::link_is_up(self.id).unwrap_or(true);
         if up != self.is_up {
             tracing::info!(port = %self.facts.name, up, "link");
+        }
+        // One round later: what the link brought last was received.
+        if !up && !self.is_up && self.reconnects {
+            self.reconnect();
         }
         self.is_up = up;
     }
 
+    /// Starts the port again, which may have to be tried again.
+    fn reconnect(&mut self) {
+        let _control = crate::config::control();
+        if self.started && ffi::stop(self.id).is_err() {
+            return;
+        }
+        self.started = ffi::start(self.id).is_ok();
+    }
+
     /// Whether the device vouches for the UDP checksum: only if it says so. What it did not look at is looked at here.
     fn is_verified(&self, flags: u64) -> bool {
-        self.capabilities.rx_checksum && flags & dpdk_sys::DPDK_RX_FLAG_L4_MASK == dpdk_sys::DPDK_RX_FLAG_L4_GOOD
+        let said = flags & dpdk_sys::DPDK_RX_FLAG_L4_MASK;
+        // Both bits: what is in the field is not the checksum, and the data is whole all the same. So it comes from a virtio host
+        // or a neighbouring VM whose packets never met a wire.
+        let (good, none) = (dpdk_sys::DPDK_RX_FLAG_L4_GOOD, dpdk_sys::DPDK_RX_FLAG_L4_MASK);
+        self.capabilities.rx_checksum && (said == good || said == none)
     }
 
     fn accept(&mut self, received: &dpdk_received) -> Option<RxFrame> {
@@ -225,7 +244,8 @@ impl FrameDriver for Port {
 
     fn rx_burst(&mut self, out: &mut Vec<RxFrame>, max: usize) -> usize {
         // What finds no frame stays with the device, which drops what comes when its ring is full.
-        let max = max.min(self.pool.left(self.lent.len()) as usize);
+        let left = if self.started { self.pool.left(self.lent.len()) } else { 0 };
+        let max = max.min(left as usize);
         let mut received = [dpdk_received::default(); BURST];
         let mut count = 0;
         while count < max {
@@ -254,7 +274,7 @@ impl FrameDriver for Port {
 
     fn tx_burst(&mut self, batch: &mut VecDeque<TxFrame>) -> usize {
         let mut taken = 0;
-        while !batch.is_empty() {
+        while !batch.is_empty() && self.started {
             match self.sendable(batch) {
                 0 => {
                     // Not of this pool, or longer than the device sends: never.

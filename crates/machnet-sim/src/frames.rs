@@ -19,6 +19,10 @@ impl FrameDriver for SimDriver {
         &self.frame_capabilities
     }
 
+    fn is_up(&self) -> bool {
+        !self.fabric.lock().nic(self.nic).is_down
+    }
+
     fn frame(&mut self) -> Option<Frame> {
         Driver::frame(self)
     }

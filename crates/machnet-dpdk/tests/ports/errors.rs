@@ -40,6 +40,16 @@ fn a_memif_socket_that_somebody_serves() {
 }
 
 #[test]
+fn a_memif_socket_that_nobody_serves() {
+    let arguments = format!("role=client,socket=/machnet-nobody-{}", std::process::id());
+    refused(
+        &vdev(&format!("net_memif{}", number()), &arguments),
+        ErrorKind::ConnectionRefused,
+        "start the server first",
+    );
+}
+
+#[test]
 fn unknown_devices() {
     refused(&vdev("net_nonsense0", ""), ErrorKind::NotFound, "no driver for it is installed");
     let mac = Port::builder("mac:02:00:00:00:00:01".parse().unwrap()).eal(eal());

@@ -37,7 +37,9 @@ const THREAD: Contender = on_two_cores("machnet thread", "machnet", &["--placeme
 const TCP: Contender = on_two_cores("tcp", "tcp", &[]);
 
 const GATEWAYS: Contender = on_two_cores("machnet gateways", "machnet", &[]);
+const ONE_THREAD: Contender = on_two_cores("machnet one thread", "machnet", &["--one-thread"]);
 const TCP_GATEWAYS: Contender = on_two_cores("tcp gateways", "tcp", &[]);
+const TCP_ONE_THREAD: Contender = on_two_cores("tcp one thread", "tcp", &["--one-thread"]);
 const DIRECT: Contender = on_two_cores("tcp direct", "direct", &[]);
 
 type Shows = &'static [(&'static str, &'static str)];
@@ -88,7 +90,7 @@ fn cases() -> Vec<Case> {
         add(Work::Unary(1), "tonic unary 1KiB", &services, CALLS);
         add(Work::Unary(32), "tonic unary 1KiB, 32 at once", &services, CALLS);
         add(Work::Bulk, "stream bulk 64KiB", &services, FLOOD);
-        let servers = [GATEWAYS, TCP_GATEWAYS, DIRECT];
+        let servers = [ONE_THREAD, GATEWAYS, TCP_ONE_THREAD, TCP_GATEWAYS, DIRECT];
         add(Work::Redis(1), "redis 50 clients", &servers, REDIS);
         add(Work::Redis(16), "redis 50 clients, pipeline 16", &servers, REDIS);
     }
@@ -96,7 +98,7 @@ fn cases() -> Vec<Case> {
 }
 
 pub(super) fn bench(options: &Options) -> Result<()> {
-    let millis = options.millis.unwrap_or(if options.quick { 400 } else { 2000 });
+    let millis = options.millis.unwrap_or(if options.quick { 300 } else { 2000 });
     let repetitions = options.repetitions.unwrap_or(if options.quick { 3 } else { 7 });
     let mut cases = cases();
     cases.retain(|case| options.only.as_ref().is_none_or(|only| case.experiment.name.contains(only)));
@@ -175,7 +177,8 @@ fn rows(results: &Results, cases: &[Case]) -> Vec<Row> {
             }
             Work::Redis(_) => {
                 for field in ["set/rate_per_s", "get/rate_per_s", "get/p99_us"] {
-                    rows.extend([TCP_GATEWAYS, DIRECT].map(|theirs| row(case, field, (&GATEWAYS, &theirs), None)));
+                    let pairs = [(ONE_THREAD, TCP_ONE_THREAD), (GATEWAYS, TCP_GATEWAYS), (ONE_THREAD, DIRECT)];
+                    rows.extend(pairs.map(|(ours, theirs)| row(case, field, (&ours, &theirs), None)));
                 }
             }
         }

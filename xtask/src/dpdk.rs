@@ -1,0 +1,183 @@
+//! The DPDK driver: its own tests, two processes on each wire that needs no kernel, and the kernel as the other side.
+//!
+//! ```text
+//!   machnet-<pid>-a                                        machnet-<pid>-b
+//!   10.77.0.9, fd77::9: DPDK port on eth0 ◀──── veth ────▶ eth0 10.77.0.2, fd77::2: kernel (ping, UDP sockets)
+//! ```
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::netns::{self, Hosts, Namespace};
+use crate::run::{self, Running, run};
+use crate::test::cargo;
+use crate::{root, target, tools};
+
+/// What is built and tested with the feature, always together: each choice of packages would be built anew.
+const PACKAGES: [&str; 4] = ["machnet-dpdk-sys", "machnet-dpdk", "machnet", "machnet-cli"];
+const FEATURES: &str = "machnet-dpdk/dpdk,machnet/dpdk,machnet-cli/dpdk";
+
+/// For one command, on a machine busy with other things.
+const LIMIT: Duration = Duration::from_secs(15 * 60);
+
+/// Bytes of a bulk transfer in each direction, MiB.
+const BULK: &str = "256";
+
+/// Drivers whose other side is the kernel.
+const DRIVERS: [Driver; 2] =
+    [Driver { name: "net_af_packet", needs_root: false }, Driver { name: "net_af_xdp", needs_root: true }];
+
+struct Driver {
+    name: &'static str,
+    /// Root of the machine, not of a user namespace.
+    needs_root: bool,
+}
+
+/// The step.
+pub(crate) fn check() -> Result<()> {
+    if !tools::is_root() {
+        return netns::in_user_namespace("dpdk");
+    }
+    run(with_feature("clippy").args(["--all-targets", "--", "-D", "warnings"]), LIMIT)?;
+    let mut tests = with_feature("test");
+    tests.env("MACHNET_BULK_MIB", BULK);
+    tests.args([
+        "--lib",
+        "--bins",
+        "--test",
+        "ports",
+        "--test",
+        "memory",
+        "--test",
+        "dpdk",
+        "--",
+        "--test-threads",
+        "1",
+    ]);
+    run(&mut tests, LIMIT)?;
+    // As the tests were: nothing is built twice.
+    run(with_feature("build").args(["--profile", "test", "--bin", "machnet"]), LIMIT)?;
+    let program = target().join("debug/machnet");
+    let mut table = Vec::new();
+    for driver in &DRIVERS {
+        if driver.needs_root && !is_real_root() {
+            println!("{} is left out: its BPF program takes root of the machine", driver.name);
+            continue;
+        }
+        table.push((driver.name, Peers::new(driver, &program)?.check()?));
+    }
+    for (driver, checks) in table {
+        println!("{driver:<14} with the kernel: {}", checks.join(", "));
+    }
+    Ok(())
+}
+
+fn with_feature(command: &str) -> Command {
+    let mut cargo = cargo(command);
+    cargo.arg("--locked");
+    for package in PACKAGES {
+        cargo.args(["-p", package]);
+    }
+    cargo.args(["--features", FEATURES]);
+    cargo
+}
+
+/// True unless this root is one of a user namespace.
+fn is_real_root() -> bool {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    map.split_whitespace().eq(["0", "0", "4294967295"])
+}
+
+/// A host on a DPDK port and one on the kernel's sockets.
+struct Peers<'a> {
+    hosts: Hosts,
+    program: &'a Path,
+    /// The port, as a URL.
+    port: String,
+    driver: &'static str,
+}
+
+impl<'a> Peers<'a> {
+    fn new(driver: &Driver, program: &'a Path) -> Result<Self> {
+        let hosts = Hosts::new()?;
+        for host in [&hosts.a, &hosts.b] {
+            // What a veth hands on need not have a checksum, nor fit an MTU, unless it is told so.
+            run(host.command(Path::new("ethtool")).args(["-K", "eth0", "tx", "off"]), LIMIT)?;
+        }
+        let port = format!("dpdk://vdev:{}0,iface=eth0?ip=10.77.0.9/24&ip=fd77::9/64&huge=no", driver.name);
+        Ok(Self { hosts, program, port, driver: driver.name })
+    }
+
+    /// Everything that each driver must do; returns what it was.
+    fn check(&self) -> Result<Vec<&'static str>> {
+        let (v4, v6) = ("udp://10.77.0.9:7000", "udp://[fd77::9]:7000");
+        let server = self.serve(&self.hosts.a, &self.port, "server")?;
+        for address in ["10.77.0.9", "fd77::9"] {
+            run(self.hosts.b.command(Path::new("ping")).args(["-c", "3", "-i", "0.2", "-W", "5", address]), LIMIT)?;
+        }
+        self.echo(v4)?;
+        self.echo(v6)?;
+        self.bulk(&self.hosts.b, v4)?;
+
+        let pid = i32::try_from(server.id()).ok().and_then(Pid::from_raw).context("no process id")?;
+        kill_process(pid, Signal::KILL)?;
+        drop(server);
+        let again = self.serve(&self.hosts.a, &self.port, "server-again")?;
+        self.echo(v4)?;
+        drop(again);
+
+        let server = self.serve(&self.hosts.b, "udp://10.77.0.2:7000", "udp-server")?;
+        self.bulk(&self.hosts.a, &format!("{}&server=10.77.0.2:7000", self.port))?;
+        drop(server);
+        Ok(vec!["ARP and ping", "ND and ping", "echo v4", "echo v6", "bulk in", "kill -9 and restart", "bulk out"])
+    }
+
+    fn serve(&self, host: &Namespace, url: &str, name: &str) -> Result<Running> {
+        let log = self.log(name)?;
+        let mut command = host.command(self.program);
+        command.args(["perf", "server", url]).stdout(File::create(&log)?);
+        println!("$ {} &", run::describe(&command));
+        let mut server = Running::start(&mut command)?;
+        let listens = run::wait_until(Duration::from_secs(30), || {
+            if let Some(status) = server.ended()? {
+                bail!("the server at {url} ended: {status}");
+            }
+            Ok(fs::read_to_string(&log)?.contains("listening on"))
+        })?;
+        if !listens {
+            bail!("the server at {url} does not listen within 30 s");
+        }
+        Ok(server)
+    }
+
+    fn log(&self, name: &str) -> Result<PathBuf> {
+        let directory = target().join("xtask");
+        fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
+        Ok(directory.join(format!("dpdk-{}-{name}.log", self.driver)))
+    }
+
+    fn echo(&self, url: &str) -> Result<()> {
+        for size in ["64", "1KiB", "20KiB"] {
+            let mut client = self.client(&self.hosts.b, url);
+            run(client.args(["--size", size, "--outstanding", "8", "--count", "2000"]), LIMIT)?;
+        }
+        Ok(())
+    }
+
+    fn bulk(&self, host: &Namespace, url: &str) -> Result<()> {
+        let mut client = self.client(host, url);
+        run(client.args(["--mode", "stream", "--size", "1MiB", "--count", BULK]), LIMIT)
+    }
+
+    /// A client that compares every byte.
+    fn client(&self, host: &Namespace, url: &str) -> Command {
+        let mut client = host.command(self.program);
+        client.current_dir(root()).args(["perf", "client", url, "--verify", "--warmup", "10"]);
+        client
+    }
+}
