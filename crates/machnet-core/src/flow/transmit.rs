@@ -45,10 +45,14 @@ impl Flow {
             || self.announce
             || self.refused.is_some()
             || self.probes > 0
-            || [self.abort, self.stop, self.ping, self.blocked, self.fin].contains(&Control::Wanted)
+            || self.wants_control()
             // A pacer that waits must hear that its time has come, or its deadline stays for ever.
             || self.pacer.deadline().is_some()
             || self.mtu.as_ref().is_some_and(|mtu| mtu.wants_turn())
+    }
+
+    fn wants_control(&self) -> bool {
+        [self.abort, self.stop, self.ping, self.blocked, self.fin].contains(&Control::Wanted)
     }
 
     /// True if there are messages, or parts of them, that were never sent.
@@ -307,6 +311,9 @@ impl Flow {
     }
 
     fn fill_controls(&mut self, now: Instant, out: &mut [u8], contents: &mut Vec<Sent>) -> usize {
+        if !self.wants_control() {
+            return 0;
+        }
         let mut at = 0;
         let wanted = self.send.wanted_credit().unwrap_or(self.peer_credit) as u32;
         for (control, chunk, sent) in [

@@ -101,6 +101,7 @@ impl AckBlock {
     ///
     /// # Panics
     /// If `out` is shorter than [`AckBlock::len`].
+    #[inline]
     pub fn emit(&self, out: &mut [u8]) -> usize {
         let raw = Raw {
             largest: self.largest.into(),

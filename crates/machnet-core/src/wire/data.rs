@@ -23,10 +23,9 @@ pub struct Data<'a> {
     pub floor: u16,
     /// Cumulative credit, units, modulo 2³².
     pub credit: u32,
-    /// The first block, if there is one; how many more there are, and where they begin: they are checked.
-    block: Option<AckBlock>,
-    more: u8,
-    rest: &'a [u8],
+    /// How many blocks there are, and where they begin: they are checked, and read when they are asked for.
+    count: u8,
+    blocks: &'a [u8],
     chunks: Chunks<'a>,
 }
 
@@ -47,17 +46,12 @@ impl<'a> Data<'a> {
             have: bytes.len(),
         })?;
         zero("reserved bits of DATA", raw.reserved.get())?;
-        let (mut block, mut first) = (None, blocks);
-        if header.blocks > 0 {
-            let (parsed, after) = AckBlock::parse(blocks)?;
-            (block, first) = (Some(parsed), after);
-        }
-        let (more, mut rest) = (header.blocks.saturating_sub(1), first);
-        for _ in 0..more {
+        let mut rest = blocks;
+        for _ in 0..header.blocks {
             rest = AckBlock::check(rest)?;
         }
         let (floor, credit, chunks) = (raw.floor.get(), raw.credit.get(), Chunks::parse(rest)?);
-        Ok(Self { floor, credit, block, more, rest: first, chunks })
+        Ok(Self { floor, credit, count: header.blocks, blocks, chunks })
     }
 
     /// Writes the fixed part to the start of `out`.
@@ -71,19 +65,19 @@ impl<'a> Data<'a> {
 
     /// The acknowledgement blocks.
     pub fn blocks(&self) -> impl Iterator<Item = AckBlock> {
-        let mut rest = self.rest;
-        let more = (0..self.more).map_while(move |_| {
+        let mut rest = self.blocks;
+        (0..self.count).map_while(move |_| {
             let (block, after) = AckBlock::parse(rest).ok()?;
             rest = after;
             Some(block)
-        });
-        self.block.into_iter().chain(more)
+        })
     }
 
     /// The first of them.
     #[must_use]
-    pub const fn block(&self) -> Option<&AckBlock> {
-        self.block.as_ref()
+    #[inline]
+    pub fn block(&self) -> Option<AckBlock> {
+        if self.count > 0 { AckBlock::parse(self.blocks).ok().map(|(block, _)| block) } else { None }
     }
 
     /// The chunks.
