@@ -152,9 +152,12 @@ impl Port {
         self.started = ffi::start(self.id).is_ok();
     }
 
-    /// Whether the device vouches for the UDP checksum: only if it says so. What it did not look at is looked at here.
+    /// Whether the device vouches for the UDP checksum: it found it good, or (both bits) knows the content to be whole although
+    /// nobody computed it, as of a frame that never left the machine. What it did not look at is looked at in software.
     fn is_verified(&self, flags: u64) -> bool {
-        self.capabilities.rx_checksum && flags & dpdk_sys::DPDK_RX_FLAG_L4_MASK == dpdk_sys::DPDK_RX_FLAG_L4_GOOD
+        let l4 = flags & dpdk_sys::DPDK_RX_FLAG_L4_MASK;
+        let (good, whole) = (dpdk_sys::DPDK_RX_FLAG_L4_GOOD, dpdk_sys::DPDK_RX_FLAG_L4_MASK);
+        self.capabilities.rx_checksum && (l4 == good || l4 == whole)
     }
 
     fn accept(&mut self, received: &dpdk_received) -> Option<RxFrame> {
