@@ -82,9 +82,13 @@ impl Driver for Memory {
     }
 
     fn rx_burst(&mut self, out: &mut Vec<RxPacket>, max: usize) -> usize {
-        let count = self.received.len().min(max);
-        out.extend(self.received.drain(..count));
-        count
+        let before = out.len();
+        while out.len() < before + max
+            && let Some(packet) = self.received.pop_front()
+        {
+            out.push(packet);
+        }
+        out.len() - before
     }
 
     fn tx_burst(&mut self, batch: &mut VecDeque<TxPacket>) -> usize {

@@ -43,19 +43,20 @@ pub(crate) fn check() -> Result<()> {
     let tests = |kinds: &[&str]| run(cargo("test").args(packages).args(kinds), BUILD);
     tests(&["--lib", "--test", "faults", "--test", "utilities"])?;
     tests(&["--doc"])?;
-    gateway()?;
+    gateway(&[])?;
+    gateway(&["--one-thread"])?;
     http()?;
     redis()?;
     postgres()
 }
 
 /// Connections through a pair of gateways: many at once, each half-closed by its client, and all bytes there and back.
-fn gateway() -> Result<()> {
+fn gateway(options: &[&str]) -> Result<()> {
     const CONNECTIONS: usize = 50;
     const LEN: usize = 1_000_000;
     let server = TcpListener::bind(("127.0.0.1", 0))?;
-    let pair = Gateways::before(server.local_addr()?.port())?;
-    println!("{CONNECTIONS} connections through a pair of gateways, each half-closed");
+    let pair = Gateways::before(server.local_addr()?.port(), options)?;
+    println!("{CONNECTIONS} connections through a pair of gateways {options:?}, each half-closed");
     let serving = thread::spawn(move || {
         let serve = |mut stream: TcpStream| -> std::io::Result<()> {
             // Says nothing before the client's end has come through.
@@ -98,7 +99,7 @@ fn http() -> Result<()> {
     let at = free_udp_port()?;
     let mut server = Running::start(program("axum_hello").args(["serve", &format!("127.0.0.1:{at}")]))?;
     wait_for_udp(&mut server, at)?;
-    let (_gateway, port) = gateway_to(&format!("machnet://127.0.0.1:{at}"))?;
+    let (_gateway, port) = gateway_to(&format!("machnet://127.0.0.1:{at}"), &[])?;
     for version in [&["--h1"][..], &[]] {
         let mut load = tools::command("h2load");
         load.args(version).args(["-n", REQUESTS, "-c", "20", "-m", "10"]);
@@ -118,7 +119,7 @@ fn redis() -> Result<()> {
     server.args(["--loglevel", "warning", "--dir"]).arg(std::env::temp_dir());
     let mut server = Running::start(&mut server)?;
     wait_for_tcp(&mut server, port)?;
-    let pair = Gateways::before(port)?;
+    let pair = Gateways::before(port, &[])?;
     for pipeline in ["1", "16"] {
         let mut load = tools::command("redis-benchmark");
         load.args(["-h", "127.0.0.1", "-p", &pair.near.to_string(), "-n", "20000", "-c", "50", "-d", "1000", "-q"]);
@@ -142,7 +143,7 @@ fn postgres() -> Result<()> {
     let mut server = Running::start(&mut server)?;
     wait_for_tcp(&mut server, port)?;
     let far = free_udp_port()?;
-    let _gateway = gateway_from(&format!("machnet://127.0.0.1:{far}"), far, port)?;
+    let _gateway = gateway_from(&format!("machnet://127.0.0.1:{far}"), far, port, &[])?;
     run(program("postgres_client").arg(format!("127.0.0.1:{far}")).args(["--user", "postgres"]), LIMIT)
 }
 
@@ -193,28 +194,28 @@ struct Gateways {
 }
 
 impl Gateways {
-    fn before(server: u16) -> Result<Self> {
+    fn before(server: u16, options: &[&str]) -> Result<Self> {
         let far = free_udp_port()?;
-        let to_server = gateway_from(&format!("machnet://127.0.0.1:{far}"), far, server)?;
-        let (to_far, near) = gateway_to(&format!("machnet://127.0.0.1:{far}"))?;
+        let to_server = gateway_from(&format!("machnet://127.0.0.1:{far}"), far, server, options)?;
+        let (to_far, near) = gateway_to(&format!("machnet://127.0.0.1:{far}"), options)?;
         Ok(Self { near, far, _running: [to_far, to_server] })
     }
 }
 
 /// A gateway that listens by TCP and leads to `to`; and its port.
-fn gateway_to(to: &str) -> Result<(Running, u16)> {
+fn gateway_to(to: &str, options: &[&str]) -> Result<(Running, u16)> {
     let port = free_tcp_port()?;
     let mut proxy = program("tcp_proxy");
-    proxy.args(["--listen", &format!("tcp://127.0.0.1:{port}"), "--connect", to]);
+    proxy.args(["--listen", &format!("tcp://127.0.0.1:{port}"), "--connect", to]).args(options);
     let mut running = Running::start(&mut proxy)?;
     wait_for_tcp(&mut running, port)?;
     Ok((running, port))
 }
 
 /// A gateway that listens at `from`, with UDP port `port`, and leads to a TCP server.
-fn gateway_from(from: &str, port: u16, server: u16) -> Result<Running> {
+fn gateway_from(from: &str, port: u16, server: u16, options: &[&str]) -> Result<Running> {
     let mut proxy = program("tcp_proxy");
-    proxy.args(["--listen", from, "--connect", &format!("tcp://127.0.0.1:{server}")]);
+    proxy.args(["--listen", from, "--connect", &format!("tcp://127.0.0.1:{server}")]).args(options);
     let mut running = Running::start(&mut proxy)?;
     wait_for_udp(&mut running, port)?;
     Ok(running)

@@ -37,6 +37,8 @@ pub(crate) enum Step {
     Doc,
     /// Unit, integration and documentation tests
     Test,
+    /// Every driver through every check, as a table
+    Conformance,
     /// Simulations, optimised: suite, scenarios, 2 000 seeds, matrix
     Sim,
     /// Instructions of the engine's work, against the committed baseline
@@ -85,6 +87,7 @@ impl Step {
             Self::Test | Self::Netns => &[tools::IP, tools::NAMESPACES],
             Self::Instructions => &[tools::VALGRIND],
             Self::Dissector => &[tools::IP, tools::TC, tools::NAMESPACES, tools::TSHARK],
+            Self::Conformance => &[tools::PKG_CONFIG, tools::LIBDPDK, tools::LIBCLANG],
             Self::Dpdk => &[
                 tools::PKG_CONFIG,
                 tools::LIBDPDK,
@@ -116,8 +119,8 @@ impl Step {
                 cargo("doc").env("RUSTDOCFLAGS", "-D warnings").args(["--workspace", "--no-deps", "--locked"]),
                 LIMIT,
             ),
-            // Tests that need a namespace may not do without it here. The steps `sim` and `rpc` run the tests of their
-            // packages, optimised.
+            // Tests that need a namespace may not do without it here. The steps `conformance`, `sim` and `rpc`
+            // run the tests of their packages.
             Self::Test => run(
                 cargo("test").env("MACHNET_NAMESPACES", "1").args([
                     "--workspace",
@@ -126,9 +129,14 @@ impl Step {
                     "machnet-sim",
                     "--exclude",
                     "machnet-examples",
+                    "--exclude",
+                    "machnet-conformance",
                 ]),
                 LIMIT,
             ),
+            Self::Conformance => {
+                run(cargo("test").args(["--locked", "-q", "-p", "machnet-conformance", "--features", "dpdk"]), LIMIT)
+            }
             Self::Sim => sim::check(),
             Self::Instructions => instructions::check(false),
             Self::Loom => {

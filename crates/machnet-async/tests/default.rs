@@ -156,7 +156,7 @@ fn shared_memory_by_its_name() {
 #[test]
 fn a_variable_that_makes_no_sense_is_explained() {
     for (url, kind, part) in [
-        ("dpdk://0000:00:06.0", "Unsupported", "\"dpdk\" is not in this version; known schemes: udp"),
+        ("xdp://eth1", "Unsupported", "\"xdp\" is not in this version; known schemes: udp"),
         ("tcp://0.0.0.0", "Unsupported", "unknown scheme \"tcp\"; known schemes: udp"),
         ("0.0.0.0:0", "InvalidInput", "no \"://\" after the scheme"),
         ("udp://localhost", "InvalidInput", "\"localhost\" is no IP address"),

@@ -72,13 +72,15 @@ pub struct Capabilities {
     pub segments: u16,
     /// True if [`Driver::wait`] gives a file descriptor that an idle engine can sleep on.
     pub can_sleep: bool,
+    /// True if peers are on this very host: nothing in between loses packets, or carries only shorter ones than `max_payload`.
+    pub is_local: bool,
 }
 
 impl Capabilities {
     /// The least: no segmentation, no sleeping, no headroom.
     #[must_use]
     pub const fn minimal(max_payload: u32) -> Self {
-        Self { max_payload, headroom: 0, descriptors: 256, segments: 1, can_sleep: false }
+        Self { max_payload, headroom: 0, descriptors: 256, segments: 1, can_sleep: false, is_local: false }
     }
 }
 

@@ -152,12 +152,13 @@ impl Port {
         self.started = ffi::start(self.id).is_ok();
     }
 
-    /// Whether the device vouches for the UDP checksum: it found it good, or (both bits) knows the content to be whole although
-    /// nobody computed it, as of a frame that never left the machine. What it did not look at is looked at in software.
+    /// Whether the device vouches for the UDP checksum: only if it says so. What it did not look at is looked at here.
     fn is_verified(&self, flags: u64) -> bool {
-        let l4 = flags & dpdk_sys::DPDK_RX_FLAG_L4_MASK;
-        let (good, whole) = (dpdk_sys::DPDK_RX_FLAG_L4_GOOD, dpdk_sys::DPDK_RX_FLAG_L4_MASK);
-        self.capabilities.rx_checksum && (l4 == good || l4 == whole)
+        let said = flags & dpdk_sys::DPDK_RX_FLAG_L4_MASK;
+        // Both bits: what is in the field is not the checksum, and the data is whole all the same. So it comes from a virtio host
+        // or a neighbouring VM whose packets never met a wire.
+        let (good, none) = (dpdk_sys::DPDK_RX_FLAG_L4_GOOD, dpdk_sys::DPDK_RX_FLAG_L4_MASK);
+        self.capabilities.rx_checksum && (said == good || said == none)
     }
 
     fn accept(&mut self, received: &dpdk_received) -> Option<RxFrame> {

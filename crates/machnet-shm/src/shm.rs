@@ -127,6 +127,7 @@ impl Shm {
         let mut capabilities = Capabilities::minimal(geometry.max_payload);
         capabilities.descriptors = geometry.descriptors as u16;
         capabilities.can_sleep = true;
+        capabilities.is_local = true;
         Ok(Self {
             name,
             capabilities,

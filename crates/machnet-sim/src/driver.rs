@@ -207,6 +207,17 @@ impl SimDriver {
         self.held.len()
     }
 
+    /// The NIC's link comes up or goes down: what is sent, and what arrives, meanwhile is lost.
+    pub fn set_link(&mut self, up: bool) {
+        self.fabric.lock().nic_mut(self.nic).is_down = !up;
+    }
+
+    /// True unless [`SimDriver::set_link`] took the link down.
+    #[must_use]
+    pub fn is_link_up(&self) -> bool {
+        !self.fabric.lock().nic(self.nic).is_down
+    }
+
     /// The device gives back what it holds, as it does when it is stopped.
     pub fn give_back(&mut self) {
         self.held.clear();
@@ -362,6 +373,9 @@ impl Driver for SimDriver {
         let mut inner = fabric.lock();
         let mut taken = 0;
         self.wants_descriptor = false;
+        if inner.nic(self.nic).is_down {
+            taken = batch.drain(..).map(|_| self.drops.count(DropReason::Unsendable)).count();
+        }
         while let Some(packet) = batch.front() {
             if !self.has_descriptor() {
                 break;

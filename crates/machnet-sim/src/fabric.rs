@@ -533,6 +533,9 @@ impl Inner {
     /// Puts a datagram into a NIC's ring.
     fn receive(&mut self, nic: usize, datagram: Datagram) {
         let receiver = &mut self.nics[nic];
+        if receiver.is_down {
+            return self.discard(EventKind::Lost, datagram);
+        }
         if receiver.ring.len() >= receiver.descriptors {
             receiver.stats.ring_full += 1;
             return self.discard(EventKind::RingFull, datagram);

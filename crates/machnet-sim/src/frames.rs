@@ -19,6 +19,10 @@ impl FrameDriver for SimDriver {
         &self.frame_capabilities
     }
 
+    fn is_up(&self) -> bool {
+        self.is_link_up()
+    }
+
     fn frame(&mut self) -> Option<Frame> {
         Driver::frame(self)
     }

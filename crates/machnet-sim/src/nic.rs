@@ -130,6 +130,8 @@ pub(crate) struct Nic {
     pub(crate) ring: VecDeque<Datagram>,
     pub(crate) unreachable: VecDeque<Unreachable>,
     pub(crate) stats: NicStats,
+    /// Its link is down.
+    pub(crate) is_down: bool,
     /// In the fabric's list of NICs to which something came.
     pub(crate) is_touched: bool,
 }
@@ -144,6 +146,7 @@ impl Nic {
             ring: VecDeque::new(),
             unreachable: VecDeque::new(),
             stats: NicStats::default(),
+            is_down: false,
             is_touched: false,
         }
     }

@@ -195,7 +195,7 @@ impl Oracle {
         self.sides[side].credit += grown as u64;
         let Some(peer) = self.sides[side].peer else { return Ok(()) };
         for block in data.blocks() {
-            check_block(block, &self.sides[peer])?;
+            check_block(&block, &self.sides[peer])?;
         }
         let credit = self.sides[peer].credit;
         for chunk in data.chunks() {

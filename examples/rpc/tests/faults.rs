@@ -1,4 +1,5 @@
 //! What goes wrong under a framework: its usual error, no hang, and a connection anew.
+#![allow(clippy::print_stdout, reason = "a process says to another where it is")]
 
 mod support;
 
@@ -21,8 +22,9 @@ use machnet_async::{FlowListener, FlowStream};
 use machnet_examples::greeter::generated::greeter_client::GreeterClient;
 use machnet_examples::greeter::generated::greeter_server::GreeterServer;
 use machnet_examples::greeter::{Greeter, HelloRequest};
-use support::{Server, endpoint, is_server, within_a_minute};
+use support::{Server, endpoint, is_other, is_server, within_a_minute};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::mpsc;
 use tower_service::Service;
 
 type HttpClient = Client<MachnetConnector, Body>;
@@ -281,6 +283,61 @@ async fn a_handler_that_never_reads_stops_its_client_and_nobody_else() {
             let request = request.body(Body::from(vec![7; 100_000])).unwrap();
             let answer = client.request(request).await.unwrap().into_body().collect().await.unwrap();
             assert_eq!(answer.to_bytes(), "not read");
+        }
+    })
+    .await;
+}
+
+/// Uploads without end, by HTTP/1.1 and HTTP/2.
+async fn upload_for_ever(port: u16) {
+    println!("at 127.0.0.1:{port}");
+    let uploads = [false, true].map(|http2| {
+        let parts = stream::iter(0..).then(|number| async move {
+            tokio::task::yield_now().await;
+            Ok::<_, Infallible>(long(number))
+        });
+        let request = http::Request::post(format!("http://127.0.0.1:{port}/")).body(Body::from_stream(parts)).unwrap();
+        client(http2).request(request)
+    });
+    let answers = futures::future::join_all(uploads).await;
+    unreachable!("an upload ended: {answers:?}");
+}
+
+#[tokio::test]
+async fn clients_killed_in_the_middle_of_an_upload_are_errors_of_its_handler() {
+    if let Some(port) = is_other() {
+        return upload_for_ever(port).await;
+    }
+    const NAME: &str = "clients_killed_in_the_middle_of_an_upload_are_errors_of_its_handler";
+    within_a_minute(async {
+        let (began, mut beginnings) = mpsc::unbounded_channel();
+        let (ended, mut endings) = mpsc::unbounded_channel();
+        let handler = move |mut body: Body| {
+            let (began, ended) = (began.clone(), ended.clone());
+            async move {
+                body.frame().await.unwrap().unwrap();
+                began.send(()).unwrap();
+                let ending = loop {
+                    match body.frame().await {
+                        Some(Ok(_)) => {}
+                        Some(Err(error)) => break Err(error.to_string()),
+                        None => break Ok(()),
+                    }
+                };
+                ended.send(ending).unwrap();
+            }
+        };
+        let listener = FlowListener::from(endpoint("127.0.0.1").listen(0).await.unwrap());
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move { axum::serve(listener, Router::new().route("/", post(handler))).await });
+        let mut clients = Server::start(NAME, port);
+        for _ in 0..2 {
+            beginnings.recv().await.unwrap();
+        }
+        clients.kill();
+        for _ in 0..2 {
+            // Not the end: what had arrived is not all.
+            endings.recv().await.unwrap().unwrap_err();
         }
     })
     .await;

@@ -100,13 +100,13 @@ pub(crate) fn bench(options: &Options) -> Result<()> {
     }
     let folder = folder(options)?;
     let build = || match &options.program {
-        None => run(cargo("build").args(["--release", "--locked", "--package", "machnet-cli"]), BUILD),
+        None => run(cargo("build").args(["--profile", "dist", "--locked", "--package", "machnet-cli"]), BUILD),
         Some(program) if program.is_file() => Ok(()),
         Some(program) => bail!("--program {}: there is no such file", program.display()),
     };
     let Some(hosts) = hosts(options, &folder, &[tools::IP, tools::NAMESPACES], build)? else { return Ok(()) };
 
-    let program = options.program.clone().unwrap_or_else(|| target().join("release/machnet"));
+    let program = options.program.clone().unwrap_or_else(|| target().join("dist/machnet"));
     let bench =
         Bench { program: fs::canonicalize(program)?, log: target().join("xtask/bench"), wires: Wires { hosts } };
     let mut results = Results::new(commit()?, repetitions, millis);

@@ -203,7 +203,7 @@ mod tests {
     /// Acknowledges a window per round trip, for `rounds`.
     fn grow(cc: &mut Cubic, now: &mut u64, rounds: u32) {
         for _ in 0..rounds {
-            *now += RTT.as_nanos() as u64;
+            *now += RTT.as_nanos();
             cc.on_ack(&acked(*now, cc.window()));
         }
     }

@@ -96,64 +96,83 @@ pub trait Controller {
 
 /// The controller of a flow: inline, for there may be a hundred thousand.
 #[derive(Debug)]
-pub(crate) enum AnyController {
+pub(crate) struct AnyController {
+    which: Which,
+    /// Its window, which is looked at many times for each packet.
+    window: u64,
+}
+
+#[derive(Debug)]
+enum Which {
     Cubic(Cubic),
     Swift(Swift),
     Fixed(Fixed),
 }
 
-impl AnyController {
-    /// `packet`: the longest packet, bytes.
-    pub(crate) fn new(choice: Congestion, packet: u32) -> Self {
-        match choice {
-            Congestion::Swift => Self::Swift(Swift::new(packet)),
-            Congestion::Fixed { bytes } => Self::Fixed(Fixed::new(bytes, packet)),
-            _ => Self::Cubic(Cubic::new(packet)),
-        }
-    }
-}
-
 macro_rules! each {
-    ($self:ident, $controller:ident => $call:expr) => {
-        match $self {
-            Self::Cubic($controller) => $call,
-            Self::Swift($controller) => $call,
-            Self::Fixed($controller) => $call,
+    ($which:expr, $controller:ident => $call:expr) => {
+        match $which {
+            Which::Cubic($controller) => $call,
+            Which::Swift($controller) => $call,
+            Which::Fixed($controller) => $call,
         }
     };
 }
 
+/// What changes the window.
+macro_rules! change {
+    ($self:ident, $controller:ident => $call:expr) => {
+        $self.window = each!(&mut $self.which, $controller => {
+            $call;
+            $controller.window()
+        })
+    };
+}
+
+impl AnyController {
+    /// `packet`: the longest packet, bytes.
+    pub(crate) fn new(choice: Congestion, packet: u32) -> Self {
+        let which = match choice {
+            Congestion::Swift => Which::Swift(Swift::new(packet)),
+            Congestion::Fixed { bytes } => Which::Fixed(Fixed::new(bytes, packet)),
+            _ => Which::Cubic(Cubic::new(packet)),
+        };
+        let window = each!(&which, controller => controller.window());
+        Self { which, window }
+    }
+}
+
 impl Controller for AnyController {
     fn on_ack(&mut self, acked: &Acked) {
-        each!(self, controller => controller.on_ack(acked));
+        change!(self, controller => controller.on_ack(acked));
     }
 
     fn on_loss(&mut self, lost: &Lost) {
-        each!(self, controller => controller.on_loss(lost));
+        change!(self, controller => controller.on_loss(lost));
     }
 
     fn on_undo(&mut self) {
-        each!(self, controller => controller.on_undo());
+        change!(self, controller => controller.on_undo());
     }
 
     fn on_restart(&mut self, idle: Span, pto: Span) {
-        each!(self, controller => controller.on_restart(idle, pto));
+        change!(self, controller => controller.on_restart(idle, pto));
     }
 
     fn set_packet(&mut self, bytes: u32) {
-        each!(self, controller => controller.set_packet(bytes));
+        change!(self, controller => controller.set_packet(bytes));
     }
 
     fn window(&self) -> u64 {
-        each!(self, controller => controller.window())
+        self.window
     }
 
     fn fraction(&self) -> Option<f64> {
-        each!(self, controller => controller.fraction())
+        each!(&self.which, controller => controller.fraction())
     }
 
     fn pacing_gain(&self) -> Option<f64> {
-        each!(self, controller => controller.pacing_gain())
+        each!(&self.which, controller => controller.pacing_gain())
     }
 }
 

@@ -97,13 +97,19 @@ impl Timers {
     }
 
     /// Removes every timer due at `now` and gives its key to `due`.
+    #[inline]
     pub(crate) fn expire(&mut self, now: Instant, due: &mut Vec<u32>) {
         let target = now.0 >> TICK_BITS;
         if target < self.next {
             // Nothing lies between. What is set from here on must not wait in a slot that has begun.
             self.tick = self.tick.max(target);
-            return;
+        } else {
+            self.turn(now, target, due);
         }
+    }
+
+    /// Turns the wheel to the tick `target`.
+    fn turn(&mut self, now: Instant, target: u64, due: &mut Vec<u32>) {
         self.found = None;
         loop {
             // What is due within the current tick, and everything in level 0 up to the target.
@@ -122,6 +128,7 @@ impl Timers {
     }
 
     /// The earliest deadline, or a moment before it at which the wheel must turn.
+    #[inline]
     pub(crate) fn next_deadline(&mut self) -> Option<Instant> {
         if let Some(found) = self.found {
             return found;

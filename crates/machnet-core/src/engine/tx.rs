@@ -28,8 +28,9 @@ pub(crate) struct Tx<D> {
     bytes: u64,
     /// Bytes that the driver may hold before nothing more is built.
     device_limit: u64,
-    /// Bytes that the driver held when the round began, if it knows.
-    device: Option<u64>,
+    /// Bytes in the batch from which on flows wait for the next round: what one round builds, and what the driver may hold
+    /// beyond what it held when the round began.
+    limit: u64,
     /// What the flow whose turn it is may send, and has sent.
     allowed: u32,
     used: u32,
@@ -52,7 +53,7 @@ impl<D: Driver> Tx<D> {
             bytes: 0,
             burst: BURST,
             device_limit,
-            device: None,
+            limit: 0,
             allowed: 0,
             used: 0,
             starved: false,
@@ -70,17 +71,16 @@ impl<D: Driver> Tx<D> {
         self.starved = false;
         self.driver.begin(now);
         self.driver.reap();
-        self.device = self.driver.backlog();
+        self.limit = self.burst as u64 * PACKET_BYTES;
+        if let Some(held) = self.driver.backlog() {
+            // What comes next had better wait here, where it can be overtaken.
+            self.limit = self.limit.min(self.device_limit.saturating_sub(held));
+        }
     }
 
     /// True if flows are to wait for the next round.
     pub(crate) fn is_full(&self) -> bool {
-        self.batch.len() >= self.burst || self.bytes >= self.burst as u64 * PACKET_BYTES || self.is_device_full()
-    }
-
-    /// True if the driver holds so much that what comes next had better wait here, where it can be overtaken.
-    fn is_device_full(&self) -> bool {
-        self.device.is_some_and(|held| held + self.bytes >= self.device_limit)
+        self.batch.len() >= self.burst || self.bytes >= self.limit
     }
 
     /// True if nothing can be sent until the driver has done something.

@@ -162,6 +162,7 @@ impl Acks {
     }
 
     /// The block to send now; `None` if nothing was received. `alone`: it need not leave room for full-size parts.
+    #[inline]
     pub(crate) fn block(&self, now: Instant, alone: bool) -> Option<AckBlock> {
         let largest = self.next.checked_sub(1)?;
         let mut block = AckBlock {

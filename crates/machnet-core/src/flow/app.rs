@@ -106,6 +106,17 @@ impl Flow {
     pub(crate) fn publish(&mut self, channel: &mut impl AppChannel) -> bool {
         let Some(slot) = self.slot else { return false };
         let acknowledged = self.send.acknowledged();
+        channel.set_stats(slot, &self.stats());
+        if self.is_plain() && self.published.state == FlowState::OPEN {
+            if acknowledged != self.published.acknowledged {
+                self.published.acknowledged = acknowledged;
+                channel.set_progress(slot, acknowledged + self.limits.send_buffer, acknowledged);
+            }
+            if std::mem::take(&mut self.shed_channel) {
+                channel.shed(slot);
+            }
+            return false;
+        }
         let mut state = FlowState::CONNECTING;
         // A connecting flow that is closed was never open, and knows no id of the peer.
         if self.remote_id != 0 && !matches!(self.state, State::Connecting { .. } | State::HalfOpen { .. }) {
@@ -142,7 +153,6 @@ impl Flow {
         if opened || now.acknowledged != self.published.acknowledged {
             channel.set_progress(slot, room, acknowledged);
         }
-        channel.set_stats(slot, &self.stats());
         if std::mem::take(&mut self.shed_channel) {
             channel.shed(slot);
         }
@@ -151,6 +161,17 @@ impl Flow {
         }
         self.published = now;
         self.closed.is_some()
+    }
+
+    /// True if the flow is open, and neither side has begun to end it.
+    fn is_plain(&self) -> bool {
+        self.state == State::Open
+            && self.fin == Control::Idle
+            && self.stop == Control::Idle
+            && !self.peer_stopped
+            && !self.recv.has_fin()
+            && self.lingers == Linger::Not
+            && self.closed.is_none()
     }
 
     pub(super) fn stats(&self) -> FlowStats {

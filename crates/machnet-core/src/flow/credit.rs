@@ -55,6 +55,7 @@ impl Flow {
     }
 
     /// Memory that its unfinished messages hold: the next one, and others; KiB, rounded up.
+    #[inline]
     pub(crate) fn reassembling(&self) -> [u32; 2] {
         self.recv.reassembling().map(|bytes| bytes.div_ceil(1024) as u32)
     }

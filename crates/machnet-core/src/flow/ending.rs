@@ -95,6 +95,7 @@ impl Flow {
     /// Ends the flow if both directions are over (`docs/spec/flow.md#directions-of-an-open-flow`).
     pub(super) fn settle(&mut self, now: Instant) {
         match self.state {
+            State::Open if self.fin == Control::Idle => {}
             State::Open => {
                 // Everything that arrived in order was or will be delivered in this round: see `publish`.
                 let sending =

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use machnet_channel::{FlowOptions, UNIT};
 
-use super::{Flow, Hurry, Limits, State};
+use super::{Cut, Flow, Hurry, Limits, State};
 use crate::time::Span;
 use crate::wire::{BASE_PAYLOAD, Handshake};
 use crate::{Instant, Slot};
@@ -55,6 +55,9 @@ impl Flow {
         let half = handshake.credit.saturating_mul(UNIT as u32 / 2);
         self.max_payload = self.max_payload.min(half).max(BASE_PAYLOAD as u32);
         self.rtt.set_peer_max_ack_delay(handshake.max_ack_delay_us);
+        if self.limits.is_local {
+            self.set_cut(Cut::new(self.max_payload as usize));
+        }
     }
 
     /// ACCEPT arrived for a connecting flow.

@@ -14,18 +14,22 @@ use crate::{DropReason, Instant};
 impl Flow {
     /// Checks what can be wrong with a DATA packet as such, before anything of it counts. Returns its number.
     pub(crate) fn check(&self, header: &Header, data: &Data<'_>) -> Result<u64, DropReason> {
+        self.check_with(header, data.block().as_ref())
+    }
+
+    #[inline]
+    fn check_with(&self, header: &Header, block: Option<&AckBlock>) -> Result<u64, DropReason> {
         let number = self.acks.expand(header.number);
         match self.acks.classify(number) {
             Arrival::New => {}
             Arrival::Duplicate => return Err(DropReason::Duplicate),
             Arrival::OutOfWindow => return Err(DropReason::OutOfWindow),
         }
-        let mut blocks = data.blocks();
-        if !blocks.by_ref().take(1).all(|block| self.sent.is_plausible(block)) {
+        if block.is_some_and(|block| !self.sent.is_plausible(block)) {
             return Err(DropReason::AckOfUnsent);
         }
         // One per path, and there is one path.
-        if blocks.next().is_some() {
+        if header.blocks > 1 {
             return Err(DropReason::Malformed);
         }
         Ok(number)
@@ -41,7 +45,8 @@ impl Flow {
         store: &mut impl Store,
     ) -> Result<(), DropReason> {
         let now = round.now;
-        let number = self.check(header, data)?;
+        let block = data.block();
+        let number = self.check_with(header, block.as_ref())?;
         self.packets_received += 1;
         self.on_traffic(now);
         if let State::Tombstone { until, limit } = &mut self.state
@@ -51,7 +56,7 @@ impl Flow {
             // to it like our death: stay for as long as it may go on asking.
             *until = (now + self.limits.dead_peer_timeout).min(*limit);
         }
-        for block in data.blocks() {
+        if let Some(block) = &block {
             self.on_ack(round, block, store);
         }
         if let Some(range) = data.chunks().refused() {

@@ -126,10 +126,14 @@ impl Flow {
     pub(super) fn adopt_mtu(&mut self) {
         if let Some(mtu) = &self.mtu {
             let cut = Cut::new(mtu.current() as usize);
-            if cut != self.send.cut() {
-                self.send.set_cut(cut);
-                self.cc.set_packet(cut.packet() as u32);
-            }
+            self.set_cut(cut);
+        }
+    }
+
+    pub(super) fn set_cut(&mut self, cut: Cut) {
+        if cut != self.send.cut() {
+            self.send.set_cut(cut);
+            self.cc.set_packet(cut.packet() as u32);
         }
     }
 

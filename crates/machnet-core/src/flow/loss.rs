@@ -176,7 +176,9 @@ impl Outstanding {
 
     fn forget_oldest(&mut self) {
         let Some(packet) = self.packets.pop_front() else { return };
-        self.contents.drain(..packet.contents as usize);
+        for _ in 0..packet.contents {
+            self.contents.pop_front();
+        }
         self.contents_gone += u64::from(packet.contents);
         self.base += 1;
         self.scan_from = self.scan_from.saturating_sub(1);

@@ -174,6 +174,8 @@ pub(crate) struct Limits {
     pub(crate) cut: Cut,
     /// The longest UDP payload that may be tried.
     pub(crate) max_payload: u32,
+    /// So long packets pass, and none is lost.
+    pub(crate) is_local: bool,
     pub(crate) congestion: Congestion,
     /// Packets and time that a paced flow may be ahead.
     pub(crate) burst: pacer::Burst,
@@ -192,6 +194,7 @@ impl Limits {
             max_ack_delay: config.max_ack_delay.into(),
             cut: Cut::new(BASE_PAYLOAD),
             max_payload: max_payload as u32,
+            is_local: driver.is_local,
             congestion: config.congestion.unwrap_or(default),
             burst: pacer::Burst::of(driver),
         }
@@ -401,6 +404,6 @@ mod tests {
     fn a_flow_is_small() {
         let size = size_of::<Flow>();
         println!("{size} bytes");
-        assert!(size <= 944, "{size}");
+        assert!(size <= 952, "{size}");
     }
 }

@@ -231,6 +231,13 @@ impl ReceiveQueue {
     }
 
     fn insert(&mut self, place: usize, slot: Slot) {
+        self.present += 1;
+        if place == self.slots.len() && !matches!(self.slots.back(), Some(Some(Slot::Partial(_)))) {
+            // In order, and nothing before it counts otherwise for that: mostly.
+            self.slots.push_back(Some(slot));
+            self.held += self.cost(place);
+            return;
+        }
         // What was the last is no longer, and counts in full.
         let last = self.slots.len().checked_sub(1).filter(|&last| last < place);
         let before = last.map_or(0, |last| self.cost(last));
@@ -238,7 +245,6 @@ impl ReceiveQueue {
             self.slots.resize_with(place + 1, || None);
         }
         self.slots[place] = Some(slot);
-        self.present += 1;
         self.held += self.cost(place) + last.map_or(0, |last| self.cost(last)) - before;
     }
 
@@ -339,7 +345,7 @@ impl ReceiveQueue {
 
     /// The next message, if it is complete.
     pub(crate) fn pop(&mut self) -> Option<Message> {
-        if !matches!(self.at(0), Some(Slot::Complete(_))) {
+        if !matches!(self.slots.front(), Some(Some(Slot::Complete(_)))) {
             return None;
         }
         let Some(Some(Slot::Complete(message))) = self.slots.pop_front() else { return None };

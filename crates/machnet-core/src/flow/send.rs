@@ -250,11 +250,10 @@ impl SendQueue {
 
     /// The next part never sent, if `credit` covers it and it fits `space` bytes of chunk.
     pub(crate) fn next_new(&mut self, credit: u64, space: usize) -> Option<Part> {
-        let (part, cost) = self.peek_new()?;
-        if cost > credit || self.chunk_len(part)? > space {
+        let (part, cost, total) = self.peek_new()?;
+        if cost > credit || Self::len_of(part, total as usize) > space {
             return None;
         }
-        let total = self.messages[self.unsent.0 as usize].message.len() as u32;
         self.unsent.1 += part.len;
         if self.unsent.1 == total {
             self.unsent = (self.unsent.0 + 1, 0);
@@ -266,18 +265,18 @@ impl SendQueue {
 
     /// The credit that the next new part needs; `None` if nothing is unsent.
     pub(crate) fn wanted_credit(&self) -> Option<u64> {
-        self.peek_new().map(|(_, cost)| cost)
+        self.peek_new().map(|(_, cost, _)| cost)
     }
 
-    /// The next part never sent, and the cumulative cost at its end.
-    fn peek_new(&self) -> Option<(Part, u64)> {
+    /// The next part never sent, the cumulative cost at its end, and the length of its message.
+    fn peek_new(&self) -> Option<(Part, u64, u32)> {
         let (index, offset) = self.unsent;
         let outgoing = self.messages.get(index as usize)?;
         let total = outgoing.message.len();
         let whole = total <= self.cut.whole() && offset == 0;
         let len = if whole { total } else { (total - offset as usize).min(self.cut.part()) };
         let part = Part { id: self.base.wrapping_add(index), offset, len: len as u32 };
-        Some((part, outgoing.before + cost_in_units(offset as usize + len)))
+        Some((part, outgoing.before + cost_in_units(offset as usize + len), total as u32))
     }
 
     /// The chunk that carries `part`; `None` if its message is gone (acknowledged or discarded).
@@ -292,7 +291,13 @@ impl SendQueue {
     }
 
     fn chunk_len(&self, part: Part) -> Option<usize> {
-        self.chunk(part).map(|chunk| chunk.len())
+        self.get(part.id).map(|outgoing| Self::len_of(part, outgoing.message.len()))
+    }
+
+    /// The length of the chunk that carries `part` of a message of `total` bytes.
+    const fn len_of(part: Part, total: usize) -> usize {
+        let overhead = if part.len as usize == total { Chunk::WHOLE_OVERHEAD } else { Chunk::PART_OVERHEAD };
+        overhead + part.len as usize
     }
 
     /// `part` was lost, or is to be sent again as a probe.

@@ -45,10 +45,14 @@ impl Flow {
             || self.announce
             || self.refused.is_some()
             || self.probes > 0
-            || [self.abort, self.stop, self.ping, self.blocked, self.fin].contains(&Control::Wanted)
+            || self.wants_control()
             // A pacer that waits must hear that its time has come, or its deadline stays for ever.
             || self.pacer.deadline().is_some()
             || self.mtu.as_ref().is_some_and(|mtu| mtu.wants_turn())
+    }
+
+    fn wants_control(&self) -> bool {
+        [self.abort, self.stop, self.ping, self.blocked, self.fin].contains(&Control::Wanted)
     }
 
     /// True if there are messages, or parts of them, that were never sent.
@@ -62,7 +66,7 @@ impl Flow {
             return;
         }
         let Some(mtu) = &mut self.mtu else {
-            if self.max_payload > BASE_PAYLOAD as u32 && self.send.is_large() {
+            if self.max_payload > BASE_PAYLOAD as u32 && !self.limits.is_local && self.send.is_large() {
                 let known = tx.paths.get(now, self.remote.ip());
                 self.mtu = Some(Box::new(Mtu::new(self.max_payload, self.remote.is_ipv4(), known)));
                 self.adopt_mtu();
@@ -285,10 +289,10 @@ impl Flow {
         // Lost parts first, then new ones; a part that does not fit waits for the next packet.
         loop {
             let space = out.len() - at;
-            let part = match self.send.next_again(space) {
-                Some(part) => Some(part),
-                None if self.send.has_again() => None,
-                None => self.send.next_new(self.peer_credit, space),
+            let part = if self.send.has_again() {
+                self.send.next_again(space)
+            } else {
+                self.send.next_new(self.peer_credit, space)
             };
             let Some(part) = part else { break };
             let Some(chunk) = self.send.chunk(part) else { break };
@@ -307,6 +311,9 @@ impl Flow {
     }
 
     fn fill_controls(&mut self, now: Instant, out: &mut [u8], contents: &mut Vec<Sent>) -> usize {
+        if !self.wants_control() {
+            return 0;
+        }
         let mut at = 0;
         let wanted = self.send.wanted_credit().unwrap_or(self.peer_credit) as u32;
         for (control, chunk, sent) in [

@@ -32,7 +32,7 @@ pub struct NetConfig {
     pub on_link: Vec<IpNet>,
     /// Neighbours remembered. Who is longest unheard of makes room. From 1; default 1 024.
     pub max_neighbours: usize,
-    /// Frames that wait for one neighbour's address; the oldest makes room. From 1; default 16.
+    /// Frames that wait for one neighbour's address; the oldest makes room. Eight times as many wait for all together. From 1; default 16.
     pub max_pending: usize,
     /// Echo replies and "port unreachable" per second, with a tenth of that at once. Default 1 000, 0 for none.
     pub answers_per_second: u32,

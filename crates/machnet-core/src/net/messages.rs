@@ -62,6 +62,8 @@ pub(crate) struct NeighbourMessage {
     pub(crate) asks: bool,
     /// Who says it, and what he says his Ethernet address is. `None`: a probe for duplicate addresses.
     pub(crate) sender: Option<(IpAddr, MacAddr)>,
+    /// Who asks without saying his Ethernet address, as neighbour discovery allows if only one is asked.
+    pub(crate) terse: Option<IpAddr>,
     /// Whose address is asked for; the answer's recipient in ARP, and again the sender in IPv6.
     pub(crate) target: IpAddr,
     /// The answer says that it was asked for.
@@ -84,7 +86,7 @@ pub(crate) fn parse_arp(bytes: &[u8]) -> Result<NeighbourMessage, DropReason> {
     }
     let sender = Ipv4Addr::from(raw.sender);
     let sender = (!sender.is_unspecified()).then_some((IpAddr::V4(sender), raw.sender_mac));
-    Ok(NeighbourMessage { asks, sender, target: IpAddr::from(raw.target), solicited: !asks })
+    Ok(NeighbourMessage { asks, sender, terse: None, target: IpAddr::from(raw.target), solicited: !asks })
 }
 
 /// What an ICMP message says, as far as a host cares.
@@ -144,8 +146,10 @@ fn parse_neighbour(asks: bool, from: IpAddr, bytes: &[u8]) -> Result<NeighbourMe
     }
     let target = IpAddr::V6(target);
     let who = if asks { from } else { target };
-    let sender = mac.map(|mac| (who, mac)).filter(|_| who != IpAddr::V6(Ipv6Addr::UNSPECIFIED));
-    Ok(NeighbourMessage { asks, sender, target, solicited: flags & SOLICITED != 0 })
+    let somebody = Some(who).filter(|who| !who.is_unspecified());
+    let sender = somebody.zip(mac);
+    let terse = somebody.filter(|_| asks && mac.is_none());
+    Ok(NeighbourMessage { asks, sender, terse, target, solicited: flags & SOLICITED != 0 })
 }
 
 /// Writes a frame that asks for the Ethernet address of `target`, or answers `to` that `sender` is at `macs.from`.

@@ -31,6 +31,10 @@ pub(crate) const UNUSED: Duration = Duration::from_secs(60);
 /// How long a neighbour that did not answer is not asked again.
 pub(crate) const HOLD: Duration = Duration::from_secs(1);
 
+/// Frames that wait for all neighbours together, in multiples of what may wait for one: forged addresses must not take the
+/// device's frames.
+const QUEUES: usize = 8;
+
 /// A question to send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Question {
@@ -82,6 +86,8 @@ pub(crate) struct Neighbours<T> {
     table: BTreeMap<IpAddr, Neighbour<T>>,
     limit: usize,
     max_waiting: usize,
+    /// Frames that wait, for whomever.
+    waiting: usize,
     /// No state ends before.
     next: Option<Instant>,
     /// The neighbour looked up last, if it is [`State::Known`]: bursts go to one.
@@ -92,7 +98,16 @@ pub(crate) struct Neighbours<T> {
 
 impl<T> Neighbours<T> {
     pub(crate) const fn new(limit: usize, max_waiting: usize) -> Self {
-        Self { table: BTreeMap::new(), limit, max_waiting, next: None, last: None, questions: Vec::new(), lost: 0 }
+        Self {
+            table: BTreeMap::new(),
+            limit,
+            max_waiting,
+            waiting: 0,
+            next: None,
+            last: None,
+            questions: Vec::new(),
+            lost: 0,
+        }
     }
 
     /// Where to send to `ip`. Asks if that is not known.
@@ -122,13 +137,19 @@ impl<T> Neighbours<T> {
         }
     }
 
-    /// Keeps a frame until the answer comes. Returns the one that makes room for it.
+    /// Keeps a frame until the answer comes. Returns the one that makes room for it; the frame itself, if too many wait for
+    /// others.
     #[must_use]
     pub(crate) fn wait(&mut self, ip: IpAddr, frame: T) -> Option<T> {
         let Some(Neighbour { state: State::Asked { waiting, .. }, .. }) = self.table.get_mut(&ip) else {
             return Some(frame);
         };
-        let oldest = if waiting.len() >= self.max_waiting { waiting.pop_front() } else { None };
+        let is_full = waiting.len() >= self.max_waiting || self.waiting >= QUEUES * self.max_waiting;
+        let oldest = if is_full { waiting.pop_front() } else { None };
+        if is_full && oldest.is_none() {
+            return Some(frame);
+        }
+        self.waiting += usize::from(oldest.is_none());
         waiting.push_back(frame);
         oldest
     }
@@ -137,7 +158,10 @@ impl<T> Neighbours<T> {
     pub(crate) fn on_answer(&mut self, now: Instant, ip: IpAddr, mac: MacAddr, mut sent: impl FnMut(T)) {
         let Some(neighbour) = self.table.get_mut(&ip) else { return };
         match &mut neighbour.state {
-            State::Asked { waiting, .. } => waiting.drain(..).for_each(&mut sent),
+            State::Asked { waiting, .. } => {
+                self.waiting -= waiting.len();
+                waiting.drain(..).for_each(&mut sent);
+            }
             State::Checked { mac: asked, .. } if *asked == mac => {}
             State::Checked { .. } | State::Absent => return,
             State::Known(known) | State::Stale(known) => {
@@ -175,7 +199,7 @@ impl<T> Neighbours<T> {
             return;
         }
         self.last = None;
-        let Self { table, questions, lost, .. } = self;
+        let Self { table, questions, lost, waiting: all_waiting, .. } = self;
         table.retain(|&ip, neighbour| {
             if neighbour.until > now {
                 return true;
@@ -188,6 +212,7 @@ impl<T> Neighbours<T> {
                 }
                 State::Asked { waiting, .. } => {
                     *lost += waiting.len() as u64;
+                    *all_waiting -= waiting.len();
                     (State::Absent, now + HOLD)
                 }
                 State::Known(mac) => (State::Stale(mac), now + UNUSED),
@@ -247,6 +272,7 @@ impl<T> Neighbours<T> {
         let Some((&ip, _)) = least else { return };
         if let Some(Neighbour { state: State::Asked { waiting, .. }, .. }) = self.table.remove(&ip) {
             self.lost += waiting.len() as u64;
+            self.waiting -= waiting.len();
         }
         self.last = None;
     }
@@ -385,6 +411,20 @@ mod tests {
         assert_eq!(table.wait(ip(6), 2), Some(2), "driven out meanwhile");
     }
 
+    #[test]
+    fn forged_addresses_do_not_take_all_frames() {
+        let mut table = Neighbours::new(100, 2);
+        let waits = |table: &mut Neighbours<u8>, n| {
+            assert_eq!(table.resolve(T0, ip(n)), Resolved::Wait);
+            table.wait(ip(n), n)
+        };
+        assert_eq!((0..20).filter_map(|n| waits(&mut table, n)).collect::<Vec<_>>(), [16, 17, 18, 19]);
+        assert_eq!(waits(&mut table, 3), Some(3), "its own makes room");
+        let mut sent = 0;
+        table.on_answer(T0, ip(3), A, |_| sent += 1);
+        assert_eq!((sent, waits(&mut table, 19), waits(&mut table, 18)), (1, None, Some(18)));
+    }
+
     proptest! {
         /// Whatever is said and asked: the table stays within its bounds, no frame is lost uncounted, deadlines are in
         /// the future, and nobody is believed who was not asked.
@@ -419,7 +459,7 @@ mod tests {
                 State::Asked { waiting, .. } => waiting.len() as u64,
                 _ => 0,
             }).sum();
-            prop_assert_eq!(given, taken + left + table.take_lost());
+            prop_assert_eq!((given, table.waiting as u64), (taken + left + table.take_lost(), left));
         }
     }
 

@@ -151,8 +151,8 @@ impl<F: FrameDriver> Net<F> {
     }
 
     fn on_neighbour(&mut self, message: NeighbourMessage, from: MacAddr) -> Result<Received, DropReason> {
-        let NeighbourMessage { asks, sender, target, solicited } = message;
-        if sender.is_some_and(|(ip, _)| !self.routes.is_peer(ip)) {
+        let NeighbourMessage { asks, sender, terse, target, solicited } = message;
+        if sender.map(|(ip, _)| ip).or(terse).is_some_and(|ip| !self.routes.is_peer(ip)) {
             return Err(DropReason::BadSource);
         }
         if asks {
@@ -162,7 +162,7 @@ impl<F: FrameDriver> Net<F> {
             if let Some((ip, mac)) = sender.filter(|&(ip, _)| self.routes.is_neighbour(ip)) {
                 self.neighbours.on_question(self.now, ip, mac);
             }
-            let (to, mac) = sender.unwrap_or_else(|| nobody(target, from));
+            let (to, mac) = sender.or(terse.map(|ip| (ip, from))).unwrap_or_else(|| nobody(target, from));
             let macs = self.macs(mac);
             self.answer(|frame| {
                 // In ARP the recipient is the target; in neighbour discovery, whose address it is.

@@ -59,7 +59,25 @@ impl AckBlock {
     ///
     /// # Errors
     /// Truncated; run 0; more than 16 words; reserved bits set.
+    #[inline]
     pub fn parse(bytes: &[u8]) -> Result<(Self, &[u8]), WireError> {
+        let (raw, words, rest) = Self::split(bytes)?;
+        let mut bitmap = [0; MAX_BITMAP_WORDS];
+        for (word, bytes) in bitmap.iter_mut().zip(words.chunks_exact(8)) {
+            *word = U64::read_from_bytes(bytes).map_or(0, U64::get);
+        }
+        let (largest, run, delay_us) = (raw.largest.get(), raw.run.get(), raw.delay_us.get());
+        Ok((Self { largest, run, delay_us, words: raw.words, bitmap }, rest))
+    }
+
+    /// Skips a block, if [`AckBlock::parse`] would take it.
+    pub(super) fn check(bytes: &[u8]) -> Result<&[u8], WireError> {
+        Self::split(bytes).map(|(_, _, rest)| rest)
+    }
+
+    /// A block's fixed part, its bitmap, and what follows.
+    #[inline]
+    fn split(bytes: &[u8]) -> Result<(&Raw, &[u8], &[u8]), WireError> {
         let what = "acknowledgement block";
         let (_, rest) = split(bytes, FIXED_LEN, what)?;
         let (raw, _) = Raw::ref_from_prefix(bytes).map_err(|_| WireError::Truncated {
@@ -76,26 +94,14 @@ impl AckBlock {
         zero("path of the acknowledgement", raw.path)?;
         zero("reserved bits of the acknowledgement", raw.reserved.get())?;
         let (words, rest) = split(rest, 8 * raw.words as usize, "acknowledgement bitmap")?;
-        let mut bitmap = [0; MAX_BITMAP_WORDS];
-        for (word, bytes) in bitmap.iter_mut().zip(words.chunks_exact(8)) {
-            *word = U64::read_from_bytes(bytes).map_or(0, U64::get);
-        }
-        Ok((
-            Self {
-                largest: raw.largest.get(),
-                run: raw.run.get(),
-                delay_us: raw.delay_us.get(),
-                words: raw.words,
-                bitmap,
-            },
-            rest,
-        ))
+        Ok((raw, words, rest))
     }
 
     /// Writes the block to the start of `out`; returns its length.
     ///
     /// # Panics
     /// If `out` is shorter than [`AckBlock::len`].
+    #[inline]
     pub fn emit(&self, out: &mut [u8]) -> usize {
         let raw = Raw {
             largest: self.largest.into(),

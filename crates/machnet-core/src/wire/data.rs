@@ -3,7 +3,7 @@
 use zerocopy::byteorder::big_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::{AckBlock, Chunks, Header, MAX_BLOCKS, WireError, split, zero};
+use super::{AckBlock, Chunks, Header, WireError, split, zero};
 
 /// The least length of a packet that elicits an acknowledgement.
 pub const MIN_ELICITING_LEN: usize = 40;
@@ -23,7 +23,9 @@ pub struct Data<'a> {
     pub floor: u16,
     /// Cumulative credit, units, modulo 2³².
     pub credit: u32,
-    blocks: [Option<AckBlock>; MAX_BLOCKS],
+    /// How many blocks there are, and where they begin: they are checked, and read when they are asked for.
+    count: u8,
+    blocks: &'a [u8],
     chunks: Chunks<'a>,
 }
 
@@ -35,21 +37,21 @@ impl<'a> Data<'a> {
     ///
     /// # Errors
     /// The first thing in the packet that is wrong; nothing of it counts then.
+    #[inline]
     pub fn parse(header: &Header, bytes: &'a [u8]) -> Result<Self, WireError> {
-        let (_, mut rest) = split(bytes, Self::FIXED_LEN, "DATA")?;
+        let (_, blocks) = split(bytes, Self::FIXED_LEN, "DATA")?;
         let (raw, _) = Raw::ref_from_prefix(bytes).map_err(|_| WireError::Truncated {
             what: "DATA",
             need: Self::FIXED_LEN,
             have: bytes.len(),
         })?;
         zero("reserved bits of DATA", raw.reserved.get())?;
-        let mut blocks = [None; MAX_BLOCKS];
-        for block in blocks.iter_mut().take(header.blocks as usize) {
-            let parsed;
-            (parsed, rest) = AckBlock::parse(rest)?;
-            *block = Some(parsed);
+        let mut rest = blocks;
+        for _ in 0..header.blocks {
+            rest = AckBlock::check(rest)?;
         }
-        Ok(Self { floor: raw.floor.get(), credit: raw.credit.get(), blocks, chunks: Chunks::parse(rest)? })
+        let (floor, credit, chunks) = (raw.floor.get(), raw.credit.get(), Chunks::parse(rest)?);
+        Ok(Self { floor, credit, count: header.blocks, blocks, chunks })
     }
 
     /// Writes the fixed part to the start of `out`.
@@ -62,8 +64,20 @@ impl<'a> Data<'a> {
     }
 
     /// The acknowledgement blocks.
-    pub fn blocks(&self) -> impl Iterator<Item = &AckBlock> {
-        self.blocks.iter().flatten()
+    pub fn blocks(&self) -> impl Iterator<Item = AckBlock> {
+        let mut rest = self.blocks;
+        (0..self.count).map_while(move |_| {
+            let (block, after) = AckBlock::parse(rest).ok()?;
+            rest = after;
+            Some(block)
+        })
+    }
+
+    /// The first of them.
+    #[must_use]
+    #[inline]
+    pub fn block(&self) -> Option<AckBlock> {
+        if self.count > 0 { AckBlock::parse(self.blocks).ok().map(|(block, _)| block) } else { None }
     }
 
     /// The chunks.

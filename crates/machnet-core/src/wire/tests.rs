@@ -189,7 +189,7 @@ proptest! {
         }
         let data = Data::parse(&header, &out[..at]).unwrap();
         prop_assert_eq!((data.floor, data.credit), (floor, credit));
-        prop_assert_eq!(data.blocks().copied().collect::<Vec<_>>(), blocks);
+        prop_assert_eq!(data.blocks().collect::<Vec<_>>(), blocks);
         prop_assert_eq!(data.chunks().collect::<Vec<_>>(), chunks.clone());
         // Cut anywhere, it is an error or a shorter list of the same chunks; never a panic, never an invented chunk.
         for cut in 0..at {

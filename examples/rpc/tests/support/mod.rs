@@ -19,9 +19,14 @@ pub fn endpoint(ip: &str) -> Endpoint {
     Endpoint::builder().driver(Udp::bind((ip, 0)).unwrap()).config(config).start().unwrap()
 }
 
+/// In the other process: the port it was given.
+pub fn is_other() -> Option<u16> {
+    std::env::var(SERVER).ok().map(|port| port.parse().unwrap())
+}
+
 /// In the server's process: where it is to listen.
 pub async fn is_server() -> Option<FlowListener> {
-    let port: u16 = std::env::var(SERVER).ok()?.parse().unwrap();
+    let port = is_other()?;
     // The port of a server that was killed is free at once: nothing of UDP lingers.
     let listener = FlowListener::from(endpoint("127.0.0.1").listen(port).await.unwrap());
     println!("at {}", listener.local_addr().unwrap());

@@ -42,7 +42,7 @@ pub(super) fn measure(stage: &Stage<'_>, contender: &Contender, pipeline: u32, m
     server.args(["--loglevel", "warning", "--dir"]).arg(&stage.log);
     let mut server = stage.start(&mut server, "redis-server")?;
     wait_for_tcp(&mut server, port)?;
-    let gateways = behind.then(|| gateways(stage, contender.scheme, port)).transpose()?;
+    let gateways = behind.then(|| gateways(stage, contender, port)).transpose()?;
     let (ip, port) = gateways.as_ref().map_or((ip, port), |(near, _)| ("127.0.0.1", *near));
 
     // About as long as was asked for, at 20 000 commands per second and client's core; more in pipelines.
@@ -58,12 +58,13 @@ pub(super) fn measure(stage: &Stage<'_>, contender: &Contender, pipeline: u32, m
 }
 
 /// A pair of gateways before the server: the near one's port, and both.
-fn gateways(stage: &Stage<'_>, scheme: &str, server: u16) -> Result<(u16, [Running; 2])> {
+fn gateways(stage: &Stage<'_>, contender: &Contender, server: u16) -> Result<(u16, [Running; 2])> {
     let proxy: PathBuf = ours("examples").join("tcp_proxy");
     let start = |side, name, listen: &str, connect: &str| {
         let mut command = stage.command(side, &proxy);
-        stage.start(command.args(["--listen", listen, "--connect", connect]), name)
+        stage.start(command.args(["--listen", listen, "--connect", connect]).args(contender.options), name)
     };
+    let scheme = contender.scheme;
     let tcp = scheme == "tcp";
     let far = if tcp { free_tcp_port()? } else { free_udp_port()? };
     let between = format!("{scheme}://{}:{far}", stage.server_ip());

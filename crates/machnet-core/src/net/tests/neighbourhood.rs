@@ -125,6 +125,22 @@ fn duplicate_address_detection_is_answered_to_everybody() {
     assert_eq!((read(&answer).to.to_string(), ip(&answer).to), ("33:33:00:00:00:01".to_owned(), address("ff02::1")));
 }
 
+/// Who asks one host only may leave out where he is (RFC 4861 §4.3): the frame says it.
+#[test]
+fn a_terse_question_is_answered_to_the_frame_s_source() {
+    let mut b = Bench::new(2, &config("2001:db8::2/64"));
+    let mut frame = say(1, mac(2), true, "2001:db8::1", "2001:db8::2", "2001:db8::2");
+    frame.truncate(14 + 40 + 24);
+    frame[18..20].copy_from_slice(&24u16.to_be_bytes());
+    frame[56..58].fill(0);
+    let (from, to) = (address("2001:db8::1"), address("2001:db8::2"));
+    let sum = checksum::Sum::default().pseudo(from, to, 58, 24).add(&frame[54..]).checksum();
+    frame[56..58].copy_from_slice(&sum);
+    b.receive([frame]);
+    let answer = b.sent().pop().unwrap();
+    assert_eq!((read(&answer).to, ip(&answer).to), (mac(1), from));
+}
+
 #[test]
 fn neighbour_discovery_never_comes_through_a_router() {
     let mut b = Bench::new(2, &config("2001:db8::2/64"));
