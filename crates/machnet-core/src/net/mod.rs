@@ -57,7 +57,7 @@ use limit::RateLimit;
 use neighbours::Neighbours;
 use ports::Ports;
 use routes::Routes;
-use transmit::Staged;
+use transmit::{Staged, Way};
 
 /// In front of a payload, besides what the device wants: Ethernet, IPv6 and UDP headers are 62 bytes; 64 keep payloads
 /// aligned.
@@ -95,6 +95,8 @@ pub struct Net<F> {
     /// Frames on their way from a batch to the device; empty between calls, as the next two.
     staged: VecDeque<TxFrame>,
     stages: VecDeque<Staged>,
+    /// The last datagram's addresses, and where it went.
+    last_way: Option<(SocketAddr, SocketAddr, Way)>,
     received: Vec<RxFrame>,
     /// Datagrams of this host to itself.
     looped: VecDeque<RxPacket>,
@@ -142,6 +144,7 @@ impl<F: FrameDriver> Net<F> {
             control: VecDeque::new(),
             staged: VecDeque::new(),
             stages: VecDeque::new(),
+            last_way: None,
             received: Vec::new(),
             looped: VecDeque::new(),
             unreachable: VecDeque::new(),

@@ -32,11 +32,13 @@ enum Outcome {
     NoFrame(TxPacket),
 }
 
-/// Where a datagram goes.
-struct Way {
+/// Where a datagram goes. Routes do not change, so it stays true.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Way {
     from: SocketAddr,
     to: SocketAddr,
-    hop: IpAddr,
+    /// The neighbour it goes to; `None`: this host.
+    hop: Option<IpAddr>,
 }
 
 impl<F: FrameDriver> Net<F> {
@@ -82,17 +84,15 @@ impl<F: FrameDriver> Net<F> {
 
     fn stage(&mut self, packet: TxPacket) -> Outcome {
         let len = packet.payload.as_ref().len();
-        let way = match self.way(&packet.meta, len) {
-            Ok(way) => way,
-            Err(reason) => {
-                self.drops.count(reason);
+        let way = match self.way(&packet.meta) {
+            Ok(way) if ip_headers(way.to.ip()) + UDP_LEN + len <= longest_frame(self.mtu) => way,
+            outcome => {
+                self.drops.count(outcome.err().unwrap_or(DropReason::Oversized));
                 return Outcome::Taken;
             }
         };
-        if self.routes.is_own(way.to.ip()) {
-            return self.loop_back(packet, &way);
-        }
-        let mac = match self.neighbours.resolve(self.now, way.hop) {
+        let Some(hop) = way.hop else { return self.loop_back(packet, &way) };
+        let mac = match self.neighbours.resolve(self.now, hop) {
             Resolved::At(mac) => Some(mac),
             Resolved::Wait => None,
             Resolved::Absent => {
@@ -112,14 +112,21 @@ impl<F: FrameDriver> Net<F> {
         if mac.is_some() {
             self.staged.push_back(frame);
             self.stages.push_back(Staged { meta, payload: header..header + len as u32 });
-        } else if self.neighbours.wait(way.hop, frame).is_some() {
+        } else if self.neighbours.wait(hop, frame).is_some() {
             self.drops.count(DropReason::NoNeighbour);
         }
         Outcome::Taken
     }
 
     /// Where the datagram goes, if it can.
-    fn way(&self, meta: &Meta, len: usize) -> Result<Way, DropReason> {
+    fn way(&mut self, meta: &Meta) -> Result<Way, DropReason> {
+        // Bursts are of one flow.
+        if let Some((local, remote, way)) = self.last_way
+            && local == meta.local
+            && remote == meta.remote
+        {
+            return Ok(way);
+        }
         let to = SocketAddr::new(meta.remote.ip(), meta.remote.port());
         let mut from = SocketAddr::new(meta.local.ip(), meta.local.port());
         if from.ip().is_unspecified() {
@@ -128,11 +135,10 @@ impl<F: FrameDriver> Net<F> {
         if !self.routes.is_own(from.ip()) || !is_one_family(from.ip(), to.ip()) || to.port() == 0 {
             return Err(DropReason::Unsendable);
         }
-        if ip_headers(to.ip()) + UDP_LEN + len > longest_frame(self.mtu) {
-            return Err(DropReason::Oversized);
-        }
-        let hop = if self.routes.is_own(to.ip()) { to.ip() } else { self.routes.next_hop(to.ip())? };
-        Ok(Way { from, to, hop })
+        let hop = if self.routes.is_own(to.ip()) { None } else { Some(self.routes.next_hop(to.ip())?) };
+        let way = Way { from, to, hop };
+        self.last_way = Some((meta.local, meta.remote, way));
+        Ok(way)
     }
 
     /// The datagram's own frame, if headers can be written in front of it; else a copy in a fresh one. Where in the frame
