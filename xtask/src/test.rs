@@ -87,6 +87,7 @@ impl Step {
             Self::Test | Self::Netns => &[tools::IP, tools::NAMESPACES],
             Self::Instructions => &[tools::VALGRIND],
             Self::Dissector => &[tools::IP, tools::TC, tools::NAMESPACES, tools::TSHARK],
+            Self::Conformance => &[tools::PKG_CONFIG, tools::LIBDPDK, tools::LIBCLANG],
             Self::Dpdk => &[
                 tools::PKG_CONFIG,
                 tools::LIBDPDK,
@@ -97,7 +98,7 @@ impl Step {
                 tools::NAMESPACES,
             ],
             Self::Rpc => &[tools::REDIS_SERVER, tools::REDIS_BENCHMARK, tools::H2LOAD, tools::INITDB, tools::SETPRIV],
-            Self::Doc | Self::Conformance | Self::Sim | Self::Loom | Self::Mutants | Self::Examples | Self::Soak => &[],
+            Self::Doc | Self::Sim | Self::Loom | Self::Mutants | Self::Examples | Self::Soak => &[],
         }
     }
 
@@ -133,7 +134,9 @@ impl Step {
                 ]),
                 LIMIT,
             ),
-            Self::Conformance => run(cargo("test").args(["--locked", "-q", "-p", "machnet-conformance"]), LIMIT),
+            Self::Conformance => {
+                run(cargo("test").args(["--locked", "-q", "-p", "machnet-conformance", "--features", "dpdk"]), LIMIT)
+            }
             Self::Sim => sim::check(),
             Self::Instructions => instructions::check(false),
             Self::Loom => {

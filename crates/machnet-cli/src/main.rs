@@ -1,15 +1,17 @@
-//! `machnet`: measure flows and their rivals, ping Machnet hosts.
+//! `machnet`: measure flows and their rivals, ping Machnet hosts, see what a machine can do.
 //!
 //! ```text
 //! args.rs   sizes, times, cores as people write them
 //! wire/     what carries messages: Machnet endpoints, and rivals behind the same calls
 //! perf/     `machnet perf server`, `machnet perf client`
 //! ping.rs   `machnet ping`
+//! doctor.rs `machnet doctor`
 //! ```
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks to its user")]
 
 mod args;
+mod doctor;
 mod perf;
 mod ping;
 mod wire;
@@ -34,6 +36,8 @@ enum Command {
     Perf(perf::Perf),
     /// Handshakes with a Machnet host, timed
     Ping(ping::Options),
+    /// What would work on this machine, what is missing, and what mends it
+    Doctor(doctor::Options),
 }
 
 /// How a program ends that was interrupted.
@@ -63,6 +67,7 @@ fn main() -> ExitCode {
     let (result, failure) = match cli.command {
         Command::Perf(perf) => (perf.run(), 1),
         Command::Ping(options) => (ping::run(&options), 2),
+        Command::Doctor(options) => (doctor::run(&options), 1),
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

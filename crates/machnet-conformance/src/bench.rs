@@ -95,7 +95,7 @@ impl Bench {
                     break;
                 }
             }
-            let drops = [0, 1].map(|side| bench.drops(side).iter().collect::<Vec<_>>());
+            let drops = [0, 1].map(|side| bench.drops(side));
             must!(heard, "nothing comes from side {side}; dropped: {drops:?}");
         }
         // What was repeated in vain may come late.

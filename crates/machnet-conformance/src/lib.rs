@@ -10,6 +10,7 @@
 //!               edges.rs    lengths, addresses, checksums
 //!               outside.rs  what the wire does: loss, damage, links that go down; sleeping
 //!   bench.rs    sending and receiving as an engine does, until it worked or was tried too often
+//!   meddled.rs  a wire of one's own choosing around a device that moves frames
 //!   table.rs    what the checks found
 //! ```
 //!
@@ -18,6 +19,7 @@
 
 mod bench;
 mod checks;
+mod meddled;
 mod table;
 
 use std::io;
@@ -26,6 +28,7 @@ use machnet_core::Driver;
 
 pub use bench::PATIENCE;
 pub use checks::{CHECKS, Check};
+pub use meddled::{Meddled, Mischief};
 pub use table::run;
 
 /// What a pair is to be like. Subjects whose devices have no such setting ignore it.

@@ -23,7 +23,9 @@ type Cells = Arc<Mutex<BTreeMap<(usize, usize), Cell>>>;
 #[must_use]
 #[expect(clippy::print_stdout, reason = "a table is for whoever runs the tests")]
 pub fn run(subjects: Vec<Arc<dyn Subject>>) -> ExitCode {
-    let arguments = Arguments::from_args();
+    let mut arguments = Arguments::from_args();
+    // Devices of one process come and go one at a time: DPDK's memif frees what its own thread still uses if others do meanwhile.
+    arguments.test_threads.get_or_insert(1);
     let cells = Cells::default();
     let mut trials = Vec::new();
     for (column, subject) in subjects.iter().enumerate() {

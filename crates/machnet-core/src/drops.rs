@@ -111,7 +111,7 @@ impl DropReason {
 }
 
 /// A counter per [`DropReason`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub struct Drops([u64; DropReason::ALL.len()]);
 
 impl Drops {
@@ -143,6 +143,13 @@ impl Drops {
     /// The reasons that occurred, with their counts.
     pub fn iter(&self) -> impl Iterator<Item = (DropReason, u64)> + '_ {
         DropReason::ALL.into_iter().zip(self.0).filter(|(_, n)| *n > 0)
+    }
+}
+
+/// The reasons that occurred, with their counts.
+impl std::fmt::Debug for Drops {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_map().entries(self.iter()).finish()
     }
 }
 

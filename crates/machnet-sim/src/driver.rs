@@ -212,6 +212,12 @@ impl SimDriver {
         self.fabric.lock().nic_mut(self.nic).is_down = !up;
     }
 
+    /// True unless [`SimDriver::set_link`] took the link down.
+    #[must_use]
+    pub fn is_link_up(&self) -> bool {
+        !self.fabric.lock().nic(self.nic).is_down
+    }
+
     /// The device gives back what it holds, as it does when it is stopped.
     pub fn give_back(&mut self) {
         self.held.clear();

@@ -20,7 +20,7 @@ impl FrameDriver for SimDriver {
     }
 
     fn is_up(&self) -> bool {
-        !self.fabric.lock().nic(self.nic).is_down
+        self.is_link_up()
     }
 
     fn frame(&mut self) -> Option<Frame> {

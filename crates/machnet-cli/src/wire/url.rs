@@ -245,7 +245,7 @@ mod tests {
     #[test]
     fn bad_urls_say_what_would_be_right() {
         for (text, part) in [
-            ("", "known schemes: udp, shm, tcp"),
+            ("", "known schemes: udp, shm"),
             ("127.0.0.1:7000", "known schemes: udp"),
             ("http://h:1", "\"http\" is unknown; known schemes: udp"),
             #[cfg(not(feature = "dpdk"))]

@@ -49,13 +49,13 @@ pub(super) fn bursts(subject: &dyn Subject) -> Outcome {
     bench.all_home()
 }
 
-/// Fills the device until it refuses, or has taken as much as no device must: then nothing was refused, which is right
-/// as long as what it took arrives or is counted.
+/// Fills the device until it refuses, or has taken more than the least common denominator's ring holds, which is right, too.
+/// Either way everything arrives once somebody receives.
 pub(super) fn partial_tx(subject: &dyn Subject) -> Outcome {
     let mut bench = Bench::of(subject)?;
     let mut batch = VecDeque::new();
     let mut built = 0;
-    while built < 700
+    while built < 400
         && let Some(packet) = bench.packet(0, &payload(built, 60))
     {
         batch.push_back(packet);
@@ -80,7 +80,7 @@ pub(super) fn partial_tx(subject: &dyn Subject) -> Outcome {
     let mut numbers = Vec::new();
     for _ in 0..crate::PATIENCE {
         bench.driver(0).tx_burst(&mut batch);
-        let got = bench.receive(1, 64);
+        let got = bench.receive(1, 256);
         for got in &got {
             must!(got.bytes() == payload(number(got.bytes()), 60), "{} came altered", number(got.bytes()));
         }
@@ -91,7 +91,7 @@ pub(super) fn partial_tx(subject: &dyn Subject) -> Outcome {
         bench.rig.step();
     }
     must!(numbers.is_sorted_by(|a, b| a < b), "out of order or twice: {numbers:?}");
-    must!(batch.is_empty() && numbers.len() >= 256, "{} came, {} were never taken", numbers.len(), batch.len());
+    must!(numbers.len() == built as usize, "{} of {built} came, {} were never taken", numbers.len(), batch.len());
     bench.all_home()
 }
 

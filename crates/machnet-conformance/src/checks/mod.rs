@@ -6,7 +6,7 @@ mod frames;
 mod outside;
 
 use crate::Subject;
-use crate::bench::Outcome;
+use crate::bench::{Outcome, Stop};
 
 /// A check.
 #[derive(Clone, Copy)]
@@ -16,6 +16,19 @@ pub struct Check {
     /// What it asks of a driver.
     pub about: &'static str,
     pub(crate) run: fn(&dyn Subject) -> Outcome,
+}
+
+impl Check {
+    /// Puts `subject` through the check. What does not apply to it passes.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn run(&self, subject: &dyn Subject) -> Result<(), String> {
+        match (self.run)(subject) {
+            Ok(()) | Err(Stop::NotApplicable(_)) => Ok(()),
+            Err(Stop::Wrong(why)) => Err(why),
+        }
+    }
 }
 
 const fn check(name: &'static str, about: &'static str, run: fn(&dyn Subject) -> Outcome) -> Check {

@@ -5,10 +5,13 @@ use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use machnet_conformance::{Rig, Shape, Subject};
+use machnet_conformance::{Meddled, Mischief, Rig, Shape, Subject};
 use machnet_core::Driver;
-use machnet_core::net::{FrameDriver, NetConfig};
-use machnet_dpdk::{Device, Dpdk, Eal, HugePages, Port};
+use machnet_core::net::{FrameDriver, Net, NetConfig};
+use machnet_dpdk::{Device, Eal, HugePages, Port};
+
+/// A port under the network layer, and under a wire that does as it is told.
+type End = Net<Meddled<Port>>;
 
 /// A kind of wire.
 #[derive(Clone, Copy)]
@@ -56,13 +59,14 @@ impl Ports {
                 format!("vdev:net_virtio_user{n},path=/tmp{path},queues=1"),
             ],
         };
-        let open = |side: usize| -> io::Result<Dpdk> {
+        let open = |side: usize| -> io::Result<End> {
             let device: Device = devices[side].parse().map_err(|error| io::Error::other(format!("{error:?}")))?;
             let address = format!("10.0.0.{}/24", side + 1).parse().map_err(io::Error::other)?;
             let mut net = NetConfig::new(address);
             net.port = 9000;
             let builder = Port::builder(device).eal(Eal::new().huge_pages(HugePages::Never));
-            builder.frames(shape.frames).descriptors(shape.descriptors).checksum_offload(offload).open_net(&net)
+            let port = builder.frames(shape.frames).descriptors(shape.descriptors).checksum_offload(offload).open()?;
+            Net::new(Meddled::new(port), &net).map_err(io::Error::other)
         };
         let mut wire = Wire { ends: [open(0)?, open(1)?], start: Instant::now() };
         while !wire.ends.iter().all(|end| end.device().is_up()) {
@@ -79,7 +83,7 @@ impl Ports {
 }
 
 struct Wire {
-    ends: [Dpdk; 2],
+    ends: [End; 2],
     start: Instant,
 }
 
@@ -89,7 +93,7 @@ impl Rig for Wire {
     }
 
     fn free_frames(&mut self, side: usize) -> u32 {
-        self.ends[side].device().free_frames()
+        self.ends[side].device().device().free_frames()
     }
 
     fn step(&mut self) {
@@ -99,5 +103,20 @@ impl Rig for Wire {
             Driver::reap(end);
         }
         std::thread::yield_now();
+    }
+
+    fn set_link(&mut self, up: bool) -> bool {
+        self.ends.iter_mut().for_each(|end| end.device_mut().is_down = !up);
+        true
+    }
+
+    fn lose(&mut self, everything: bool) -> bool {
+        self.ends[1].device_mut().mischief = if everything { Mischief::Lose } else { Mischief::None };
+        true
+    }
+
+    fn damage(&mut self, everything: bool) -> bool {
+        self.ends[1].device_mut().mischief = if everything { Mischief::Damage } else { Mischief::None };
+        true
     }
 }

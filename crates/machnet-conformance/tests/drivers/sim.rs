@@ -2,11 +2,12 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::ops::DerefMut;
 use std::time::Duration;
 
 use machnet_conformance::{Rig, Shape, Subject};
 use machnet_core::{Driver, Instant};
-use machnet_sim::{Attached, Ethernet, Fabric, HostId, Link, LinkId, NicConfig};
+use machnet_sim::{Attached, Ethernet, Fabric, HostId, Link, LinkId, NicConfig, SimDriver};
 
 /// NICs that move datagrams.
 pub(crate) struct Datagrams;
@@ -81,21 +82,33 @@ impl Frames {
     }
 }
 
-fn v4() -> [IpAddr; 2] {
+pub(crate) fn v4() -> [IpAddr; 2] {
     [1, 2].map(|n| IpAddr::from([10, 0, 0, n]))
 }
 
 /// Two hosts and a cable.
-struct Wire {
+pub(crate) struct Wire<D> {
     fabric: Fabric,
-    drivers: [Attached; 2],
+    drivers: [D; 2],
     hosts: [HostId; 2],
     there: LinkId,
     now: Instant,
 }
 
-impl Wire {
+impl Wire<Attached> {
     fn boxed(addresses: [IpAddr; 2], shape: Shape, nic: NicConfig) -> io::Result<Box<dyn Rig>> {
+        Self::made(addresses, shape, nic, |driver| driver)
+    }
+}
+
+impl<D: Driver + DerefMut<Target = SimDriver> + 'static> Wire<D> {
+    /// A wire between drivers that `make` makes of the simulator's.
+    pub(crate) fn made(
+        addresses: [IpAddr; 2],
+        shape: Shape,
+        nic: NicConfig,
+        make: impl Fn(Attached) -> D,
+    ) -> io::Result<Box<dyn Rig>> {
         let nic = NicConfig {
             port: 9000,
             frames: shape.frames,
@@ -109,13 +122,13 @@ impl Wire {
         let link = Link::with_delay(Duration::from_micros(5));
         let (there, _) = fabric.join(hosts[0], hosts[1], link.clone(), link);
         hosts.iter().for_each(|&host| fabric.answer_unreachable(host, true));
-        let driver = |host| Attached::new(fabric.nic(host, nic)?);
+        let driver = |host| -> io::Result<D> { Ok(make(Attached::new(fabric.nic(host, nic)?)?)) };
         let drivers = [driver(hosts[0])?, driver(hosts[1])?];
         Ok(Box::new(Self { fabric, drivers, hosts, there, now: Instant::ZERO }))
     }
 }
 
-impl Rig for Wire {
+impl<D: Driver + DerefMut<Target = SimDriver> + 'static> Rig for Wire<D> {
     fn driver(&mut self, side: usize) -> &mut dyn Driver {
         &mut self.drivers[side]
     }

@@ -34,6 +34,7 @@ const QUICK: Duration = Duration::from_secs(100);
 
 const INLINE: Contender = on_two_cores("machnet", "machnet", &["--placement", "inline"]);
 const THREAD: Contender = on_two_cores("machnet thread", "machnet", &["--placement", "thread"]);
+const CHUNKS: Contender = on_two_cores("machnet chunks", "machnet", &["--placement", "inline", "--chunks"]);
 const TCP: Contender = on_two_cores("tcp", "tcp", &[]);
 
 const GATEWAYS: Contender = on_two_cores("machnet gateways", "machnet", &[]);
@@ -89,7 +90,7 @@ fn cases() -> Vec<Case> {
         let services = [INLINE, THREAD, TCP];
         add(Work::Unary(1), "tonic unary 1KiB", &services, CALLS);
         add(Work::Unary(32), "tonic unary 1KiB, 32 at once", &services, CALLS);
-        add(Work::Bulk, "stream bulk 64KiB", &services, FLOOD);
+        add(Work::Bulk, "stream bulk 64KiB", &[INLINE, THREAD, CHUNKS, TCP], FLOOD);
         let servers = [ONE_THREAD, GATEWAYS, TCP_ONE_THREAD, TCP_GATEWAYS, DIRECT];
         add(Work::Redis(1), "redis 50 clients", &servers, REDIS);
         add(Work::Redis(16), "redis 50 clients, pipeline 16", &servers, REDIS);
@@ -173,7 +174,7 @@ fn rows(results: &Results, cases: &[Case]) -> Vec<Row> {
             }
             Work::Bulk => {
                 let want = Some(rows::Want::AtLeast(1.0));
-                rows.extend([INLINE, THREAD].map(|ours| row(case, "gbit_per_s", (&ours, &TCP), want)));
+                rows.extend([INLINE, THREAD, CHUNKS].map(|ours| row(case, "gbit_per_s", (&ours, &TCP), want)));
             }
             Work::Redis(_) => {
                 for field in ["set/rate_per_s", "get/rate_per_s", "get/p99_us"] {
@@ -208,6 +209,6 @@ mod tests {
         }
         let table = rows::table(&rows(&results, &cases));
         assert!(!table.contains("not measured") && table.contains("gbit_per_s of machnet, of that of tcp"), "{table}");
-        assert_eq!(table.lines().filter(|line| line.ends_with(" met")).count(), 4, "{table}");
+        assert_eq!(table.lines().filter(|line| line.ends_with(" met")).count(), 6, "{table}");
     }
 }

@@ -62,6 +62,9 @@ struct Common {
     /// On Machnet, who polls the engine.
     #[arg(long, default_value = "thread")]
     placement: Where,
+    /// With `bulk` on Machnet: without copies, by `write_chunk` and `read_chunk`, which TCP does not have.
+    #[arg(long)]
+    chunks: bool,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -108,6 +111,9 @@ fn main() -> ExitCode {
 
 async fn run(role: &Role) -> Result<()> {
     match *role {
+        Role::Server { ref common } | Role::Client { ref common, .. } if common.chunks && !common.can_chunk() => {
+            bail!("--chunks is for bulk over machnet://")
+        }
         Role::Server { ref common } => match common.work {
             Work::Unary => unary::serve(common).await,
             Work::Bulk => bulk::serve(common).await,
@@ -125,6 +131,10 @@ async fn run(role: &Role) -> Result<()> {
 }
 
 impl Common {
+    const fn can_chunk(&self) -> bool {
+        matches!((self.work, self.address.kind()), (Work::Bulk, Kind::Machnet))
+    }
+
     /// An address to listen at or connect to, resolved.
     async fn resolved(&self) -> Result<SocketAddr> {
         let at = self.address.at();
