@@ -53,6 +53,8 @@ fn open(url: &str) -> Endpoint {
 struct Wire {
     here: String,
     there: String,
+    /// Further keys, of both.
+    more: &'static str,
 }
 
 /// A number for this test's devices, which is another in each process that runs tests at the same time.
@@ -69,7 +71,7 @@ impl Wire {
             let socket = format!("/machnet-dpdk-{}-{number}", std::process::id());
             format!("dpdk://vdev:net_memif{number},role={role},socket={socket}")
         };
-        Self { here: end(here), there: end(there) }
+        Self { here: end(here), there: end(there), more: "" }
     }
 
     /// vhost-user: this process is the host, with the backend, and the child is the machine.
@@ -78,15 +80,16 @@ impl Wire {
         Self {
             here: format!("dpdk://vdev:net_vhost{number},iface={socket}"),
             there: format!("dpdk://vdev:net_virtio_user{number},path={socket},queues=1"),
+            more: "",
         }
     }
 
     fn open(&self) -> Endpoint {
-        open(&format!("{}?ip=10.90.0.1/24&ip=fd90::1/64&huge=no", self.here))
+        open(&format!("{}?ip=10.90.0.1/24&ip=fd90::1/64&huge=no{}", self.here, self.more))
     }
 
     fn start_peer(&self) -> (Process, SocketAddr) {
-        let url = format!("{}?ip=10.90.0.2/24&ip=fd90::2/64&huge=no", self.there);
+        let url = format!("{}?ip=10.90.0.2/24&ip=fd90::2/64&huge=no{}", self.there, self.more);
         let peer = Process::start(&["--exact", "child", "--nocapture"], format_args!("serve {url}"));
         let address = peer.hear_address();
         (peer, address)
@@ -197,4 +200,10 @@ fn memif_served_by_the_survivor() {
 #[test]
 fn a_machine_is_killed() {
     Wire::machine_there().prove();
+}
+
+/// Checksums are left to the device, which on this wire means that nobody computes them.
+#[test]
+fn a_machine_that_leaves_checksums_to_its_device() {
+    Wire { more: "&checksums=device", ..Wire::machine_there() }.prove();
 }

@@ -33,7 +33,21 @@ fn memif(change: impl Fn(PortBuilder) -> PortBuilder, arguments: &str) -> (Port,
     let socket = format!("socket=/machnet-ports-{}-{a}{arguments}", std::process::id());
     let server = change(vdev(&format!("net_memif{a}"), &format!("role=server,{socket}"))).open().unwrap();
     let client = change(vdev(&format!("net_memif{b}"), &format!("role=client,{socket}"))).open().unwrap();
-    let mut ports = (server, client);
+    linked(server, client)
+}
+
+/// Likewise, a virtual machine's port and its host's.
+fn vhost(change: impl Fn(PortBuilder) -> PortBuilder) -> (Port, Port) {
+    let (a, b) = (number(), number());
+    let socket = std::env::temp_dir().join(format!("machnet-ports-{}-{a}", std::process::id()));
+    let socket = socket.display();
+    let host = change(vdev(&format!("net_vhost{a}"), &format!("iface={socket}"))).open().unwrap();
+    let machine = change(vdev(&format!("net_virtio_user{b}"), &format!("path={socket},queues=1"))).open().unwrap();
+    linked(host, machine)
+}
+
+fn linked(a: Port, b: Port) -> (Port, Port) {
+    let mut ports = (a, b);
     wait_for(|| {
         ports.0.rx_burst(&mut Vec::new(), 8);
         ports.1.rx_burst(&mut Vec::new(), 8);
