@@ -665,10 +665,14 @@ impl EngineEnd {
     /// Asks for a hint once `consumed` reaches `units`, and returns `consumed` as it is now: the application may have
     /// been there already, and then sends no hint.
     pub fn set_tell_at(&mut self, units: u64) -> u64 {
-        self.mailbox.engine.tell_at.store(units, Ordering::Relaxed);
-        // Pairs with the fence in `RecvEnd::take`.
-        if !sync::mutant!("tell_at_fence") {
-            fence(Ordering::SeqCst);
+        let tell_at = &self.mailbox.engine.tell_at;
+        // If it was asked for before, and fenced then, the application sees it.
+        if tell_at.load(Ordering::Relaxed) != units {
+            tell_at.store(units, Ordering::Relaxed);
+            // Pairs with the fence in `RecvEnd::take`.
+            if !sync::mutant!("tell_at_fence") {
+                fence(Ordering::SeqCst);
+            }
         }
         self.consumed()
     }

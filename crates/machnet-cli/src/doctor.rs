@@ -8,7 +8,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Context;
+#[cfg(feature = "dpdk")]
+use anyhow::Context as _;
 use clap::Args;
 use machnet::{Shm, Udp};
 use rustix::net::{AddressFamily, SocketType, socket};

@@ -10,7 +10,7 @@
 //!
 //! What holds:
 //! - Nothing beyond the least common denominator is needed: one queue pair, 256 descriptors, no offload, no interrupts, no
-//!   link events. What a device has beyond that is discovered, reported ([`Facts`]), and not relied on.
+//!   link events. What a device has beyond that is discovered, reported (`Facts`), and not relied on.
 //! - Frames *are* mbufs: payloads leave the application's hands in the memory that the device reads, and arrive in the
 //!   memory that it wrote.
 //! - A device may keep what it transmitted for ever, as virtio does when it is idle: such frames are not counted among

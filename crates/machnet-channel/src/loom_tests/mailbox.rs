@@ -88,7 +88,8 @@ fn consumption_is_seen_or_told() {
             assert!(recv.take().is_some());
             recv // alive until after the wait: its drop would hint, too
         });
-        if engine.set_tell_at(COST) < COST {
+        // Asked for again, it is as good.
+        if engine.set_tell_at(COST) < COST && engine.set_tell_at(COST) < COST {
             sleep_until(&intake, |hinted| hinted);
             assert_eq!(engine.consumed(), COST);
         }

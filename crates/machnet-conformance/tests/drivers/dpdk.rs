@@ -68,7 +68,7 @@ impl Ports {
             let port = builder.frames(shape.frames).descriptors(shape.descriptors).checksum_offload(offload).open()?;
             Net::new(Meddled::new(port), &net).map_err(io::Error::other)
         };
-        let mut wire = Wire { ends: [open(0)?, open(1)?], start: Instant::now() };
+        let mut wire = Wire { ends: vec![open(0)?, open(1)?], start: Instant::now() };
         while !wire.ends.iter().all(|end| end.device().is_up()) {
             wire.step();
             for end in &mut wire.ends {
@@ -83,7 +83,7 @@ impl Ports {
 }
 
 struct Wire {
-    ends: [End; 2],
+    ends: Vec<End>,
     start: Instant,
 }
 
@@ -118,5 +118,21 @@ impl Rig for Wire {
     fn damage(&mut self, everything: bool) -> bool {
         self.ends[1].device_mut().mischief = if everything { Mischief::Damage } else { Mischief::None };
         true
+    }
+}
+
+impl Drop for Wire {
+    /// One end goes after the other has seen it go: memif's interrupt thread still works on a connection that ends, and
+    /// frees what is freed with the port.
+    fn drop(&mut self) {
+        drop(self.ends.pop());
+        let start = Instant::now();
+        while let Some(end) = self.ends.first_mut()
+            && end.device().is_up()
+            && start.elapsed() < UP
+        {
+            end.rx_burst(&mut Vec::new(), 8);
+            std::thread::yield_now();
+        }
     }
 }
