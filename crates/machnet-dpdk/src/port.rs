@@ -29,6 +29,8 @@ pub struct Port {
     capabilities: FrameCapabilities,
     facts: Facts,
     pool: Pool,
+    /// More than the device can have: one that it lost is in front of others that it gave back.
+    unusual: usize,
     /// What the device has not given back, oldest first, and the same as mbufs.
     lent: VecDeque<FrameRef>,
     lent_mbufs: VecDeque<Mbuf>,
@@ -82,10 +84,11 @@ impl Port {
             started: false,
             capabilities,
             longest: facts.mtu + crate::config::ETHERNET,
-            facts,
             pool,
+            unusual: 2 * usize::from(facts.tx_descriptors),
             lent: VecDeque::new(),
             lent_mbufs: VecDeque::new(),
+            facts,
             reconnects,
             is_up: false,
             empty: 0,
@@ -207,6 +210,21 @@ impl Port {
         taken
     }
 
+    /// Takes back what the device is done with, out of order.
+    #[cold]
+    fn search(&mut self) {
+        for _ in 0..self.lent.len() {
+            let (Some(frame), Some(mbuf)) = (self.lent.pop_front(), self.lent_mbufs.pop_front()) else { break };
+            // SAFETY: an mbuf that was prepared and given to the device.
+            if unsafe { dpdk_sys::dpdk_done(&raw const mbuf, 1) } == 1 {
+                self.pool.frames().recycle(frame);
+            } else {
+                self.lent.push_back(frame);
+                self.lent_mbufs.push_back(mbuf);
+            }
+        }
+    }
+
     /// How many frames at the front of `batch` can be transmitted at once.
     fn sendable(&self, batch: &VecDeque<TxFrame>) -> usize {
         let good = |frame: &&TxFrame| {
@@ -308,6 +326,9 @@ impl FrameDriver for Port {
             if !all || self.lent_mbufs.is_empty() {
                 break;
             }
+        }
+        if self.lent.len() > self.unusual {
+            self.search();
         }
         self.pool.restock();
     }
