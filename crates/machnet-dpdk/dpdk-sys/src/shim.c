@@ -4,7 +4,9 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
+#include <rte_alarm.h>
 #include <rte_atomic.h>
 #include <rte_mbuf_pool_ops.h>
 
@@ -102,15 +104,36 @@ int dpdk_counters(uint16_t port, struct dpdk_counters *counters) {
     return 0;
 }
 
+static void passed(void *flag) {
+    __atomic_store_n((int *)flag, 1, __ATOMIC_RELEASE);
+}
+
+/* Waits until EAL's interrupt thread has done what it was about to do: it runs alarms too, one after the other. At most
+ * a second, for that thread may hang. */
+static void interrupts_are_done(void) {
+    int flag = 0;
+    if (rte_eal_alarm_set(1, passed, &flag) != 0)
+        return;
+    for (int i = 0; i < 10000 && __atomic_load_n(&flag, __ATOMIC_ACQUIRE) == 0; i++)
+        usleep(100);
+    rte_eal_alarm_cancel(passed, &flag);
+}
+
 int dpdk_remove(uint16_t port) {
     struct rte_eth_dev_info info;
     int error = rte_eth_dev_info_get(port, &info);
     if (error != 0)
         return error;
+    /* Drivers that talk to a peer over a socket (memif) hear it in the interrupt thread, and use there what closing, or
+     * the end of the pool, frees. */
+    interrupts_are_done();
     error = rte_eth_dev_close(port);
     if (error != 0)
         return error;
-    return info.device != NULL ? rte_dev_remove(info.device) : 0;
+    interrupts_are_done();
+    error = info.device != NULL ? rte_dev_remove(info.device) : 0;
+    interrupts_are_done();
+    return error;
 }
 
 int dpdk_link_is_up(uint16_t port) {
