@@ -160,8 +160,9 @@ impl Job for Measure<'_> {
             () = &mut asked_to_end => bail!(crate::Interrupted),
         };
         let report = opening.measure(options, &wire, &mut asked_to_end).await;
-        // The peer may be gone: whoever measured does not wait for it.
-        let _ = tokio::time::timeout(Duration::from_secs(1), wire.shut_down()).await;
+        // The peer may be gone: whoever measured does not wait for it, but for many flows to end.
+        let patience = Duration::from_secs(1) + Duration::from_micros(100) * options.flows as u32;
+        let _ = tokio::time::timeout(patience, wire.shut_down()).await;
         report
     }
 }
