@@ -60,17 +60,18 @@ fn child() {
                 std::future::pending::<()>().await;
                 drop((warm, flows));
             }
-            ["churn", to, warm, count] => {
+            ["churn", to, count] => {
                 let endpoint = endpoint(0, Duration::from_secs(2));
                 let to = to.parse().unwrap();
                 idle::touch_frames(Request::Echo.connect(&endpoint, to).await.unwrap()).await;
-                for (count, done) in [(warm, "warm"), (count, "done")] {
+                loop {
                     idle::come_and_go(&endpoint, to, count.parse().unwrap()).await;
                     // Until the last tombstones are gone.
                     tokio::time::sleep(Duration::from_secs(3)).await;
-                    say(done);
+                    say("done");
+                    // Time to measure.
+                    tokio::time::sleep(Duration::from_millis(500)).await;
                 }
-                std::future::pending().await
             }
             ["flood", to] => {
                 let endpoint = endpoint(0, LONG);

@@ -118,6 +118,10 @@ impl<D: Driver> Runner<D> {
 
     /// Called when the doorbell is armed: true if there is still nothing to do.
     pub(crate) fn may_sleep(&mut self) -> bool {
-        self.intake.is_closing() == self.closing && self.engine.may_sleep()
+        let may = self.intake.is_closing() == self.closing && self.engine.may_sleep();
+        if may && self.engine.driver().wait().is_none() {
+            self.engine.naps();
+        }
+        may
     }
 }

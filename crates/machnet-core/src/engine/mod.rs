@@ -478,6 +478,12 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         self.slept
     }
 
+    /// Called after [`Engine::may_sleep`] by a runner whose sleep nothing that arrives can end: what arrives meanwhile waits, and that
+    /// is no time of the network's.
+    pub const fn naps(&mut self) {
+        self.slept = false;
+    }
+
     const fn round(&self) -> Round {
         Round { now: self.now, gap: self.gap }
     }

@@ -240,6 +240,21 @@ fn each_state_takes_what_is_listed_and_counts_the_rest() {
 }
 
 /// INIT is answered in these states, and its repetition must cost no memory.
+/// Who is woken by what arrives was not late for it; who naps was, by up to all of the nap.
+#[test]
+fn what_arrives_during_a_nap_waits() {
+    for (naps, gap) in [(false, 0), (true, 1000)] {
+        let mut bench = Bench::new();
+        bench.poll();
+        assert!(bench.engine.may_sleep());
+        if naps {
+            bench.engine.naps();
+        }
+        bench.poll();
+        assert_eq!(bench.engine.gap.as_nanos(), gap);
+    }
+}
+
 #[test]
 fn repeated_inits_are_not_remembered() {
     for state in ["half-open", "open"] {
