@@ -38,6 +38,10 @@ pub(super) struct Pacer {
     twice: u64,
 }
 
+/// Who waits so many times longer than the pace of now would have it waits for a round trip that is no more: of a host that
+/// stood still, say. Less is what paces vary by.
+const STALE: u32 = 4;
+
 impl Pacer {
     pub(super) const fn new() -> Self {
         Self { twice: 0 }
@@ -65,14 +69,19 @@ impl Pacer {
         burst: Burst,
     ) -> bool {
         let paid = self.paid();
+        if paid <= now {
+            self.set(paid, false);
+            return true;
+        }
+        // Below one packet there are no bursts.
+        let ahead = match cc.fraction() {
+            Some(_) => Span::ZERO,
+            None => burst.time.max(cost(cc, rtt, packet, u64::from(burst.packets) * u64::from(packet))),
+        };
         if self.waits() {
-            self.set(paid, now < paid);
-        } else if paid > now {
-            // Below one packet there are no bursts.
-            let ahead = match cc.fraction() {
-                Some(_) => Span::ZERO,
-                None => burst.time.max(cost(cc, rtt, packet, u64::from(burst.packets) * u64::from(packet))),
-            };
+            let longest = ahead + cost(cc, rtt, packet, packet.into());
+            self.set(paid.min(now + STALE * longest), true);
+        } else {
             self.set(paid, paid > now + ahead);
         }
         !self.waits()
@@ -98,4 +107,25 @@ fn cost(cc: &impl Controller, rtt: Span, packet: u32, bytes: u64) -> Span {
         None => cc.window().max(packet.into()) as f64,
     };
     Span::from_nanos((rtt.0 as f64 * bytes as f64 / (gain * window)) as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cc::Swift;
+
+    /// A flow found by fuzzing stood still for 47 s: its peer had, and the pace was still that of the round trip meanwhile.
+    #[test]
+    fn nobody_waits_at_the_pace_of_a_round_trip_that_is_no_more() {
+        let (cc, now) = (Swift::new(1000), Instant(1));
+        let burst = Burst { packets: 64, time: Span::from_nanos(1_000_000) };
+        let (long, short) = (Span::from_nanos(10_000_000_000), Span::from_nanos(100_000));
+        let mut pacer = Pacer::new();
+        while pacer.is_ready(now, &cc, long, 1000, burst) {
+            pacer.sent(now, &cc, long, 1000, 1000);
+        }
+        assert!(pacer.deadline().unwrap() > now + long);
+        assert!(!pacer.is_ready(now, &cc, short, 1000, burst));
+        assert!(pacer.deadline().unwrap() < now + Span::from_nanos(10_000_000), "{pacer:?}");
+    }
 }
