@@ -103,12 +103,13 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         let Some(flow) = self.flows.get(key) else { return Err(DropReason::UnknownFlow) };
         self.buffers.set_peer_room(flow.peer.map_or([u64::MAX; 2], |membership| self.peers.room(membership)));
         let mut result = flow.on_data(round, header, &data, packet, &mut self.buffers);
-        // What was stored of the packet is known again. Once that is delivered, or turns out to be read, the message after it is the
-        // next, and has better claims.
-        while result == Err(DropReason::NoBuffers)
-            && (flow.deliver(now, &mut self.channel) || flow.look_for_reader(&mut self.channel))
-        {
-            result = flow.on_data(round, header, &data, packet, &mut self.buffers);
+        if result == Err(DropReason::NoBuffers) {
+            // What was stored of it is delivered, and known if it comes again: the message that found no memory is the next.
+            flow.deliver(now, &mut self.channel);
+            if flow.look_for_reader(&mut self.channel) {
+                result = flow.on_data(round, header, &data, packet, &mut self.buffers);
+                flow.deliver(now, &mut self.channel);
+            }
         }
         if result == Err(DropReason::NoBuffers) {
             flow.refuse(header.number);

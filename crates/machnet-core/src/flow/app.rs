@@ -84,10 +84,10 @@ impl Flow {
         self.on_intent(now, Intent::FIN.with(Intent::STOP), true);
     }
 
-    /// Delivers what arrived; returns true if there was something. Call it before [`Flow::publish`], and after each packet: the end of
-    /// the stream shows only then.
-    pub(crate) fn deliver(&mut self, now: Instant, channel: &mut impl AppChannel) -> bool {
-        let Some(slot) = self.slot else { return false };
+    /// Delivers what arrived. Call it before [`Flow::publish`], and after each packet: the end of the stream shows
+    /// only then.
+    pub(crate) fn deliver(&mut self, now: Instant, channel: &mut impl AppChannel) {
+        let Some(slot) = self.slot else { return };
         let mut any = false;
         while let Some(message) = self.recv.pop() {
             channel.deliver(slot, message);
@@ -99,7 +99,6 @@ impl Flow {
         if std::mem::take(&mut self.retell) {
             self.tell_at(slot, channel);
         }
-        any
     }
 
     /// Tells the application where the flow stands, if that changed. Returns true if it is over for the application.

@@ -69,8 +69,9 @@ pub(crate) struct ReceiveQueue {
     /// From `next` on, to the last of which something is there. However far ahead a peer may begin: each costs it a unit of
     /// credit, and us less than that.
     slots: VecDeque<Option<Slot>>,
-    /// How many are not missing.
+    /// How many are not missing, and how many are complete before the first that is not.
     present: u32,
+    ready: u32,
     /// Cost of what the slots hold: see [`ReceiveQueue::cost`].
     held: u64,
     /// Bytes of the frames that partial messages are reassembled in.
@@ -99,6 +100,7 @@ impl ReceiveQueue {
             next: 0,
             slots: VecDeque::new(),
             present: 0,
+            ready: 0,
             held: 0,
             partials: 0,
             delivered: 0,
@@ -115,10 +117,11 @@ impl ReceiveQueue {
     }
 
     const fn need(&self, id: u32) -> Need {
-        match (id == self.next, self.is_read()) {
-            (false, _) => Need::Later,
-            (true, false) => Need::Unread,
-            (true, true) => Need::Next,
+        match id.wrapping_sub(self.next) {
+            0 if self.is_read() => Need::Next,
+            // Nothing is missing before it: it is delivered with those, once they are read the next to be read.
+            place if place <= self.ready => Need::Unread,
+            _ => Need::Later,
         }
     }
 
@@ -236,6 +239,7 @@ impl ReceiveQueue {
             // In order, and nothing before it counts otherwise for that: mostly.
             self.slots.push_back(Some(slot));
             self.held += self.cost(place);
+            self.note_ready(place);
             return;
         }
         // What was the last is no longer, and counts in full.
@@ -246,6 +250,15 @@ impl ReceiveQueue {
         }
         self.slots[place] = Some(slot);
         self.held += self.cost(place) + last.map_or(0, |last| self.cost(last)) - before;
+        self.note_ready(place);
+    }
+
+    /// The slot at `place` may be complete now.
+    fn note_ready(&mut self, place: usize) {
+        if place == self.ready as usize {
+            let complete = self.slots.range(place..).take_while(|slot| matches!(slot, Some(Slot::Complete(_))));
+            self.ready += complete.count() as u32;
+        }
     }
 
     /// Every byte of the message at `place` is there.
@@ -261,6 +274,7 @@ impl ReceiveQueue {
             other => *slot = other,
         }
         self.held += self.cost(place) - before;
+        self.note_ready(place);
     }
 
     /// What the sender was charged for a message at least. It sends one message after the other, so whatever is not the
@@ -350,6 +364,7 @@ impl ReceiveQueue {
         }
         let Some(Some(Slot::Complete(message))) = self.slots.pop_front() else { return None };
         self.present -= 1;
+        self.ready -= 1;
         let cost = cost_in_units(message.len());
         self.next = self.next.wrapping_add(1);
         self.held -= cost;
@@ -370,7 +385,7 @@ impl ReceiveQueue {
     pub(crate) fn stop(&mut self) {
         self.stopped = true;
         self.slots = VecDeque::new();
-        self.present = 0;
+        (self.present, self.ready) = (0, 0);
         self.held = 0;
         self.partials = 0;
     }
@@ -438,16 +453,18 @@ mod tests {
     struct Heap {
         pool: machnet_channel::FramePool,
         refuse: bool,
+        needs: Vec<Need>,
     }
 
     impl Heap {
         fn new() -> Self {
-            Self { pool: Region::anonymous(32 << 10, 64).unwrap().1, refuse: false }
+            Self { pool: Region::anonymous(32 << 10, 64).unwrap().1, refuse: false, needs: Vec::new() }
         }
     }
 
     impl Store for Heap {
-        fn keep(&mut self, _: &FrameRef, payload: &[u8], _: Need) -> Option<Message> {
+        fn keep(&mut self, _: &FrameRef, payload: &[u8], need: Need) -> Option<Message> {
+            self.needs.push(need);
             (!self.refuse).then(|| payload.to_vec().into())
         }
         fn buffer(&mut self, _: u32, _: Need) -> Option<Frame> {
@@ -512,6 +529,25 @@ mod tests {
         assert_eq!(whole(&mut queue, 1, b"x", &mut heap), Stored::Yes);
         assert_eq!(queue.pop().unwrap(), b"x");
         assert_eq!((queue.held, queue.slots.len()), (0, 0));
+    }
+
+    /// Many small messages in a packet, and none missing before them: they wait for no hole, and none is refused as if it did.
+    #[test]
+    fn messages_in_a_row_are_not_behind_a_hole() {
+        let mut heap = Heap::new();
+        let mut queue = ReceiveQueue::new(1000, 1 << 20);
+        for id in [0, 1, 2, 4, 5, 3, 6] {
+            assert_eq!(whole(&mut queue, id, b"x", &mut heap), Stored::Yes);
+        }
+        use Need::{Later, Next, Unread};
+        assert_eq!(heap.needs, [Next, Unread, Unread, Later, Later, Unread, Unread]);
+        assert_eq!((std::iter::from_fn(|| queue.pop()).count(), queue.ready), (7, 0));
+        // Nobody has read them.
+        heap.refuse = true;
+        assert_eq!(whole(&mut queue, 8, b"x", &mut heap), Stored::NoMemory);
+        assert_eq!(queue.wanted(), None, "behind a hole");
+        assert_eq!(whole(&mut queue, 7, b"x", &mut heap), Stored::NoMemory);
+        assert_eq!((queue.wanted(), heap.needs[7..].to_vec()), (Some(1), vec![Later, Unread]));
     }
 
     /// A peer that sends its messages backwards costs no more than one that does not.
