@@ -237,9 +237,9 @@ impl ReceiveQueue {
         self.present += 1;
         if place == self.slots.len() && !matches!(self.slots.back(), Some(Some(Slot::Partial(_)))) {
             // In order, and nothing before it counts otherwise for that: mostly.
+            self.ready += u32::from(place == self.ready as usize && matches!(slot, Slot::Complete(_)));
             self.slots.push_back(Some(slot));
             self.held += self.cost(place);
-            self.note_ready(place);
             return;
         }
         // What was the last is no longer, and counts in full.
