@@ -468,6 +468,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
     /// Called after the doorbell was armed: true if nothing waits and the engine may sleep until the next deadline,
     /// the doorbell or the driver's file descriptor.
     pub fn may_sleep(&mut self) -> bool {
+        self.channel.doze();
         let idle = self.unfinished.is_empty()
             && self.expired.is_empty()
             && !self.channel.has_work()
@@ -491,6 +492,11 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
     /// True once the application asked to close and every flow has ended: the engine may be dropped.
     pub fn is_finished(&self) -> bool {
         self.shutting_down && self.flows.len() == 0 && !self.channel.has_work() && self.tx.is_empty()
+    }
+
+    /// The applications.
+    pub const fn channel(&self) -> &C {
+        &self.channel
     }
 
     /// The driver.
