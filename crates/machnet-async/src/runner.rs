@@ -10,6 +10,7 @@ use crate::IdlePolicy;
 use crate::datapath::Status;
 use crate::idle::{Idle, Step};
 use crate::pace::Pace;
+use crate::parker::NAP;
 
 /// Counters are published at least every so many rounds while the engine is busy, and whenever it becomes quiet.
 const PUBLISH_EVERY: u32 = 256;
@@ -52,11 +53,13 @@ impl<D: Driver> Runner<D> {
         status: Arc<Status>,
         policy: IdlePolicy,
     ) -> Self {
+        let idle = Idle::new(policy);
+        let idle = if engine.driver().wait().is_some() { idle } else { idle.napping(NAP) };
         Self {
             engine,
             intake,
             status,
-            idle: Idle::new(policy),
+            idle,
             epoch: std::time::Instant::now(),
             unpublished: 0,
             closing: false,
