@@ -17,6 +17,7 @@
 
 mod daemon;
 mod geometry;
+mod hello;
 mod malformed;
 mod marks;
 mod table;
@@ -26,5 +27,6 @@ mod wants;
 
 pub use daemon::{DaemonSide, Event};
 pub use geometry::Geometry;
+pub use hello::{Attach, Call, FEATURES, HelloError, Refusal, Refused, Reply, VERSIONS, Welcome};
 pub use malformed::{Malformed, Word};
 pub use tag::Piece;
