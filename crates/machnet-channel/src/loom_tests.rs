@@ -12,6 +12,7 @@ mod inbox;
 mod mailbox;
 mod poked;
 mod ring;
+mod shared;
 mod spinner;
 mod spsc;
 

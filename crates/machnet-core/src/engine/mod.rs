@@ -525,6 +525,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
     /// Called after the doorbell was armed: true if nothing waits and the engine may sleep until the next deadline,
     /// the doorbell or the driver's file descriptor.
     pub fn may_sleep(&mut self) -> bool {
+        self.channel.doze();
         let idle = self.unfinished.is_empty()
             && self.expired.is_empty()
             && !self.channel.has_work()
@@ -554,6 +555,11 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
 
     fn has_ended(&self) -> bool {
         self.shutting_down && self.flows.len() == 0 && !self.channel.has_work() && self.tx.is_empty()
+    }
+
+    /// The applications.
+    pub const fn channel(&self) -> &C {
+        &self.channel
     }
 
     /// The last engine of a group to end its flows ends them all.
