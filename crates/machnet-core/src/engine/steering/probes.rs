@@ -1,7 +1,8 @@
 //! What the engine does about steering: flows that open, packets that stray, probes and their answers.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
+use machnet_channel::Tried;
 use rand_chacha::rand_core::Rng as _;
 
 use super::super::{Engine, Keyed};
@@ -36,7 +37,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         let (now, rng, group) = (self.now, &mut self.rng, &self.group);
         let steering = self.steering.get_or_insert_with(|| {
             let maps = group.as_ref().map(|group| Arc::clone(&group.shared().maps));
-            Steering::new(maps.unwrap_or_else(|| Arc::new(Mutex::new(PortMaps::new(Keyed::new(rng))))))
+            Steering::new(maps.unwrap_or_else(|| Arc::new(Tried::new(PortMaps::new(Keyed::new(rng))))))
         });
         let flow = Steered {
             id,

@@ -57,7 +57,7 @@ impl Search {
         let pairs = ports.pairs();
         // Every pair once: a step that has no divisor in common with their number. Neighbours must not follow each other,
         // for a hash may be a simple one.
-        let mut step = (random >> 32) % pairs | 1;
+        let mut step = ((random >> 32) % pairs) | 1;
         while gcd(step, pairs) != 1 {
             step += 2;
         }
