@@ -299,6 +299,12 @@ mod tests;
 pub mod transport;
 mod wait;
 
+/// An engine thread for applications of another kind: the daemon's.
+#[doc(hidden)]
+pub mod engine {
+    pub use crate::datapath::{Ended, EngineThread, Outcome, Status};
+}
+
 /// The futures that endpoints, listeners and flows return.
 pub mod future {
     pub use crate::endpoint::Shutdown;
