@@ -21,6 +21,9 @@ pub trait Pump: Send + Sync + std::fmt::Debug {
     /// From now on, or no more, somebody looks again and again: nobody else has to hear.
     fn looks(&self, on: bool);
 
+    /// Rings sent to the engine, and times that its rings were heard.
+    fn rings(&self) -> (u64, u64);
+
     /// The endpoint was asked to end.
     fn shut_down(&self);
 }

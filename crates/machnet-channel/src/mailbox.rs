@@ -177,6 +177,12 @@ impl Mailbox {
         (slot != NO_SLOT).then_some(slot)
     }
 
+    /// What takes hints of the flow.
+    #[must_use]
+    pub const fn intake(&self) -> &Arc<Intake> {
+        &self.names.intake
+    }
+
     /// Where the flow goes.
     #[must_use]
     pub const fn peer(&self) -> SocketAddr {
@@ -518,9 +524,8 @@ impl RecvEnd {
         if message.is_none() && self.mailbox.names.intake.look() { self.pop() } else { message }
     }
 
-    /// [`RecvEnd::take`] of what is in the inbox.
-    #[cfg(all(test, machnet_loom))]
-    pub(crate) fn take_quietly(&mut self) -> Option<Message> {
+    /// [`RecvEnd::take`] of what is in the inbox already, where a pump would be run.
+    pub fn take_delivered(&mut self) -> Option<Message> {
         self.pop()
     }
 

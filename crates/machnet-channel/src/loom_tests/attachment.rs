@@ -40,6 +40,9 @@ impl Pump for Pumping {
     fn looks(&self, on: bool) {
         self.0.looks(on);
     }
+    fn rings(&self) -> (u64, u64) {
+        self.0.rings()
+    }
     fn shut_down(&self) {
         self.0.pump();
     }
@@ -130,7 +133,7 @@ fn the_bell_is_heard_while_the_daemon_delivers() {
         while received < 2 {
             bell.wait();
             rig.attached.rung();
-            while recv.take_quietly().is_some() {
+            while recv.take_delivered().is_some() {
                 received += 1;
             }
         }

@@ -288,6 +288,10 @@ impl<W: Words + Clone + Send + 'static, L: Line> Served<W, L> {
     }
 
     fn attach(&mut self, side: AppSide<W>, line: L) {
+        if self.intake.is_none() {
+            // Ended meanwhile. The daemon finds the connection closed.
+            return;
+        }
         self.flows = (0..side.slots()).map(|_| None).collect();
         self.ports = (0..side.listeners()).map(|_| None).collect();
         (self.side, self.line) = (Some(side), line);
