@@ -544,9 +544,9 @@ pub struct FlowStats {
 }
 
 impl FlowStats {
-    const WORDS: usize = 9;
+    pub(crate) const WORDS: usize = 9;
 
-    const fn to_words(self) -> [u64; Self::WORDS] {
+    pub(crate) const fn to_words(self) -> [u64; Self::WORDS] {
         [
             self.messages_sent,
             self.messages_received,
@@ -560,7 +560,7 @@ impl FlowStats {
         ]
     }
 
-    const fn from_words(words: [u64; Self::WORDS]) -> Self {
+    pub(crate) const fn from_words(words: [u64; Self::WORDS]) -> Self {
         let [
             messages_sent,
             messages_received,
