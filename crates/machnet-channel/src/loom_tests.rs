@@ -11,6 +11,7 @@ mod hint_queue;
 mod mailbox;
 mod poked;
 mod ring;
+mod shared;
 mod spinner;
 mod spsc;
 

@@ -32,6 +32,7 @@ use super::tag::{self, Piece};
 use super::values::{address_from_words, address_to_words, options_from_word};
 use super::wants::{self, Wants};
 use crate::sync::atomic::{Ordering, fence};
+use crate::sync::mutant;
 use crate::{FlowOptions, FlowState, FlowStats, Intent, PipeReceiver, PipeSender, Words, cost_in_units};
 
 /// What an application did.
@@ -601,8 +602,11 @@ impl<W: Words + Clone> DaemonSide<W> {
     #[must_use]
     pub fn publish(&mut self) -> bool {
         if !self.progressed.is_empty() {
-            // Orders room and acknowledged before the look at who waits for them; pairs with the application's.
-            fence(Ordering::SeqCst);
+            // Orders room and acknowledged before the look at who waits for them; pairs with the fence in
+            // `AppSide::progress`.
+            if !mutant!("shared_progress_fence") {
+                fence(Ordering::SeqCst);
+            }
             while let Some(slot) = self.progressed.pop() {
                 self.flows[slot as usize].progressed = false;
                 if self.load(self.layout.flow(Side::App, slot) + app::WAITS, Ordering::Relaxed) != 0 {

@@ -36,15 +36,6 @@ pub(super) enum Side {
     Daemon = 1,
 }
 
-impl Side {
-    pub(super) const fn other(self) -> Self {
-        match self {
-            Self::App => Self::Daemon,
-            Self::Daemon => Self::App,
-        }
-    }
-}
-
 /// Words of a flow, of a listener, in the order of [`Side`].
 const FLOW: [usize; 2] = if cfg!(machnet_loom) { [9, 22] } else { [LINE, 2 * LINE] };
 const LISTENER: [usize; 2] = if cfg!(machnet_loom) { [4, 37] } else { [LINE, 3 * LINE] };

@@ -26,11 +26,15 @@ const BITS: u32 = u64::BITS;
 pub(super) fn mark_flow<W: Words>(words: &W, layout: &Layout, from: Side, slot: u32) {
     let place = layout.marks(from);
     let (word, bit) = (slot / BITS, slot % BITS);
+    if mutant!("mark_unless_set") && words.words()[place.flows + word as usize].load(Ordering::Relaxed) & 1 << bit != 0
+    {
+        return;
+    }
     // Release: pairs with the looker's swap; what was written before is seen. AcqRel would add nothing: nothing is read.
     let order = if mutant!("mark_relaxed") { Ordering::Relaxed } else { Ordering::Release };
     let before = words.words()[place.flows + word as usize].fetch_or(1 << bit, order);
-    // One writer: whoever set a bit there has set the summary's, or does so before it looks at whether to ring.
-    if before == 0 || mutant!("mark_summary_always") {
+    // One writer: who set the bits that are there has set the summary's, and whoever took that takes these.
+    if before == 0 {
         // Release: who swaps the summary finds the bit.
         let order = if mutant!("mark_summary_relaxed") { Ordering::Relaxed } else { Ordering::Release };
         words.words()[place.summary + (word / BITS) as usize].fetch_or(1 << (word % BITS), order);

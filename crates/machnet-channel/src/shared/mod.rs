@@ -15,9 +15,12 @@
 //! [`Malformed`], after which the channel is over. State lies in words that are written over; what travels in pipes is
 //! payload; a mark only says "look there", so it may be early or superfluous, never lost.
 
+mod app;
 mod daemon;
 mod geometry;
 mod hello;
+#[cfg(all(test, machnet_loom))]
+pub(crate) mod loom;
 mod malformed;
 mod marks;
 mod table;
@@ -25,6 +28,7 @@ mod tag;
 mod values;
 mod wants;
 
+pub use app::{AcceptedView, AppSide, FlowView, Incoming, ListenerView, Note};
 pub use daemon::{DaemonSide, Event};
 pub use geometry::Geometry;
 pub use hello::{Attach, Call, FEATURES, HelloError, Refusal, Refused, Reply, VERSIONS, Welcome};
