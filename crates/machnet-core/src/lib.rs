@@ -19,7 +19,10 @@ pub mod net;
 mod seq;
 mod time;
 
-pub use channel::{AppChannel, Hint, ListenSlot, LocalChannel, Slot};
+pub use channel::{
+    AppChannel, Arrival, Counters, Ended, FlowReport, Gate, Hint, ListenSlot, LocalChannel, News, Ports, Quota, Report,
+    Slot, TenantReport, Tenants,
+};
 pub use config::{Config, ConfigError, MAX_MESSAGE};
 pub use driver::{Capabilities, Driver, Meta, RxPacket, TxPacket, Unreachable};
 pub use drops::{DropReason, Drops};

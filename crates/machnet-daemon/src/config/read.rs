@@ -3,7 +3,6 @@
 use std::fmt;
 use std::ops::Range;
 
-use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 /// One thing that is wrong with a file.
@@ -42,7 +41,7 @@ impl<'t> Reader<'t> {
         for error in &errors {
             self.note(error.span().unwrap_or_default(), error.message().to_owned());
         }
-        errors.is_empty().then(|| Section { name: String::new(), span: 0..0, table: table.into_inner() })
+        errors.is_empty().then(|| Section { name: String::new(), span: 0..0, table: table.into_inner(), whole: true })
     }
 
     pub(super) fn note(&mut self, at: Range<usize>, reason: String) {
@@ -62,6 +61,8 @@ pub(super) struct Section<'t> {
     name: String,
     span: Range<usize>,
     table: DeTable<'t>,
+    /// Nothing of it was wrong so far.
+    whole: bool,
 }
 
 /// A value of a key, and where it stands.
@@ -75,6 +76,11 @@ impl<'t> Section<'t> {
     /// Where it stands.
     pub(super) fn span(&self) -> Range<usize> {
         self.span.clone()
+    }
+
+    /// True if nothing of it was wrong so far.
+    pub(super) const fn is_whole(&self) -> bool {
+        self.whole
     }
 
     fn remove(&mut self, key: &str) -> Option<(Range<usize>, DeValue<'t>)> {
@@ -97,6 +103,7 @@ impl<'t> Section<'t> {
         match read(&value) {
             Ok(value) => Some(At { value, span }),
             Err(reason) => {
+                self.whole = false;
                 let found = shown(&value);
                 reader.note(span, format!("{} = {found}: {reason}", self.full(key)));
                 None
@@ -115,7 +122,7 @@ impl<'t> Section<'t> {
             }
             None => (0..0, DeTable::new()),
         };
-        Self { name, span, table }
+        Self { name, span, table, whole: true }
     }
 
     /// The tables `[[key]]`.
@@ -129,13 +136,14 @@ impl<'t> Section<'t> {
                 for value in array {
                     let span = value.span();
                     match value.into_inner() {
-                        DeValue::Table(table) => sections.push(Self { name: name.clone(), span, table }),
+                        DeValue::Table(table) => sections.push(Self { name: name.clone(), span, table, whole: true }),
                         other => reader.note(span, format!("{name} contains a {}; {wanted}", other.type_str())),
                     }
                 }
                 sections
             }
             Some((span, other)) => {
+                self.whole = false;
                 reader.note(span, format!("{name} is a {}; {wanted}", other.type_str()));
                 Vec::new()
             }
@@ -145,7 +153,7 @@ impl<'t> Section<'t> {
     /// All was taken: what is left is unknown. `known` is what could have been there.
     pub(super) fn finish(self, reader: &mut Reader<'_>, known: &[&str]) {
         for key in self.table.keys() {
-            let name = self.full(Spanned::get_ref(key));
+            let name = self.full(key.get_ref().as_ref());
             reader.note(key.span(), format!("unknown key {name:?}; known here are {}", known.join(", ")));
         }
     }

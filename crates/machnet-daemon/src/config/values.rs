@@ -85,7 +85,9 @@ pub(super) fn idle(value: &DeValue<'_>) -> Read<IdlePolicy> {
         Some("park") => Ok(IdlePolicy::Park),
         _ => match time(value) {
             Ok(yield_for) => Ok(IdlePolicy::YieldThenPark { yield_for }),
-            Err(_) => Err("wanted is \"yield\", \"spin\", \"park\", or how long to yield, such as \"100us\"".to_owned()),
+            Err(_) => {
+                Err("wanted is \"yield\", \"spin\", \"park\", or how long to yield, such as \"100us\"".to_owned())
+            }
         },
     }
 }
