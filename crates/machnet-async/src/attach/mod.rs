@@ -12,8 +12,6 @@
 mod attached;
 mod bells;
 mod dial;
-#[cfg(test)]
-mod tests;
 
 use std::io;
 use std::path::{Path, PathBuf};
