@@ -499,6 +499,12 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         &self.channel
     }
 
+    /// The applications, for tests that play them.
+    #[cfg(test)]
+    pub(crate) const fn channel_mut(&mut self) -> &mut C {
+        &mut self.channel
+    }
+
     /// The driver.
     pub const fn driver(&self) -> &D {
         &self.tx.driver
