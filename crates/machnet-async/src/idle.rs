@@ -24,7 +24,9 @@ pub enum IdlePolicy {
     /// Give the core away but stay runnable for `yield_for` after the last work, then sleep. The default, with 100 µs.
     /// While somebody else keeps the core busy, so that a yield costs a time slice, it sleeps at once.
     YieldThenPark {
-        /// How long to stay runnable.
+        /// How long to stay runnable. An engine that can only nap, because its driver has no descriptor to sleep on, does so for
+        /// two naps (500 µs) at least: an answer comes when the peer's nap is over, and two that slept through each other's
+        /// answers would nap for ever.
         yield_for: Duration,
     },
     /// The whole ladder: spin for `spin_for` after the last work, then yield for `yield_for`, then sleep. Spinning first
@@ -68,6 +70,8 @@ pub(crate) enum Step {
 #[derive(Debug)]
 pub(crate) struct Idle {
     policy: IdlePolicy,
+    /// Yield for so long at least, if at all.
+    least: Duration,
     quiet_since: Option<Instant>,
     /// When the last round began, if it ended in a yield.
     yielded: Option<Instant>,
@@ -88,7 +92,13 @@ const NEAR: Duration = Duration::from_micros(50);
 
 impl Idle {
     pub(crate) const fn new(policy: IdlePolicy) -> Self {
-        Self { policy, quiet_since: None, yielded: None, crowded_until: Instant::ZERO, patience: *CROWDED.start() }
+        let (least, crowded_until, patience) = (Duration::ZERO, Instant::ZERO, *CROWDED.start());
+        Self { policy, least, quiet_since: None, yielded: None, crowded_until, patience }
+    }
+
+    /// Nothing will wake it but the end of a nap of that length, and its peers may be like it.
+    pub(crate) fn napping(self, nap: Duration) -> Self {
+        Self { least: 2 * nap, ..self }
     }
 
     /// A round that began at `now` moved something.
@@ -117,6 +127,7 @@ impl Idle {
             IdlePolicy::Ladder { spin_for, yield_for } => (spin_for, yield_for),
             IdlePolicy::Park => (Duration::ZERO, Duration::ZERO),
         };
+        let yield_for = if yield_for.is_zero() { yield_for } else { yield_for.max(self.least) };
         let crowded = now < self.crowded_until;
         let step = if quiet < spin_for {
             Step::Spin
@@ -138,6 +149,15 @@ mod tests {
 
     const fn us(n: u64) -> Instant {
         Instant(n * 1000)
+    }
+
+    #[test]
+    fn who_naps_stays_awake_for_a_peer_that_naps() {
+        let mut idle = Idle::new(IdlePolicy::default()).napping(Duration::from_micros(250));
+        assert_eq!((idle.quiet(us(0), None), idle.quiet(us(499), None)), (Step::Yield, Step::Yield));
+        assert_eq!(idle.quiet(us(500), None), Step::Park);
+        let mut idle = Idle::new(IdlePolicy::Park).napping(Duration::from_micros(250));
+        assert_eq!(idle.quiet(us(0), None), Step::Park);
     }
 
     #[test]

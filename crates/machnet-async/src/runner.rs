@@ -10,6 +10,7 @@ use crate::IdlePolicy;
 use crate::datapath::Status;
 use crate::idle::{Idle, Step};
 use crate::pace::Pace;
+use crate::parker::NAP;
 
 /// Counters are published at least every so many rounds while the engine is busy, and whenever it becomes quiet.
 const PUBLISH_EVERY: u32 = 256;
@@ -48,11 +49,13 @@ pub(crate) struct Runner<D: Driver, C: AppChannel> {
 
 impl<D: Driver, C: AppChannel> Runner<D, C> {
     pub(crate) fn new(engine: Engine<D, C>, status: Arc<Status>, policy: IdlePolicy) -> Self {
+        let idle = Idle::new(policy);
+        let idle = if engine.driver().wait().is_some() { idle } else { idle.napping(NAP) };
         Self {
             bell: engine.channel().bell(),
             engine,
             status,
-            idle: Idle::new(policy),
+            idle,
             epoch: std::time::Instant::now(),
             unpublished: 0,
             closing: false,

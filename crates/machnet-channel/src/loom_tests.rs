@@ -8,6 +8,7 @@ mod backlog;
 mod doorbell;
 mod frame;
 mod hint_queue;
+mod inbox;
 mod mailbox;
 mod poked;
 mod ring;

@@ -92,6 +92,12 @@ pub trait Driver: Send {
     /// The address flows to peers leave from: the address and port that the driver was opened with.
     fn home(&self) -> SocketAddr;
 
+    /// The first and the last of the UDP ports that are this endpoint's alone and always open: the home port is one of
+    /// them. More than one lets peers choose ports whose packets reach the right queue of several.
+    fn ports(&self) -> (u16, u16) {
+        (self.home().port(), self.home().port())
+    }
+
     /// A round of the engine begins: the first call of each. For drivers that have timers of their own.
     fn begin(&mut self, now: Instant) {
         let _ = now;

@@ -70,11 +70,13 @@ pub enum DropReason {
     NoNeighbour,
     /// An ICMP answer that was due but over the rate limit.
     AnswerLimited,
+    /// A packet for another engine of the endpoint, whose inbox was full; it was not acknowledged and will come again.
+    HandoverFull,
 }
 
 impl DropReason {
     /// Every reason, in the order of the counters.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 33] = [
         Self::Truncated,
         Self::Version,
         Self::PacketType,
@@ -107,12 +109,19 @@ impl DropReason {
         Self::ClosedPort,
         Self::NoNeighbour,
         Self::AnswerLimited,
+        Self::HandoverFull,
     ];
 }
 
 /// A counter per [`DropReason`].
-#[derive(Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Drops([u64; DropReason::ALL.len()]);
+
+impl Default for Drops {
+    fn default() -> Self {
+        Self([0; DropReason::ALL.len()])
+    }
+}
 
 impl Drops {
     /// Counts one drop.

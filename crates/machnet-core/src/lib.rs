@@ -14,6 +14,7 @@ mod flow;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzz;
+mod group;
 mod hairpin;
 pub mod net;
 mod seq;
@@ -27,6 +28,7 @@ pub use config::{Config, ConfigError, MAX_MESSAGE};
 pub use driver::{Capabilities, Driver, Meta, RxPacket, TxPacket, Unreachable};
 pub use drops::{DropReason, Drops};
 pub use engine::{Engine, EngineStats, Progress};
+pub use group::{MAX_ENGINES, Member};
 pub use hairpin::Hairpin;
 pub use machnet_channel::{Congestion, FlowOptions};
 pub use time::{Instant, Span};

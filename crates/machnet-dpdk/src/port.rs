@@ -41,6 +41,8 @@ pub struct Port {
     looked: Instant,
     drops: Drops,
     longest: u32,
+    /// Where the device says what it received; empty between calls.
+    received: Box<[dpdk_received; BURST]>,
 }
 
 // SAFETY: mbufs and queues may be used by any thread, by one at a time, and a `Port` is not shared.
@@ -94,6 +96,7 @@ impl Port {
             empty: 0,
             looked: Instant::now(),
             drops: Drops::default(),
+            received: Box::new([dpdk_received::default(); BURST]),
         }
     }
 
@@ -264,14 +267,14 @@ impl FrameDriver for Port {
         // What finds no frame stays with the device, which drops what comes when its ring is full.
         let left = if self.started { self.pool.left(self.lent.len()) } else { 0 };
         let max = max.min(left as usize);
-        let mut received = [dpdk_received::default(); BURST];
         let mut count = 0;
         while count < max {
             let wish = (max - count).min(BURST) as u16;
             // SAFETY: a started port of ours with a queue 0, and room for so many.
-            let got = unsafe { dpdk_sys::dpdk_rx_burst(self.id, 0, received.as_mut_ptr(), wish) };
-            for frame in &received[..usize::from(got.min(wish))] {
-                if let Some(frame) = self.accept(frame) {
+            let got = unsafe { dpdk_sys::dpdk_rx_burst(self.id, 0, self.received.as_mut_ptr(), wish) };
+            for at in 0..usize::from(got.min(wish)) {
+                let frame = self.received[at];
+                if let Some(frame) = self.accept(&frame) {
                     out.push(frame);
                     count += 1;
                 }

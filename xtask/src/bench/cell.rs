@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use super::contenders::Contender;
+use super::dpdk::Ports;
 use super::lossbox::Lossbox;
 use super::matrix::{Experiment, Wire};
 use crate::netns::Hosts;
@@ -67,6 +68,12 @@ impl Bench {
                 url = format!("{scheme}://{}", lossbox.address());
                 Some(lossbox)
             }
+            Wire::Dpdk(ports) => {
+                // A port of its own, and the server's address.
+                let (_, server) = url.rsplit_once("&server=").context("a server names itself")?;
+                url = format!("{}&server={server}", ports.urls(contender.scheme).1);
+                None
+            }
             Wire::Veth | Wire::Loopback | Wire::Local => None,
         };
 
@@ -87,8 +94,8 @@ impl Bench {
 
     fn command(&self, wire: Wire, side: Side) -> Command {
         match (wire, side) {
-            (Wire::Veth, Side::Client) => self.wires.hosts.a.command(&self.program),
-            (Wire::Veth, Side::Server) => self.wires.hosts.b.command(&self.program),
+            (Wire::Veth | Wire::Dpdk(Ports::AfPacket), Side::Client) => self.wires.hosts.a.command(&self.program),
+            (Wire::Veth | Wire::Dpdk(Ports::AfPacket), Side::Server) => self.wires.hosts.b.command(&self.program),
             _ => Command::new(&self.program),
         }
     }
@@ -107,6 +114,7 @@ impl Bench {
 fn listen_at(wire: Wire, scheme: &str) -> String {
     let us = std::process::id();
     match (wire, scheme) {
+        (Wire::Dpdk(ports), _) => ports.urls(scheme).0,
         (_, "shm") => format!("shm://bench-{us}"),
         (_, "uds") => format!("uds://{}", Path::new("/tmp").join(format!("machnet-bench-{us}.sock")).display()),
         (Wire::Veth, _) => format!("{scheme}://10.77.0.2:0"),

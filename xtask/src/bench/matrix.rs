@@ -3,6 +3,7 @@
 use super::contenders::{
     Contender, INLINE, QUIC, SHM, SHM_SPIN, SPIN, TCP, TCP_ONE_CORE, TCP_SPIN, THREAD, UDP_SPIN, UDS,
 };
+use super::dpdk::Ports;
 
 /// Between which ends.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -15,6 +16,8 @@ pub(crate) enum Wire {
     Local,
     /// Loopback, through a process that loses so many of 10 000 datagrams, in each direction.
     Lossy(u32),
+    /// Two DPDK ports.
+    Dpdk(Ports),
 }
 
 /// Something to measure, of several contenders.
@@ -58,10 +61,11 @@ const OFFERED: [u32; 6] = [2_000, 5_000, 10_000, 20_000, 40_000, 80_000];
 const LOST: [u32; 4] = [0, 10, 100, 300];
 
 type Shows = &'static [(&'static str, &'static str)];
-const LATENCY: Shows =
+pub(crate) const LATENCY: Shows =
     &[("p50_us", "p50 us"), ("p99_us", "p99 us"), ("p999_us", "p99.9 us"), ("cpu_us_per_op", "CPU us")];
-const RATE: Shows = &[("rate_per_s", "per s"), ("p50_us", "p50 us"), ("p99_us", "p99 us"), ("cpu_us_per_op", "CPU us")];
-const FLOOD: Shows = &[("rate_per_s", "per s"), ("gbit_per_s", "Gbit/s"), ("cpu_us_per_op", "CPU us")];
+pub(crate) const RATE: Shows =
+    &[("rate_per_s", "per s"), ("p50_us", "p50 us"), ("p99_us", "p99 us"), ("cpu_us_per_op", "CPU us")];
+pub(crate) const FLOOD: Shows = &[("rate_per_s", "per s"), ("gbit_per_s", "Gbit/s"), ("cpu_us_per_op", "CPU us")];
 const MEMORY: Shows = &[("operations", "flows"), ("opening_s", "opened in s"), ("cpu_us_per_op", "CPU us")];
 
 /// All of them; those that rows need come first.

@@ -8,6 +8,7 @@
 //! results.rs     all reports, their medians and spreads; the file they are written to
 //! rows.rs        the targets, and how far they are met
 //! plots.rs       pictures
+//! dpdk.rs        Machnet on DPDK's wires, beside bare frames
 //! rpc/           the same for services: gRPC, byte streams, redis
 //! ```
 //!
@@ -15,6 +16,7 @@
 
 mod cell;
 mod contenders;
+mod dpdk;
 mod lossbox;
 mod matrix;
 mod plots;
@@ -68,6 +70,9 @@ pub(crate) struct Options {
     /// Measure services instead: gRPC, byte streams, redis behind gateways; with --quick in at most 2 minutes after building
     #[arg(long, conflicts_with_all = ["instructions", "program"])]
     rpc: bool,
+    /// Measure DPDK's wires instead: Machnet beside bare frames, between two processes
+    #[arg(long, conflicts_with_all = ["instructions", "rpc"])]
+    dpdk: bool,
     /// List the experiments
     #[arg(long)]
     list: bool,
@@ -89,7 +94,8 @@ pub(crate) fn bench(options: &Options) -> Result<()> {
     }
     let millis = options.millis.unwrap_or(if options.quick { 500 } else { 2000 });
     let repetitions = options.repetitions.unwrap_or(if options.quick { 3 } else { 7 });
-    let mut experiments = matrix::experiments(options.quick, millis);
+    let mut experiments =
+        if options.dpdk { dpdk::experiments(millis) } else { matrix::experiments(options.quick, millis) };
     experiments.retain(|experiment| options.only.as_ref().is_none_or(|only| experiment.name.contains(only)));
     if options.list {
         experiments.iter().for_each(matrix::Experiment::list);
@@ -100,11 +106,22 @@ pub(crate) fn bench(options: &Options) -> Result<()> {
     }
     let folder = folder(options)?;
     let build = || match &options.program {
-        None => run(cargo("build").args(["--profile", "dist", "--locked", "--package", "machnet-cli"]), BUILD),
+        None => {
+            let mut build = cargo("build");
+            build.args(["--profile", "dist", "--locked", "--package", "machnet-cli"]);
+            if options.dpdk {
+                build.args(["--features", "dpdk"]);
+            }
+            run(&mut build, BUILD)
+        }
         Some(program) if program.is_file() => Ok(()),
         Some(program) => bail!("--program {}: there is no such file", program.display()),
     };
-    let Some(hosts) = hosts(options, &folder, &[tools::IP, tools::NAMESPACES], build)? else { return Ok(()) };
+    let mut needs = vec![tools::IP, tools::NAMESPACES];
+    if options.dpdk {
+        needs.extend([tools::PKG_CONFIG, tools::LIBDPDK, tools::LIBCLANG]);
+    }
+    let Some(hosts) = hosts(options, &folder, &needs, build)? else { return Ok(()) };
 
     let program = options.program.clone().unwrap_or_else(|| target().join("dist/machnet"));
     let bench =
@@ -128,15 +145,22 @@ pub(crate) fn bench(options: &Options) -> Result<()> {
         results.print(experiment);
     }
 
+    if options.dpdk {
+        return conclude(&results, &folder, "dpdk", &dpdk::rows(&results));
+    }
     // Whoever measures with a program of his own may have no compiler, and no valgrind: the other rows stand without it.
     let instructions = instructions::of_request().map_err(|error| println!("instructions: not counted: {error:#}"));
     let rows = rows::rows(&results, instructions.ok().flatten());
-    println!("\n{}", rows::table(&rows));
-    let file = results.write(&folder, "bench", &rows)?;
-    println!("results: {}", file.display());
     for plot in plots::draw(&results, &folder)? {
         println!("plot: {}", plot.display());
     }
+    conclude(&results, &folder, "bench", &rows)
+}
+
+/// Shows and writes what came of it all.
+fn conclude(results: &Results, folder: &Path, name: &str, rows: &[rows::Row]) -> Result<()> {
+    println!("\n{}", rows::table(rows));
+    println!("results: {}", results.write(folder, name, rows)?.display());
     println!("{}", results.noise());
     Ok(())
 }

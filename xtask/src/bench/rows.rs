@@ -11,14 +11,20 @@ use super::results::{Results, short};
 /// One target.
 #[derive(Serialize)]
 pub(crate) struct Row {
-    row: &'static str,
-    what: String,
-    target: String,
-    result: String,
+    pub(crate) row: &'static str,
+    pub(crate) what: String,
+    pub(crate) target: String,
+    pub(crate) result: String,
     /// Of result and what it is compared with.
-    ratio: Option<f64>,
+    pub(crate) ratio: Option<f64>,
     /// `None`: not measured, or without a target.
-    met: Option<bool>,
+    pub(crate) met: Option<bool>,
+}
+
+impl Row {
+    pub(crate) fn is_measured(&self) -> bool {
+        self.ratio.is_some()
+    }
 }
 
 /// Smaller is better, or larger.
@@ -64,7 +70,7 @@ pub(crate) fn against(
 }
 
 /// A field as it is.
-fn alone(
+pub(crate) fn alone(
     results: &Results,
     row: &'static str,
     (experiment, field, unit): (&str, &str, &str),
@@ -85,7 +91,7 @@ fn alone(
     }
 }
 
-fn not_measured() -> String {
+pub(crate) fn not_measured() -> String {
     "not measured".to_owned()
 }
 

@@ -25,6 +25,8 @@ mod malformed;
 mod marks;
 mod table;
 mod tag;
+#[cfg(all(test, not(machnet_loom)))]
+mod tests;
 mod values;
 mod wants;
 

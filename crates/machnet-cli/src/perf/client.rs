@@ -108,10 +108,33 @@ impl Options {
         if self.rate.is_some() && self.mode != Mode::Rr {
             bail!("--rate is for --mode rr");
         }
+        if scheme.is_bare() && (self.flows > 1 || self.rate.is_some() || self.verify) {
+            bail!("{}:// has no flows: --flows, --rate and --verify are not for it", scheme.name());
+        }
         if scheme.loses() && self.mode != Mode::Rr {
             bail!("{}:// repeats nothing that is lost: it can do --mode rr only", scheme.name());
         }
         Ok(())
+    }
+
+    /// What a report says of the measurement itself, at its end.
+    fn report(&self) -> Report {
+        Report {
+            machnet: env!("CARGO_PKG_VERSION"),
+            url: self.url.to_string(),
+            scheme: self.url.scheme.name(),
+            mode: self.mode,
+            size: self.size,
+            outstanding: self.outstanding,
+            flows: self.flows,
+            offered_rate: self.rate,
+            verified: self.verify,
+            warm_up: format!("{:?}", self.warmup),
+            host: host::facts(),
+            load_after: host::load(),
+            at: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+            ..Report::default()
+        }
     }
 
     fn plan(&self) -> Plan {
@@ -124,8 +147,12 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     options.check()?;
     let mut setup = options.running.setup(&options.url, options.flows + 1024)?;
     setup.bind = options.bind;
-    let runtime = options.running.runtime()?;
-    let report = runtime.block_on(wire::over(Measure(options), &options.url, &setup, Side::Client))?;
+    let report = if options.url.scheme.is_bare() {
+        bare(options)?
+    } else {
+        let runtime = options.running.runtime()?;
+        runtime.block_on(wire::over(Measure(options), &options.url, &setup, Side::Client))?
+    };
     let text = match (options.json, options.csv) {
         (true, _) => report.json()?,
         (_, true) => report.csv()?,
@@ -140,6 +167,26 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         Report { errors: 0, .. } => ExitCode::SUCCESS,
         _ => ExitCode::FAILURE,
     })
+}
+
+/// Measures frames, not messages.
+#[cfg(feature = "dpdk")]
+fn bare(options: &Options) -> anyhow::Result<Report> {
+    let Options { url, mode, size, outstanding, running, .. } = options;
+    running.pin()?;
+    let load_before = host::load();
+    let load = super::raw::Load { url, mode: *mode, size: *size, outstanding: *outstanding, timeout: running.timeout };
+    let found =
+        super::raw::measure(&load, options.warmup, options.limit()).with_context(|| format!("cannot measure {url}"))?;
+    let mut report = Report { load_before, ..options.report() };
+    report.client.counts.insert("frames_lost".to_owned(), found.lost.into());
+    report.found(&found.recorder.recorded(), found.took.as_secs_f64());
+    Ok(report)
+}
+
+#[cfg(not(feature = "dpdk"))]
+fn bare(options: &Options) -> anyhow::Result<Report> {
+    bail!("{} is not in this build", options.url)
 }
 
 struct Measure<'a>(&'a Options);
@@ -286,26 +333,13 @@ impl<W: Wire> Opened<W> {
         });
         let total = |server: &SideReport| Some(client.cpu_us_per_op? + server.cpu_us_per_op?);
         let mut report = Report {
-            machnet: env!("CARGO_PKG_VERSION"),
-            url: options.url.to_string(),
-            scheme: options.url.scheme.name(),
-            mode: options.mode,
-            size: options.size,
-            outstanding: options.outstanding,
-            flows: options.flows,
-            offered_rate: options.rate,
-            verified: options.verify,
-            warm_up: format!("{:?}", options.warmup),
             cpu_us_per_op: server.as_ref().and_then(total),
             interrupted: end == End::Interrupted,
             client,
             server,
             opening_s: self.opening_s,
-            host: host::facts(),
             load_before,
-            load_after: host::load(),
-            at: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
-            ..Report::default()
+            ..options.report()
         };
         report.found(&found, seconds);
         // The server may be gone, which was said.

@@ -12,6 +12,7 @@
 //! host.rs     what machine it was, and how busy
 //! report.rs   table, JSON, CSV
 //! content.rs  messages whose every byte can be checked
+//! raw.rs      bare frames on a DPDK wire, beside all this
 //! ```
 //!
 //! Both sides run everything of theirs in one thread, a current-thread tokio runtime, besides the engine's thread if
@@ -24,6 +25,8 @@ mod host;
 mod load;
 mod options;
 mod pace;
+#[cfg(feature = "dpdk")]
+mod raw;
 mod recorder;
 mod report;
 mod server;

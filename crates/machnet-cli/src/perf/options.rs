@@ -120,13 +120,19 @@ impl Running {
         self.pin.as_ref().map(|Cores(cores)| cores.as_slice())
     }
 
-    /// Pins this thread and makes its runtime.
-    pub(crate) fn runtime(&self) -> anyhow::Result<tokio::runtime::Runtime> {
+    /// Pins this thread.
+    pub(crate) fn pin(&self) -> anyhow::Result<()> {
         if let Some(&core) = self.cores().and_then(<[usize]>::first) {
             let mut only = CpuSet::new();
             only.set(core);
             sched_setaffinity(None, &only).with_context(|| format!("cannot run on core {core}"))?;
         }
+        Ok(())
+    }
+
+    /// Pins this thread and makes its runtime.
+    pub(crate) fn runtime(&self) -> anyhow::Result<tokio::runtime::Runtime> {
+        self.pin()?;
         let mut builder = tokio::runtime::Builder::new_current_thread();
         builder.enable_all();
         if self.park_hook {

@@ -41,6 +41,12 @@ pub(crate) struct Options {
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let setup = options.running.setup(&options.url, options.max_flows)?;
+    #[cfg(feature = "dpdk")]
+    if options.url.scheme.is_bare() {
+        options.running.pin()?;
+        super::raw::serve(&options.url, options.once)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let runtime = options.running.runtime()?;
     let serving = wire::over(Serve(options), &options.url, &setup, Side::Server);
     runtime.block_on(async {

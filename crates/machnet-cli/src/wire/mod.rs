@@ -8,6 +8,7 @@
 //! quic.rs      quic://      quinn: a stream for each flow, all of one connection
 //! spin.rs      tcp+spin://  TCP sockets that are polled without ever sleeping
 //! udp_spin.rs  udp+spin://  bare datagrams, polled likewise: what the kernel's UDP can do
+//! (perf/raw.rs dpdk+raw://  bare frames, which carry no messages: what a DPDK wire can do)
 //! url.rs                    which of them a URL means
 //! ```
 //!
@@ -159,6 +160,8 @@ pub(crate) async fn over<J: Job>(job: J, url: &Url, setup: &Setup, side: Side) -
             let (port, server) = url.dpdk()?;
             job.run(machnet::Machnet::dpdk(port, server, setup)?).await
         }
+        #[cfg(feature = "dpdk")]
+        Scheme::DpdkRaw => anyhow::bail!("dpdk+raw:// carries no messages: `machnet perf` alone measures it"),
         Scheme::Tcp => job.run(tcp::Tcp::new(url.resolve().await?, setup.bind)).await,
         Scheme::TcpSpin => job.run(spin::TcpSpin::new(url.resolve().await?, setup.bind)).await,
         Scheme::UdpSpin => job.run(udp_spin::UdpSpin::new(url.resolve().await?, setup.bind)).await,

@@ -17,6 +17,9 @@ pub(crate) enum Scheme {
     /// Machnet over a DPDK port.
     #[cfg(feature = "dpdk")]
     Dpdk,
+    /// Bare frames between two DPDK ports.
+    #[cfg(feature = "dpdk")]
+    DpdkRaw,
     /// tokio's TCP.
     Tcp,
     /// TCP sockets, busily polled.
@@ -36,6 +39,8 @@ impl Scheme {
         ("shm", Self::Shm),
         #[cfg(feature = "dpdk")]
         ("dpdk", Self::Dpdk),
+        #[cfg(feature = "dpdk")]
+        ("dpdk+raw", Self::DpdkRaw),
         ("tcp", Self::Tcp),
         ("tcp+spin", Self::TcpSpin),
         ("udp+spin", Self::UdpSpin),
@@ -52,6 +57,14 @@ impl Scheme {
     /// True if what the network loses is lost.
     pub(crate) fn loses(self) -> bool {
         self == Self::UdpSpin
+    }
+
+    /// True if it carries frames, and knows of no messages.
+    pub(crate) fn is_bare(self) -> bool {
+        #[cfg(feature = "dpdk")]
+        return self == Self::DpdkRaw;
+        #[cfg(not(feature = "dpdk"))]
+        false
     }
 
     /// True if this is Machnet itself, not a rival.
@@ -167,8 +180,8 @@ impl FromStr for Url {
             return Err(format!("the scheme {name:?} {what}; known schemes: {}", known()));
         };
         #[cfg(feature = "dpdk")]
-        if scheme == Scheme::Dpdk {
-            return Ok(Self { scheme, place: dpdk(text)? });
+        if matches!(scheme, Scheme::Dpdk | Scheme::DpdkRaw) {
+            return Ok(Self { scheme, place: dpdk(rest)? });
         }
         let place = if scheme == Scheme::Uds {
             if rest.is_empty() {
@@ -184,13 +197,14 @@ impl FromStr for Url {
     }
 }
 
-/// Reads `dpdk://DEVICE?…&server=ADDRESS:PORT`: all but `server` is the library's. Without it the server is this host.
+/// Reads `DEVICE?…&server=ADDRESS:PORT`: all but `server` is the library's. Without it the server is this host.
 #[cfg(feature = "dpdk")]
-fn dpdk(text: &str) -> Result<Place, String> {
-    let (device, query) = text.split_once('?').unwrap_or((text, ""));
+fn dpdk(rest: &str) -> Result<Place, String> {
+    let (device, query) = rest.split_once('?').unwrap_or((rest, ""));
     let (server, rest): (Vec<_>, Vec<_>) = query.split('&').partition(|pair| pair.starts_with("server="));
-    let port: machnet::dpdk::DpdkUrl =
-        format!("{device}?{}", rest.join("&")).parse().map_err(|error: machnet::dpdk::UrlError| error.to_string())?;
+    let port: machnet::dpdk::DpdkUrl = format!("dpdk://{device}?{}", rest.join("&"))
+        .parse()
+        .map_err(|error: machnet::dpdk::UrlError| error.to_string())?;
     let server = match server.as_slice() {
         [] => SocketAddr::new(port.address(), DEFAULT_PORT),
         [one] => one.trim_start_matches("server=").parse().map_err(|_| {
@@ -252,6 +266,8 @@ mod tests {
             ("dpdk://0", "\"dpdk\" is not in this build"),
             #[cfg(feature = "dpdk")]
             ("dpdk://0", "names no DPDK port"),
+            #[cfg(feature = "dpdk")]
+            ("dpdk+raw://vdev:net_memif0", "add ip="),
             #[cfg(feature = "dpdk")]
             ("dpdk://0000:00:06.0?ip=10.0.0.1/24&server=x", "server=10.0.0.1:7000"),
             ("shm://", "no port"),

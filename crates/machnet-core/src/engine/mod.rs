@@ -17,6 +17,7 @@ mod apps;
 mod buffers;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
+mod handover;
 mod memory;
 mod paths;
 mod peers;
@@ -39,6 +40,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use crate::driver::RxPacket;
 use crate::flow::{Cut, Limits, Round, State};
+use crate::group::Member;
 use crate::time::Span;
 use crate::wire::BASE_PAYLOAD;
 use crate::{AppChannel, Config, ConfigError, Driver, Drops, Instant, ListenSlot, Slot};
@@ -48,7 +50,8 @@ use paths::Paths;
 pub(crate) use peers::Membership;
 use peers::{Peers, Verdict};
 use resets::ResetLimit;
-use table::{FlowTable, Keyed};
+use table::FlowTable;
+pub(crate) use table::Keyed;
 use timers::Timers;
 use tokens::Tokens;
 use tombstones::Tombstones;
@@ -78,6 +81,10 @@ pub struct Progress {
 pub struct EngineStats {
     /// Datagrams received.
     pub packets_received: u64,
+    /// Datagrams received that belonged to another engine of the endpoint, and were given to it.
+    pub handed_over: u64,
+    /// Datagrams that other engines of the endpoint gave to this one.
+    pub taken_over: u64,
     /// Datagrams built and handed to the driver.
     pub packets_sent: u64,
     /// Packets that flows declared lost, of flows that are gone too.
@@ -147,7 +154,11 @@ pub struct Engine<D, C> {
 
     packets_received: u64,
     packets_lost: u64,
+    handed_over: u64,
+    taken_over: u64,
     drops: Drops,
+    /// The other engines of the endpoint, if there are any.
+    group: Option<Box<Member>>,
     /// Flows that wait for ACCEPT.
     connecting: BTreeSet<u32>,
 }
@@ -158,7 +169,26 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
     ///
     /// # Errors
     /// A limit that contradicts another or the driver's capabilities.
-    pub fn new(mut driver: D, channel: C, config: Config, seed: [u8; 32]) -> Result<Self, ConfigError> {
+    pub fn new(driver: D, channel: C, config: Config, seed: [u8; 32]) -> Result<Self, ConfigError> {
+        Self::build(driver, channel, config, seed, None)
+    }
+
+    /// [`Engine::new`] for one of several engines of an endpoint. The drivers are queues of one NIC: the same home and
+    /// [ports](Driver::ports). The application shuts all their channels down together.
+    ///
+    /// # Errors
+    /// As [`Engine::new`].
+    pub fn join(driver: D, channel: C, config: Config, seed: [u8; 32], member: Member) -> Result<Self, ConfigError> {
+        Self::build(driver, channel, config, seed, Some(Box::new(member)))
+    }
+
+    fn build(
+        mut driver: D,
+        channel: C,
+        config: Config,
+        seed: [u8; 32],
+        group: Option<Box<Member>>,
+    ) -> Result<Self, ConfigError> {
         let max_payload = config.max_payload.min(driver.capabilities().max_payload);
         config.check(max_payload)?;
         driver.set_bell(channel.bell());
@@ -171,10 +201,19 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             min: 0,
             max: isize::MAX as u64,
         })?;
+        let mut instance = rng.next_u64();
+        let (index, engines) = group.as_ref().map_or((0, 1), |group| (group.index(), group.len()));
+        if let Some(group) = &group {
+            // Of one start of one endpoint, whichever of its engines speaks.
+            (instance, secret) = (group.shared().instance, group.shared().secret);
+        }
+        let paths = Paths::new(Keyed::new(&mut rng));
+        let mut tx = Tx::new(driver, instance, paths, config.device_queue.into());
+        tx.engines = engines;
         Ok(Self {
-            limits: Arc::new(Limits::new(&config, max_payload as usize, driver.capabilities())),
-            tx: Tx::new(driver, rng.next_u64(), Paths::new(Keyed::new(&mut rng)), config.device_queue.into()),
-            flows: FlowTable::new(&mut rng),
+            limits: Arc::new(Limits::new(&config, max_payload as usize, tx.driver.capabilities())),
+            tx,
+            flows: FlowTable::new(&mut rng, index),
             peers: Peers::new(&mut rng, config.dead_peer_timeout, config.peer_reassembly_bytes),
             resets: ResetLimit::new(Keyed::new(&mut rng)),
             channel,
@@ -203,7 +242,10 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             rx: Vec::with_capacity(BURST),
             packets_received: 0,
             packets_lost: 0,
+            handed_over: 0,
+            taken_over: 0,
             drops: Drops::default(),
+            group,
             connecting: BTreeSet::new(),
         })
     }
@@ -219,12 +261,13 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         self.notice_freeze();
         self.tx.begin(self.now);
         self.serve_waiting();
-        let received = self.receive_burst();
+        let received = self.receive_burst() + self.exchange();
         let looked = self.look_at_applications();
         let expired = self.expire_timers() | self.expire_peers();
         let (sent, filled) = self.send();
         let full = received.max(looked) >= self.burst || filled || !self.expired.is_empty();
         self.end_round();
+        self.finish_group();
         let busy = received > 0 || looked > 0 || expired || sent;
         if !busy {
             // It may sleep next, and is not to be woken in vain.
@@ -475,6 +518,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             && self.channel.is_closing() == self.shutting_down
             && (self.turns.is_empty() || self.tx.is_starved() || !self.tx.is_empty());
         // Without frames nothing can be sent, and on some drivers nothing received: the next one to come home rings.
+        let idle = idle && self.group.as_ref().is_none_or(|group| group.may_sleep());
         self.slept = idle && !self.tx.driver.starve();
         self.slept
     }
@@ -490,7 +534,12 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
     }
 
     /// True once the application asked to close and every flow has ended: the engine may be dropped.
+    /// One of several goes on handing over until all of them have.
     pub fn is_finished(&self) -> bool {
+        self.has_ended() && self.group.as_ref().is_none_or(|group| group.are_all_finished())
+    }
+
+    fn has_ended(&self) -> bool {
         self.shutting_down && self.flows.len() == 0 && !self.channel.has_work() && self.tx.is_empty()
     }
 
@@ -503,6 +552,16 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
     #[cfg(test)]
     pub(crate) const fn channel_mut(&mut self) -> &mut C {
         &mut self.channel
+    }
+
+    /// The last engine of a group to end its flows ends them all.
+    fn finish_group(&mut self) {
+        if self.shutting_down
+            && self.has_ended()
+            && let Some(group) = &mut self.group
+        {
+            group.finish();
+        }
     }
 
     /// The driver.
@@ -521,6 +580,8 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         drops.add(&self.tx.driver.drops());
         EngineStats {
             packets_received: self.packets_received,
+            handed_over: self.handed_over,
+            taken_over: self.taken_over,
             packets_sent: self.tx.built(),
             packets_lost: self.packets_lost,
             retries_sent: self.retries_sent,

@@ -18,10 +18,12 @@ const UNREACHABLE_PER_ROUND: usize = 16;
 impl<D: Driver, C: AppChannel> Engine<D, C> {
     /// Receives one burst. Returns how much arrived.
     pub(super) fn receive_burst(&mut self) -> usize {
+        let queue = self.group.as_ref().map_or(0, |group| group.index().into());
         let mut packets = std::mem::take(&mut self.rx);
         let n = self.tx.driver.rx_burst(&mut packets, self.burst);
         self.packets_received += n as u64;
-        for packet in packets.drain(..) {
+        for mut packet in packets.drain(..) {
+            packet.meta.queue = queue;
             // Per packet, not per burst: what is lent, perhaps behind a hole that only another packet can fill, must never
             // be the whole pool.
             self.buffers.set_copy_all(self.tx.driver.is_short_of_frames());
@@ -35,6 +37,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             let Some(unreachable) = self.tx.driver.unreachable() else { break };
             news += 1;
             self.on_unreachable(unreachable.remote, &unreachable.quoted);
+            self.tell_unreachable(&unreachable);
         }
         news
     }
@@ -45,12 +48,17 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             return Err(DropReason::Oversized);
         }
         let payload = frame.share(range);
-        let result = self.dispatch(meta, &payload);
+        if let Some(to) = self.owner(&meta, payload.as_ref()) {
+            self.hand_over(to, meta, payload, 0);
+            return Ok(());
+        }
+        let result = self.dispatch(meta, &payload, 0);
         self.tx.driver.recycle(payload);
         result
     }
 
-    fn dispatch(&mut self, meta: Meta, payload: &FrameRef) -> Result<(), DropReason> {
+    /// A packet of this engine's, which others have looked at `hops` times.
+    pub(super) fn dispatch(&mut self, meta: Meta, payload: &FrameRef, hops: u8) -> Result<(), DropReason> {
         let bytes = payload.as_ref();
         let (header, rest) = match Header::parse(bytes) {
             Ok(parsed) => parsed,
@@ -66,7 +74,10 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             PacketType::Accept => self.on_accept(meta, &header, rest, bytes),
             PacketType::Retry => self.on_retry(meta, &header, rest),
             PacketType::Data => self.on_data(meta, &header, rest, payload),
-            PacketType::Reset => self.on_reset(meta, &header, rest),
+            PacketType::Reset => match self.on_reset(meta, &header, rest) {
+                Err(DropReason::UnknownFlow) if header.flow == 0 && self.pass_on(meta, payload, hops) => Ok(()),
+                result => result,
+            },
         }
     }
 

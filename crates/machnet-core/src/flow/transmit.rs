@@ -140,8 +140,8 @@ impl Flow {
             credit: self.limits.receive_window as u32,
             max_ack_delay_us: self.limits.max_ack_delay.as_micros() as u32,
             versions: VERSIONS,
-            engines: 1,
-            ports: (self.local.port(), self.local.port()),
+            engines: tx.engines,
+            ports: if tx.ports.0 < tx.ports.1 { tx.ports } else { (self.local.port(), self.local.port()) },
             token: self.token.as_ref().map_or(&[], |token| &token.0),
         };
         let sent = tx.packet(self.meta(), Handshake::PACKET_LEN, |bytes, _| {

@@ -42,6 +42,38 @@ pub enum PacketType {
     Reset = 5,
 }
 
+/// What of a packet says which engine of an endpoint it belongs to (`docs/spec/wire.md#several-engines`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Addressee {
+    /// The flow of this id.
+    Flow(u64),
+    /// Whoever accepts flows of this initiator.
+    Initiator {
+        /// The id that it chose.
+        source: u64,
+        /// It receives on one port alone.
+        single_port: bool,
+    },
+}
+
+/// Whom a packet is for, as far as that can be said without knowing any flow; `None` if it is nobody's, or says only whose
+/// packet it answers. Nothing else of the packet is looked at.
+#[must_use]
+#[inline]
+pub fn addressee(packet: &[u8]) -> Option<Addressee> {
+    let header = packet.first_chunk::<HEADER_LEN>()?;
+    if header[0] >> 4 != VERSION {
+        return None;
+    }
+    if header[0] & 0x0f == PacketType::Init as u8 {
+        let source = packet.get(16..24)?.try_into().ok().map(u64::from_be_bytes)?;
+        let ports = packet.get(48..52)?;
+        return Some(Addressee::Initiator { source, single_port: ports[..2] == ports[2..] });
+    }
+    let id = header[4..12].try_into().ok().map(u64::from_be_bytes)?;
+    (id != 0).then_some(Addressee::Flow(id))
+}
+
 /// The header's values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {

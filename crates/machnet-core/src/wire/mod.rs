@@ -14,7 +14,7 @@ pub use ack::{AckBlock, MAX_BITMAP_WORDS};
 pub use chunk::{CHUNK_HEADER_LEN, Chunk, Chunks};
 pub use data::{Data, MIN_ELICITING_LEN};
 pub use handshake::{Handshake, Retry};
-pub use header::{HEADER_LEN, Header, PacketType, VERSION, VERSIONS};
+pub use header::{Addressee, HEADER_LEN, Header, PacketType, VERSION, VERSIONS, addressee};
 pub use reset::{RESET_LEN, Reset};
 
 use crate::DropReason;

@@ -124,7 +124,7 @@ fn memory_is_bounded_by_the_quota_and_comes_back() {
         most = most.max(rig.tenants().report().tenants[1].held);
     }
     assert!(most <= small, "{most} bytes held of {small}");
-    assert!(sent * 8000 > u64::from(small), "what was acknowledged makes room: {sent}");
+    assert!(sent * 8000 > small, "what was acknowledged makes room: {sent}");
     server.reads = true;
     for known in server.flows.values_mut() {
         known.keep = false;

@@ -103,7 +103,6 @@ pub(super) struct Rig {
     pub(super) engine: Engine<Hairpin<Nic>, Tenants<Door>>,
     pub(super) now: Instant,
     next: u64,
-    pub(super) config: Config,
 }
 
 pub(super) fn quota() -> Quota {
@@ -124,7 +123,7 @@ impl Rig {
         };
         let tenants = Tenants::new(door).unwrap();
         let engine = Engine::new(Hairpin::alone(nic), tenants, config, [7; 32]).unwrap();
-        Self { engine, now: Instant::ZERO, next: 1, config }
+        Self { engine, now: Instant::ZERO, next: 1 }
     }
 
     pub(super) fn tenants(&mut self) -> &mut Tenants<Door> {
