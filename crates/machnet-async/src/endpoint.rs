@@ -41,14 +41,13 @@ impl Endpoint {
         }
     }
 
-    #[cfg(test)]
     pub(crate) fn on(engine: Arc<EngineHandle>) -> Self {
         Self { engines: Arc::new([engine]) }
     }
 
     /// True once it was shut down, or an engine of it is gone.
     pub(crate) fn is_closing(&self) -> bool {
-        self.engines.iter().any(|engine| engine.is_closing())
+        self.engines.iter().any(|engine| engine.is_closing() || engine.status().is_gone())
     }
 
     /// The address that connected flows leave from.
@@ -118,11 +117,15 @@ impl Endpoint {
     pub fn wake_stats(&self) -> WakeStats {
         self.engines.iter().fold(WakeStats::default(), |sum, engine| {
             let intake = engine.intake();
+            let (rings, parks) = match intake.pump() {
+                Some(pump) => pump.rings(),
+                None => (intake.bell().rings(), engine.status().parks()),
+            };
             WakeStats {
                 wakers_called: sum.wakers_called + intake.woken(),
                 handed_over: sum.handed_over + intake.handed_over(),
-                rings: sum.rings + intake.bell().rings(),
-                parks: sum.parks + engine.status().parks(),
+                rings: sum.rings + rings,
+                parks: sum.parks + parks,
             }
         })
     }
@@ -133,7 +136,7 @@ impl Endpoint {
     /// second is usual: the engine stays to answer what peers repeat.
     ///
     /// # Errors
-    /// `Other`: the engine failed, and what was underway is lost.
+    /// `Other`: the engine failed, and what was underway is lost. `NetworkDown`: so is the daemon that had it.
     ///
     /// # Cancel safety
     /// Once polled, the end goes on without the future. It may be called again, also on a clone.
@@ -159,12 +162,12 @@ impl Future for Shutdown {
         engines.iter().for_each(|engine| engine.intake().shut_down());
         let mut result = Ok(());
         for engine in ended {
-            let text = match ready!(Pin::new(engine).poll(cx)) {
+            result = Err(match ready!(Pin::new(engine).poll(cx)) {
                 Outcome::Finished => continue,
-                Outcome::Panicked => "the engine panicked",
-                Outcome::Abandoned => "the runtime that polled the engine was dropped",
-            };
-            result = Err(io::Error::other(text));
+                Outcome::Panicked => io::Error::other("the engine panicked"),
+                Outcome::DaemonGone => io::Error::new(io::ErrorKind::NetworkDown, "the daemon is gone"),
+                Outcome::Abandoned => io::Error::other("the runtime that polled the engine was dropped"),
+            });
         }
         Poll::Ready(result)
     }
@@ -182,7 +185,8 @@ pub struct WakeStats {
     pub handed_over: u64,
     /// Times that an application found the engine asleep and rang.
     pub rings: u64,
-    /// Times that the engine went to sleep.
+    /// Times that the engine went to sleep. Of an attached endpoint: times that it heard the daemon ring, because nobody was
+    /// awake here.
     pub parks: u64,
 }
 

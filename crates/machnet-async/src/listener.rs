@@ -45,7 +45,8 @@ impl Listener {
     /// Waits for the next flow; returns it and its peer's address. The handshake is over by then.
     ///
     /// # Errors
-    /// `NotConnected`: the endpoint was shut down, or its engine failed. The error is final.
+    /// `NotConnected`: the endpoint was shut down, or its engine failed. `NetworkDown`: it was attached to a daemon, which is
+    /// gone. The error is final.
     ///
     /// # Cancel safety
     /// Dropping the future loses no flow.
@@ -64,26 +65,37 @@ impl Listener {
     /// # Errors
     /// As [`Listener::accept`].
     pub fn poll_accept(&mut self, cx: &Context<'_>) -> Poll<io::Result<(Flow, SocketAddr)>> {
-        let Some((accepted, engine)) = ready!(self.poll_ears(cx)) else {
-            return Poll::Ready(Err(shut_down()));
+        let Some((accepted, at)) = ready!(self.poll_ears(cx)) else {
+            return Poll::Ready(Err(self.ended()));
         };
-        let flow = Flow::new(accepted.send, accepted.recv, engine);
+        let flow = Flow::new(accepted.send, accepted.recv, &self.ears[at].engine);
         let peer = flow.peer_addr();
         tracing::debug!(local = %flow.local_addr(), %peer, "flow accepted");
         Poll::Ready(Ok((flow, peer)))
     }
 
-    /// What was accepted by the first engine that has something, and that engine. With none, all of them wake the task.
-    fn poll_ears(&mut self, cx: &Context<'_>) -> Poll<Option<(Accepted, &Arc<EngineHandle>)>> {
+    /// What was accepted by the first engine that has something, and which one that is. With none, all of them wake the task.
+    fn poll_ears(&mut self, cx: &Context<'_>) -> Poll<Option<(Accepted, usize)>> {
         let count = self.ears.len();
         for turn in 0..count {
             let at = (self.next + turn) % count;
             if let Poll::Ready(accepted) = self.ears[at].backlog.poll_accept(cx) {
                 self.next = (at + 1) % count;
-                return Poll::Ready(accepted.map(|accepted| (accepted, &self.ears[at].engine)));
+                return Poll::Ready(accepted.map(|accepted| (accepted, at)));
             }
         }
         Poll::Pending
+    }
+
+    fn ended(&self) -> io::Error {
+        let engines = || self.ears.iter().map(|ear| &ear.engine);
+        if engines().any(|engine| engine.is_closing()) {
+            io::Error::new(io::ErrorKind::NotConnected, "the endpoint was shut down")
+        } else if engines().any(|engine| engine.intake().pump().is_some()) {
+            io::Error::new(io::ErrorKind::NetworkDown, "the daemon is gone, or no longer listens there")
+        } else {
+            io::Error::new(io::ErrorKind::NotConnected, "the engine is gone")
+        }
     }
 }
 
@@ -112,10 +124,6 @@ impl FusedStream for Incoming<'_> {
     fn is_terminated(&self) -> bool {
         self.listener.is_none()
     }
-}
-
-fn shut_down() -> io::Error {
-    io::Error::new(io::ErrorKind::NotConnected, "the endpoint was shut down")
 }
 
 /// Future of [`Listener::accept`].

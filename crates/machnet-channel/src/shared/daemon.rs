@@ -426,7 +426,7 @@ impl<W: Words + Clone> DaemonSide<W> {
     /// Takes the piece that [`DaemonSide::peek`] showed, copying it into `buffer`, which is as long as the piece.
     ///
     /// # Errors
-    /// There is none, or the application has said FIN before.
+    /// As [`DaemonSide::peek`], if that was not called before.
     pub fn take(&mut self, buffer: &mut [u8]) -> Result<(), Malformed> {
         let Some(Piece { slot, len, more, begins }) = self.peek()? else { return Ok(()) };
         self.receiver.take(buffer);
@@ -514,7 +514,7 @@ impl<W: Words + Clone> DaemonSide<W> {
     /// Puts a message into the pipe, from byte `*from` on, which it advances, in as many pieces as it takes. False if there
     /// is no more room: go on later, with this message before any other; or give it up by beginning another.
     ///
-    /// Of a flow that was released, what it needs not have been: messages that were counted before, in order.
+    /// Also of a flow that was released: messages that were counted before that.
     ///
     /// # Errors
     /// The application's index is impossible.

@@ -210,7 +210,7 @@ mod tests {
     #[test]
     fn the_table_of_the_specification() {
         let layout = Layout::new(&GOOD);
-        let marks = (8 * 1 + 2 * 1024 / 8 + 8_usize).next_multiple_of(128);
+        let marks = (8 + 2 * 1024 / 8 + 8_usize).next_multiple_of(128);
         let listeners = 256 + 2 * marks;
         let flows = listeners + 64 * (128 + 384);
         let rings = flows + 2 * 1024 * (128 + 256);

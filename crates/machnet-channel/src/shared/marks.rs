@@ -36,8 +36,7 @@ pub(super) fn mark_flow<W: Words>(words: &W, layout: &Layout, from: Side, slot: 
     // One writer: who set the bits that are there has set the summary's, and whoever took that takes these.
     if before == 0 {
         // Release: who swaps the summary finds the bit.
-        let order = if mutant!("mark_summary_relaxed") { Ordering::Relaxed } else { Ordering::Release };
-        words.words()[place.summary + (word / BITS) as usize].fetch_or(1 << (word % BITS), order);
+        words.words()[place.summary + (word / BITS) as usize].fetch_or(1 << (word % BITS), Ordering::Release);
     }
 }
 

@@ -146,7 +146,7 @@ impl AppChannel for LocalChannel {
         self.listeners[listener.0 as usize].end.backlog().options()
     }
 
-    fn intent(&self, slot: Slot) -> Intent {
+    fn intent(&mut self, slot: Slot) -> Intent {
         self.flow(slot).intent()
     }
 
@@ -154,7 +154,7 @@ impl AppChannel for LocalChannel {
         self.flow_mut(slot).take()
     }
 
-    fn consumed(&self, slot: Slot) -> u64 {
+    fn consumed(&mut self, slot: Slot) -> u64 {
         self.flow(slot).consumed()
     }
 
@@ -204,7 +204,7 @@ impl AppChannel for LocalChannel {
         self.listeners[listener.0 as usize].end.set_opened(opened);
     }
 
-    fn can_accept(&self, listener: ListenSlot) -> bool {
+    fn can_accept(&mut self, listener: ListenSlot) -> bool {
         let listening = &self.listeners[listener.0 as usize];
         listening.end.room() as usize > listening.accepted.len()
     }

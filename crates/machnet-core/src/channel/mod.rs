@@ -1,9 +1,10 @@
 //! What the engine sees of applications.
 //!
 //! [`AppChannel`] is the seam: [`LocalChannel`] serves tasks of the engine's own process through [`machnet_channel`]'s
-//! mailboxes. No call blocks, and none can fail: an engine never waits for an application.
+//! mailboxes, [`Tenants`] serves processes that nobody trusts, through memory shared with each. No call blocks, and none can fail: an engine never waits for an application.
 
 mod local;
+mod tenants;
 
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use machnet_channel::{Doorbell, FlowOptions, FlowState, FlowStats, Intent, Message};
 
 pub use local::LocalChannel;
+pub use tenants::{Arrival, Counters, Ended, FlowReport, Gate, News, Ports, Quota, Report, TenantReport, Tenants};
 
 /// A flow of the channel. Given out by the channel, valid until [`AppChannel::release`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -65,13 +67,13 @@ pub trait AppChannel: Send {
     fn listen_options(&self, listener: ListenSlot) -> FlowOptions;
 
     /// What the application wants of a flow. Read it before draining [`AppChannel::take`].
-    fn intent(&self, slot: Slot) -> Intent;
+    fn intent(&mut self, slot: Slot) -> Intent;
 
     /// Takes the next message to send.
     fn take(&mut self, slot: Slot) -> Option<Message>;
 
     /// Cumulative units the application has consumed.
-    fn consumed(&self, slot: Slot) -> u64;
+    fn consumed(&mut self, slot: Slot) -> u64;
 
     /// Asks for a hint when `consumed` reaches `units`; returns `consumed` as it is after that.
     fn set_tell_at(&mut self, slot: Slot, units: u64) -> u64;
@@ -104,7 +106,7 @@ pub trait AppChannel: Send {
     fn set_listening(&mut self, listener: ListenSlot, opened: Result<SocketAddr, &std::io::Error>);
 
     /// True if the listener takes another flow now.
-    fn can_accept(&self, listener: ListenSlot) -> bool;
+    fn can_accept(&mut self, listener: ListenSlot) -> bool;
 
     /// Queues a flow that finished its handshake at a listener.
     fn accept(&mut self, listener: ListenSlot, local: SocketAddr, peer: SocketAddr) -> Slot;

@@ -578,6 +578,12 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         &self.channel
     }
 
+    /// The applications, for tests that play them.
+    #[cfg(test)]
+    pub(crate) const fn channel_mut(&mut self) -> &mut C {
+        &mut self.channel
+    }
+
     /// The last engine of a group to end its flows ends them all.
     fn finish_group(&mut self) {
         if self.shutting_down
