@@ -69,8 +69,12 @@ struct Steered {
     seen: Option<SeenAt>,
     /// How many arrived on a wrong queue since the last on the right one.
     strays: u8,
-    /// The last PROBE_REPLY to the peer: its nonce and pair.
-    answered: Option<(u64, Pair)>,
+    /// The peer needs no other pair.
+    peer_settled: bool,
+    /// The last PROBE_REPLYs to the peer: their nonces and pairs.
+    answered: [Option<(u64, Pair)>; 2],
+    /// The order in which second answers try pairs.
+    spare: Option<Search>,
     search: Option<Search>,
     /// A search begins with the first packet of the peer, which shows that the flow is open there.
     eager: bool,
