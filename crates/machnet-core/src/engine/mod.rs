@@ -285,21 +285,28 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         self.notice_freeze();
         self.tx.begin(self.now);
         self.serve_waiting();
-        let received = self.receive_burst() + self.exchange();
+        let mut received = self.receive_burst();
+        if self.group.is_some() {
+            received += self.exchange();
+        }
         let looked = self.look_at_applications();
-        let expired = self.expire_timers() | self.expire_peers() | self.expire_searches();
+        let expired = self.expire_timers() | self.expire_peers() | (self.steering.is_some() && self.expire_searches());
         let (sent, filled) = self.send();
         let full = received.max(looked) >= self.burst || filled || !self.expired.is_empty();
         self.end_round();
-        self.finish_group();
+        if self.shutting_down {
+            self.finish_group();
+        }
         let busy = received > 0 || looked > 0 || expired || sent;
         if !busy {
             // It may sleep next, and is not to be woken in vain.
             self.settle_timers();
         }
         let deadlines = [self.timers.next_deadline(), self.peers.next_deadline(), self.tx.driver.next_deadline()];
-        let searches = self.steering.as_mut().and_then(|steering| steering.next_deadline());
-        self.promised = deadlines.into_iter().chain([searches]).flatten().min();
+        self.promised = deadlines.into_iter().flatten().min();
+        if let Some(steering) = &mut self.steering {
+            self.promised = [self.promised, steering.next_deadline()].into_iter().flatten().min();
+        }
         Progress { busy, next_deadline: self.promised, full }
     }
 
@@ -422,7 +429,9 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
                 continue;
             };
             self.tx.begin_turn(allowed);
-            self.tx.steer = self.steering.as_ref().and_then(|steering| steering.pair(key));
+            if let Some(steering) = &self.steering {
+                self.tx.steer = steering.pair(key);
+            }
             let more = flow.transmit(self.now, &mut self.tx);
             let how = match more {
                 false if flow.keeps_data_back() => Ended::Held,
@@ -439,7 +448,9 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
                 break;
             }
         }
-        self.tx.steer = None;
+        if self.steering.is_some() {
+            self.tx.steer = None;
+        }
         let filled = self.tx.is_full();
         (self.tx.flush(), filled)
     }
@@ -586,8 +597,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
 
     /// The last engine of a group to end its flows ends them all.
     fn finish_group(&mut self) {
-        if self.shutting_down
-            && self.has_ended()
+        if self.has_ended()
             && let Some(group) = &mut self.group
         {
             group.finish();
