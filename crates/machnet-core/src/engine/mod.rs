@@ -178,6 +178,8 @@ pub struct Engine<D, C> {
     handed_over: u64,
     taken_over: u64,
     drops: Drops,
+    /// The engine's number among those of the endpoint: that of its queue.
+    index: u16,
     /// The other engines of the endpoint, if there are any.
     group: Option<Box<Member>>,
     /// Flows with a choice of ports, if there are any.
@@ -268,6 +270,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             handed_over: 0,
             taken_over: 0,
             drops: Drops::default(),
+            index: index.into(),
             group,
             steering: None,
             connecting: BTreeSet::new(),
