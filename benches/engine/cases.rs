@@ -13,6 +13,11 @@ pub(crate) const CASES: &[Case] = &[
     Case { name: "request_64", operations: 2, counts: true, make: || requests(64, 1) },
     Case { name: "request_1024", operations: 2, counts: true, make: || requests(1024, 1) },
     Case { name: "request_1024_beside_10000_flows", operations: 2, counts: true, make: || requests(1024, 10_001) },
+    // The same at the first of several engines of each host: one more costs it nothing.
+    Case { name: "request_1024_of_1_engine", operations: 2, counts: true, make: || requests_of(1) },
+    Case { name: "request_1024_of_2_engines", operations: 2, counts: true, make: || requests_of(2) },
+    Case { name: "request_1024_of_4_engines", operations: 2, counts: true, make: || requests_of(4) },
+    Case { name: "request_1024_of_8_engines", operations: 2, counts: true, make: || requests_of(8) },
     // At both ends together, per message.
     Case { name: "one_way_64", operations: BURST as u64, counts: true, make: || one_way(64, BURST) },
     Case { name: "one_way_1024", operations: BURST as u64, counts: true, make: || one_way(1024, BURST) },
@@ -32,10 +37,22 @@ fn flows(count: usize) -> (Pair, Vec<(End, End)>) {
 
 /// One request at a time, on one of `count` flows. Each engine has two rounds: it sends in one, it receives in one.
 fn requests(len: usize, count: usize) -> Box<dyn FnMut(bool)> {
-    let (mut pair, mut ends) = flows(count);
+    let (pair, mut ends) = flows(count);
+    requests_on(pair, ends.remove(count - 1), ends, len)
+}
+
+/// Requests at the first of `engines` engines.
+fn requests_of(engines: usize) -> Box<dyn FnMut(bool)> {
+    let mut pair = Pair::of_several(engines);
+    let ends = pair.open();
+    requests_on(pair, ends, Vec::new(), 1024)
+}
+
+fn requests_on(mut pair: Pair, ends: (End, End), others: Vec<(End, End)>, len: usize) -> Box<dyn FnMut(bool)> {
+    let (mut client, mut server) = ends;
     let message = Message::from(vec![1; len]);
     Box::new(move |counted| {
-        let Some((client, server)) = ends.last_mut() else { return };
+        let _held = &others;
         assert_eq!(client.post(&message, 1), 1);
         pair.round(Side::Client, counted);
         pair.round(Side::Server, counted);

@@ -12,13 +12,18 @@ use machnet_channel::{
     Backlog, BacklogConsumer, Doorbell, Frame, FramePool, FrameRef, Intake, Mailbox, Message, RecvEnd, Region, SendEnd,
 };
 use machnet_core::{
-    AppChannel, Capabilities, Config, Driver, Engine, Instant, LocalChannel, Meta, Progress, RxPacket, TxPacket,
+    AppChannel, Capabilities, Config, ConfigError, Driver, Engine, Instant, LocalChannel, Member, Meta, Progress,
+    RxPacket, TxPacket,
 };
 
 /// The payload of an MTU of 1 500 bytes.
 const MAX_PAYLOAD: u32 = 1472;
 const FRAMES: u32 = 4096;
 const PORT: u16 = 7000;
+/// Ports of a host with several engines.
+const PORTS: u16 = 4;
+/// Rounds after which nobody answers an INIT any more.
+const PATIENCE: usize = 20;
 /// From one round of an engine to the other's.
 const STEP: Duration = Duration::from_micros(5);
 
@@ -26,17 +31,19 @@ const STEP: Duration = Duration::from_micros(5);
 pub(crate) struct Memory {
     capabilities: Capabilities,
     home: SocketAddr,
+    ports: u16,
     pool: FramePool,
     received: VecDeque<RxPacket>,
     sent: VecDeque<TxPacket>,
 }
 
 impl Memory {
-    fn new(host: u8) -> Self {
+    fn new(host: u8, ports: u16) -> Self {
         let (_, pool) = Region::anonymous(2048, FRAMES).expect("memory");
         Self {
             capabilities: Capabilities::minimal(MAX_PAYLOAD),
             home: SocketAddr::from(([10, 0, 0, host], 5000)),
+            ports,
             pool,
             received: VecDeque::new(),
             sent: VecDeque::new(),
@@ -65,6 +72,10 @@ impl Driver for Memory {
 
     fn home(&self) -> SocketAddr {
         self.home
+    }
+
+    fn ports(&self) -> (u16, u16) {
+        (self.home.port(), self.home.port() + self.ports - 1)
     }
 
     fn open(&mut self, port: u16) -> io::Result<SocketAddr> {
@@ -147,19 +158,47 @@ pub(crate) struct Pair {
     client: Arc<Intake>,
     listener: BacklogConsumer,
     now: Instant,
+    /// The other engines of both hosts: nobody polls them, and what is for them is lost.
+    _others: Vec<Member>,
 }
 
 impl Pair {
     pub(crate) fn new() -> Self {
+        let new = |host: u8, channel| Engine::new(Memory::new(host, 1), channel, Config::default(), [host; 32]);
+        Self::of(Vec::new(), new)
+    }
+
+    /// The first of `engines` engines of two hosts each, on queues that all packets hit rightly.
+    pub(crate) fn of_several(engines: usize) -> Self {
+        let groups = [1, 2].map(|host: u8| {
+            let bells: Vec<_> = (0..engines).map(|_| Arc::new(Doorbell::new())).collect();
+            Member::group(&bells, [host; 32])
+        });
+        let [mut first, mut others] = [Vec::new(), Vec::new()];
+        for mut group in groups {
+            first.push(group.remove(0));
+            others.extend(group);
+        }
+        let mut members = first.into_iter();
+        Self::of(others, |host, channel| {
+            let member = members.next().expect("one for each host");
+            Engine::join(Memory::new(host, PORTS), channel, Config::default(), [host; 32], member)
+        })
+    }
+
+    fn of(
+        others: Vec<Member>,
+        mut make: impl FnMut(u8, LocalChannel) -> Result<Engine<Memory, LocalChannel>, ConfigError>,
+    ) -> Self {
         let intakes = [Intake::new(), Intake::new()];
-        let engine = |host: u8| {
+        let mut engine = |host: u8| {
             let channel = LocalChannel::new(Arc::clone(&intakes[usize::from(host) - 1]));
-            Engine::new(Memory::new(host), channel, Config::default(), [host; 32]).expect("a sound configuration")
+            make(host, channel).expect("a sound configuration")
         };
         let engines = [engine(1), engine(2)];
         let listener = Backlog::listen(&intakes[1], PORT, 16);
         let [client, _] = intakes;
-        let mut pair = Self { engines, client, listener, now: Instant(1) };
+        let mut pair = Self { engines, client, listener, now: Instant(1), _others: others };
         pair.round(Side::Server, false);
         pair
     }
@@ -174,16 +213,18 @@ impl Pair {
         progress.busy
     }
 
-    /// Opens a flow.
+    /// Opens a flow: of several engines of the server's, one that the first owns.
     pub(crate) fn open(&mut self) -> (End, End) {
         let to = SocketAddr::from(([10, 0, 0, 2], PORT));
-        let (send, recv) = Mailbox::connect(&self.client, to);
         let cx = Context::from_waker(Waker::noop());
         loop {
-            self.round(Side::Client, false);
-            self.round(Side::Server, false);
-            if let Poll::Ready(Some(accepted)) = self.listener.poll_accept(&cx) {
-                return (End { send, recv }, End { send: accepted.send, recv: accepted.recv });
+            let (send, recv) = Mailbox::connect(&self.client, to);
+            for _ in 0..PATIENCE {
+                self.round(Side::Client, false);
+                self.round(Side::Server, false);
+                if let Poll::Ready(Some(accepted)) = self.listener.poll_accept(&cx) {
+                    return (End { send, recv }, End { send: accepted.send, recv: accepted.recv });
+                }
             }
         }
     }

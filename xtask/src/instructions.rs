@@ -21,6 +21,9 @@ use crate::{root, target, tools};
 const LIMIT: Duration = Duration::from_secs(20 * 60);
 /// A count this much larger than the baseline fails.
 const TOLERANCE: f64 = 0.05;
+/// Cases of an engine that is one of several: these may differ by so much from the least of them.
+const SEVERAL: &str = "request_1024_of_";
+const FLAT: f64 = 0.10;
 /// Differences of so few instructions are nobody's fault.
 const SLACK: f64 = 3.0;
 /// Counted steps: enough that what happens once in a while (growth, timers, keepalives) is spread.
@@ -107,6 +110,11 @@ impl Verdict {
                 failed.push(format!("{name} takes {now:.0} instructions, not {was:.0} ({:+.1} %)", change * 100.0));
             }
         }
+        let several = || counted.iter().filter(|(name, _)| name.starts_with(SEVERAL));
+        let least = several().map(|(_, &count)| count).fold(f64::INFINITY, f64::min);
+        for (name, count) in several().filter(|&(_, &count)| count > least * (1.0 + FLAT)) {
+            failed.push(format!("{name} takes {count:.0} instructions, with fewer or more engines it is {least:.0}"));
+        }
         for name in baseline.keys().filter(|name| !counted.contains_key(*name)) {
             failed.push(format!("{name} is in the baseline and was not counted"));
         }
@@ -176,6 +184,17 @@ fn rustc() -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn engines_that_cost_more_because_there_are_others_are_named() {
+        let cases = |of: &[(&str, f64)]| of.iter().map(|&(name, count)| (name.to_owned(), count)).collect();
+        let flat = cases(&[("request_1024_of_1_engine", 1000.0), ("request_1024_of_8_engines", 1090.0)]);
+        assert!(Verdict::of(&flat, &flat).failed.is_empty());
+        let steep = cases(&[("request_1024_of_1_engine", 1000.0), ("request_1024_of_8_engines", 1110.0)]);
+        let verdict = Verdict::of(&steep, &steep);
+        assert_eq!(verdict.failed.len(), 1, "{:?}", verdict.failed);
+        assert!(verdict.failed[0].contains("request_1024_of_8_engines takes 1110"), "{:?}", verdict.failed);
+    }
 
     #[test]
     fn what_got_worse_is_named() {
