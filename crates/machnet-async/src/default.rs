@@ -155,8 +155,9 @@ fn listening_at(url: &Url, asked: IpAddr) -> io::Result<Endpoint> {
         }
         #[cfg(feature = "dpdk")]
         Url::Dpdk(port) => {
-            listens_at(port.address(), asked, url)?;
-            dpdk(port)
+            let endpoint = dpdk(port)?;
+            listens_at(endpoint.local_addr().ip(), asked, url)?;
+            Ok(endpoint)
         }
     }
 }

@@ -57,7 +57,7 @@ impl Machnet {
         setup.max_payload.get_or_insert(driver.capabilities().max_payload);
         // As the library's default endpoint.
         setup.congestion.get_or_insert(Congestion::Cubic);
-        Self::open(driver, 1, server, &setup, |port, at| format!("{port}&server={at}"), &port.to_string())
+        Self::open(driver, 1, server, &setup, super::url::with_server, &port.to_string())
     }
 
     fn open<D: Driver + 'static>(

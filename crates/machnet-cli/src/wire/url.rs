@@ -102,9 +102,9 @@ pub(crate) enum Place {
     Host { name: String, port: u16 },
     /// A file.
     Path(PathBuf),
-    /// A port of this machine with the host on it, and the server's address.
+    /// A port of this machine with the host on it, and the server's address, unless that is this host's.
     #[cfg(feature = "dpdk")]
-    Dpdk { port: Box<machnet::dpdk::DpdkUrl>, server: SocketAddr },
+    Dpdk { port: Box<machnet::dpdk::DpdkUrl>, server: Option<SocketAddr> },
 }
 
 impl Place {
@@ -151,7 +151,8 @@ impl Url {
     #[cfg(feature = "dpdk")]
     pub(crate) fn dpdk(&self) -> anyhow::Result<(&machnet::dpdk::DpdkUrl, SocketAddr)> {
         match &self.place {
-            Place::Dpdk { port, server } => Ok((port, *server)),
+            Place::Dpdk { port, server: Some(server) } => Ok((port, *server)),
+            Place::Dpdk { port, server: None } => Ok((port, SocketAddr::new(port.address()?, DEFAULT_PORT))),
             _ => bail!("{self} is no DPDK port"),
         }
     }
@@ -215,17 +216,25 @@ fn engines(text: &str) -> Result<usize, String> {
 fn dpdk(rest: &str) -> Result<Place, String> {
     let (device, query) = rest.split_once('?').unwrap_or((rest, ""));
     let (server, rest): (Vec<_>, Vec<_>) = query.split('&').partition(|pair| pair.starts_with("server="));
-    let port: machnet::dpdk::DpdkUrl = format!("dpdk://{device}?{}", rest.join("&"))
-        .parse()
-        .map_err(|error: machnet::dpdk::UrlError| error.to_string())?;
+    let port: machnet::dpdk::DpdkUrl =
+        format!("dpdk://{device}{}{}", if rest.concat().is_empty() { "" } else { "?" }, rest.join("&"))
+            .parse()
+            .map_err(|error: machnet::dpdk::UrlError| error.to_string())?;
     let server = match server.as_slice() {
-        [] => SocketAddr::new(port.address(), DEFAULT_PORT),
-        [one] => one.trim_start_matches("server=").parse().map_err(|_| {
+        [] => None,
+        [one] => Some(one.trim_start_matches("server=").parse().map_err(|_| {
             format!("{one:?}: wanted is the server's address and port, such as server=10.0.0.1:{DEFAULT_PORT}")
-        })?,
+        })?),
         _ => return Err("server is there twice".to_owned()),
     };
     Ok(Place::Dpdk { port: Box::new(port), server })
+}
+
+/// The URL of a port, with a server's address.
+#[cfg(feature = "dpdk")]
+pub(crate) fn with_server(port: &str, server: SocketAddr) -> String {
+    let sign = if port.contains('?') { '&' } else { '?' };
+    format!("{port}{sign}server={server}")
 }
 
 impl fmt::Display for Place {
@@ -235,8 +244,10 @@ impl fmt::Display for Place {
             Self::Host { name, port } => write!(f, "{name}:{port}"),
             Self::Path(path) => path.display().fmt(f),
             #[cfg(feature = "dpdk")]
-            Self::Dpdk { port, server } => {
-                write!(f, "{}&server={server}", port.to_string().trim_start_matches("dpdk://"))
+            Self::Dpdk { port, server: None } => f.write_str(port.to_string().trim_start_matches("dpdk://")),
+            #[cfg(feature = "dpdk")]
+            Self::Dpdk { port, server: Some(server) } => {
+                f.write_str(with_server(&port.to_string(), *server).trim_start_matches("dpdk://"))
             }
         }
     }
@@ -282,7 +293,7 @@ mod tests {
             #[cfg(feature = "dpdk")]
             ("dpdk://0", "names no DPDK port"),
             #[cfg(feature = "dpdk")]
-            ("dpdk+raw://vdev:net_memif0", "add ip="),
+            ("dpdk+raw://vdev:net_memif0?color=red", "unknown key"),
             #[cfg(feature = "dpdk")]
             ("dpdk://0000:00:06.0?ip=10.0.0.1/24&server=x", "server=10.0.0.1:7000"),
             ("shm://", "no port"),

@@ -379,6 +379,9 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
                 Some(at) if at <= self.now => {
                     any = true;
                     flow.on_timer(self.now);
+                    if flow.is_unanswered() {
+                        self.tx.driver.doubt(flow.remote.ip());
+                    }
                     self.touch(key);
                 }
                 // It was postponed meanwhile.
