@@ -4,6 +4,7 @@
 //! Peers are children of this process: this binary once more, see [`process`]. DPDK is started once in each process, so
 //! tests share this one's; each has devices of its own.
 
+mod copies;
 #[path = "../process/mod.rs"]
 mod process;
 
@@ -17,7 +18,7 @@ use process::{LONG, Process, Request, content, count_of, say, serve, size, verif
 
 /// Where servers listen.
 const PORT: u16 = 9;
-/// Bytes of each direction of a bulk transfer: a test of moments. `MACHNET_BULK_MIB` has it longer.
+/// Bytes of each direction of a bulk transfer: a test of moments. `MACHNET_BULK_MIB` has it longer, once for each kind of wire.
 const BULK_MIB: u64 = 64;
 /// The longest message of a bulk transfer.
 const LARGE: usize = 1 << 20;
@@ -42,11 +43,16 @@ fn runtime() -> tokio::runtime::Runtime {
 
 fn open(url: &str) -> Endpoint {
     let driver = url.parse::<DpdkUrl>().unwrap().open().unwrap();
+    let config = config(driver.capabilities().max_payload);
+    Endpoint::builder().driver(driver).config(config).start().unwrap()
+}
+
+fn config(max_payload: u32) -> Config {
     let mut config = Config::default();
-    config.max_payload = driver.capabilities().max_payload;
+    config.max_payload = max_payload;
     config.congestion = Some(Congestion::Cubic);
     config.dead_peer_timeout = Duration::from_secs(5);
-    Endpoint::builder().driver(driver).config(config).start().unwrap()
+    config
 }
 
 /// The two ends of a wire, as URLs without addresses.
@@ -55,6 +61,8 @@ struct Wire {
     there: String,
     /// Further keys, of both.
     more: &'static str,
+    /// It carries as much as is asked for; other tests are of the same wire.
+    whole: bool,
 }
 
 /// A number for this test's devices, which is another in each process that runs tests at the same time.
@@ -71,17 +79,28 @@ impl Wire {
             let socket = format!("/machnet-dpdk-{}-{number}", std::process::id());
             format!("dpdk://vdev:net_memif{number},role={role},socket={socket}")
         };
-        Self { here: end(here), there: end(there), more: "" }
+        Self { here: end(here), there: end(there), more: "", whole: false }
     }
 
-    /// vhost-user: this process is the host, with the backend, and the child is the machine.
-    fn machine_there() -> Self {
+    /// vhost-user: a machine and its host. `listens` is the side that has the socket.
+    fn virtio(here: Side, listens: Side) -> Self {
         let (number, socket) = socket();
-        Self {
-            here: format!("dpdk://vdev:net_vhost{number},iface={socket}"),
-            there: format!("dpdk://vdev:net_virtio_user{number},path={socket},queues=1"),
-            more: "",
-        }
+        let (host, machine) = match listens {
+            Side::Host => ("", ""),
+            Side::Machine => (",client=1", ",server=1"),
+        };
+        let host = format!("dpdk://vdev:net_vhost{number},iface={socket}{host}");
+        let machine = format!("dpdk://vdev:net_virtio_user{number},path={socket},queues=1{machine}");
+        let (here, there) = match here {
+            Side::Host => (host, machine),
+            Side::Machine => (machine, host),
+        };
+        Self { here, there, more: "", whole: false }
+    }
+
+    /// True if this process's port is opened only when the other's is there.
+    fn comes_second(&self) -> bool {
+        self.here.contains("role=client") || self.here.contains("virtio_user")
     }
 
     fn open(&self) -> Endpoint {
@@ -95,18 +114,24 @@ impl Wire {
         (peer, address)
     }
 
+    /// Bytes of a bulk transfer.
+    fn bulk(&self) -> u64 {
+        let asked = std::env::var("MACHNET_BULK_MIB").ok().filter(|_| self.whole);
+        asked.map_or(BULK_MIB, |text| text.parse().unwrap()) << 20
+    }
+
     /// Everything that every wire must do.
     fn prove(&self) {
         bounded(async {
             // Who connects finds somebody there.
-            let (endpoint, (peer, to)) = if self.here.contains("role=client") {
+            let (endpoint, (peer, to)) = if self.comes_second() {
                 let peer = self.start_peer();
                 (self.open(), peer)
             } else {
                 (self.open(), self.start_peer())
             };
             echo_all_sizes(&endpoint, to).await;
-            bulk_both_ways(&endpoint, to).await;
+            bulk_both_ways(&endpoint, to, self.bulk()).await;
             assert_eq!(peer.try_hear().filter(|said| said.starts_with("violation")), None);
 
             let mut flow = Request::Hold.connect(&endpoint, to).await.unwrap();
@@ -120,6 +145,15 @@ impl Wire {
             drop(peer);
         });
     }
+}
+
+/// Which side of a vhost-user socket.
+#[derive(Clone, Copy)]
+enum Side {
+    /// vhost: the backend.
+    Host,
+    /// virtio-user: the front end.
+    Machine,
 }
 
 /// A number, and a path of a socket.
@@ -157,8 +191,9 @@ async fn echo_all_sizes(endpoint: &Endpoint, to: SocketAddr) {
 }
 
 /// Many bytes at the same time in both directions, each verified by its receiver.
-async fn bulk_both_ways(endpoint: &Endpoint, to: SocketAddr) {
+async fn bulk_both_ways(endpoint: &Endpoint, to: SocketAddr, bytes: u64) {
     let (down, up) = (11, 12);
+    let count = move |key| count(key, bytes);
     let mut source = connect(Request::Source { key: down, max: LARGE, count: count(down) }, endpoint, to).await;
     let receiving = tokio::spawn(async move {
         for index in 0..count(down) {
@@ -176,13 +211,12 @@ async fn bulk_both_ways(endpoint: &Endpoint, to: SocketAddr) {
     receiving.await.unwrap();
 }
 
-/// How many messages of flow `key` are one direction of a bulk transfer.
-fn count(key: u64) -> u64 {
-    let mib = std::env::var("MACHNET_BULK_MIB").map_or(BULK_MIB, |text| text.parse().unwrap());
+/// How many messages of flow `key` are so many bytes.
+fn count(key: u64, most: u64) -> u64 {
     let mut bytes = 0;
     let fits = |&index: &u64| {
         bytes += size(key, index, LARGE) as u64;
-        bytes < mib << 20
+        bytes < most
     };
     (0..).take_while(fits).count() as u64
 }
@@ -194,16 +228,31 @@ fn memif_served_by_the_killed() {
 
 #[test]
 fn memif_served_by_the_survivor() {
-    Wire::memif("server", "client").prove();
+    Wire { whole: true, ..Wire::memif("server", "client") }.prove();
 }
 
 #[test]
 fn a_machine_is_killed() {
-    Wire::machine_there().prove();
+    Wire { whole: true, ..Wire::virtio(Side::Host, Side::Host) }.prove();
+}
+
+#[test]
+fn a_machines_host_is_killed() {
+    Wire::virtio(Side::Machine, Side::Host).prove();
+}
+
+#[test]
+fn a_machine_that_listens_is_killed() {
+    Wire::virtio(Side::Host, Side::Machine).prove();
+}
+
+#[test]
+fn the_host_of_a_machine_that_listens_is_killed() {
+    Wire::virtio(Side::Machine, Side::Machine).prove();
 }
 
 /// Checksums are left to the device, which on this wire means that nobody computes them.
 #[test]
 fn a_machine_that_leaves_checksums_to_its_device() {
-    Wire { more: "&checksums=device", ..Wire::machine_there() }.prove();
+    Wire { more: "&checksums=device", ..Wire::virtio(Side::Host, Side::Host) }.prove();
 }

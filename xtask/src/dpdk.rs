@@ -26,7 +26,7 @@ const FEATURES: &str = "machnet-dpdk/dpdk,machnet/dpdk,machnet-cli/dpdk";
 const LIMIT: Duration = Duration::from_secs(15 * 60);
 
 /// Bytes of a bulk transfer in each direction, MiB.
-const BULK: &str = "256";
+const BULK: &str = "1024";
 
 /// Drivers whose other side is the kernel.
 const DRIVERS: [Driver; 2] =

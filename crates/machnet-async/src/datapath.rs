@@ -18,7 +18,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroU64;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, mpsc};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -257,6 +257,8 @@ pub enum Outcome {
     Panicked,
     /// The runtime that polled it is gone.
     Abandoned,
+    /// It was another process's, which is gone.
+    DaemonGone,
 }
 
 /// What an engine tells about itself. Its locks are held for a copy, by the engine never waited for.
@@ -266,6 +268,8 @@ pub struct Status {
     exit: Mutex<Exit>,
     /// How often the engine went to sleep; written by the engine only.
     parks: AtomicU64,
+    /// It was another process's, which is gone for good.
+    gone: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -299,6 +303,15 @@ impl Status {
     #[must_use]
     pub fn parks(&self) -> u64 {
         self.parks.load(Relaxed)
+    }
+
+    pub(crate) fn set_gone(&self) {
+        self.gone.store(true, Relaxed);
+    }
+
+    /// True if the engine was another process's, which is gone for good.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.gone.load(Relaxed)
     }
 
     /// False if somebody reads the counters this moment: try again.

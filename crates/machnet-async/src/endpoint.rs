@@ -41,14 +41,13 @@ impl Endpoint {
         }
     }
 
-    #[cfg(test)]
     pub(crate) const fn on(engine: Arc<EngineHandle>) -> Self {
         Self { engine }
     }
 
     /// True once it was shut down, or its engine is gone.
     pub(crate) fn is_closing(&self) -> bool {
-        self.engine.is_closing()
+        self.engine.is_closing() || self.engine.status().is_gone()
     }
 
     /// The address that connected flows leave from.
@@ -106,12 +105,11 @@ impl Endpoint {
     #[must_use]
     pub fn wake_stats(&self) -> WakeStats {
         let intake = self.engine.intake();
-        WakeStats {
-            wakers_called: intake.woken(),
-            handed_over: intake.handed_over(),
-            rings: intake.bell().rings(),
-            parks: self.engine.status().parks(),
-        }
+        let (rings, parks) = match intake.pump() {
+            Some(pump) => pump.rings(),
+            None => (intake.bell().rings(), self.engine.status().parks()),
+        };
+        WakeStats { wakers_called: intake.woken(), handed_over: intake.handed_over(), rings, parks }
     }
 
     /// Ends every flow and listener of the endpoint, also those held elsewhere, and resolves when the engine is gone:
@@ -120,7 +118,7 @@ impl Endpoint {
     /// second is usual: the engine stays to answer what peers repeat.
     ///
     /// # Errors
-    /// `Other`: the engine failed, and what was underway is lost.
+    /// `Other`: the engine failed, and what was underway is lost. `NetworkDown`: so is the daemon that had it.
     ///
     /// # Cancel safety
     /// Once polled, the end goes on without the future. It may be called again, also on a clone.
@@ -148,6 +146,7 @@ impl Future for Shutdown {
         Poll::Ready(match ready!(this.ended.poll(cx)) {
             Outcome::Finished => Ok(()),
             Outcome::Panicked => Err(io::Error::other("the engine panicked")),
+            Outcome::DaemonGone => Err(io::Error::new(io::ErrorKind::NetworkDown, "the daemon is gone")),
             Outcome::Abandoned => Err(io::Error::other("the runtime that polled the engine was dropped")),
         })
     }
@@ -165,7 +164,8 @@ pub struct WakeStats {
     pub handed_over: u64,
     /// Times that an application found the engine asleep and rang.
     pub rings: u64,
-    /// Times that the engine went to sleep.
+    /// Times that the engine went to sleep. Of an attached endpoint: times that it heard the daemon ring, because nobody was
+    /// awake here.
     pub parks: u64,
 }
 

@@ -36,7 +36,8 @@ impl Listener {
     /// Waits for the next flow; returns it and its peer's address. The handshake is over by then.
     ///
     /// # Errors
-    /// `NotConnected`: the endpoint was shut down, or its engine failed. The error is final.
+    /// `NotConnected`: the endpoint was shut down, or its engine failed. `NetworkDown`: it was attached to a daemon, which is
+    /// gone. The error is final.
     ///
     /// # Cancel safety
     /// Dropping the future loses no flow.
@@ -56,12 +57,22 @@ impl Listener {
     /// As [`Listener::accept`].
     pub fn poll_accept(&mut self, cx: &Context<'_>) -> Poll<io::Result<(Flow, SocketAddr)>> {
         let Some(accepted) = ready!(self.backlog.poll_accept(cx)) else {
-            return Poll::Ready(Err(shut_down()));
+            return Poll::Ready(Err(self.ended()));
         };
         let flow = Flow::new(accepted.send, accepted.recv, &self.engine);
         let peer = flow.peer_addr();
         tracing::debug!(local = %flow.local_addr(), %peer, "flow accepted");
         Poll::Ready(Ok((flow, peer)))
+    }
+
+    fn ended(&self) -> io::Error {
+        if self.engine.is_closing() {
+            io::Error::new(io::ErrorKind::NotConnected, "the endpoint was shut down")
+        } else if self.engine.intake().pump().is_some() {
+            io::Error::new(io::ErrorKind::NetworkDown, "the daemon is gone, or no longer listens there")
+        } else {
+            io::Error::new(io::ErrorKind::NotConnected, "the engine is gone")
+        }
     }
 }
 
@@ -90,10 +101,6 @@ impl FusedStream for Incoming<'_> {
     fn is_terminated(&self) -> bool {
         self.listener.is_none()
     }
-}
-
-fn shut_down() -> io::Error {
-    io::Error::new(io::ErrorKind::NotConnected, "the endpoint was shut down")
 }
 
 /// Future of [`Listener::accept`].

@@ -4,6 +4,7 @@
 //!
 //! "Sleep" is loom's `block_on`: who is not woken is reported as a deadlock. Leaked `Arc`s fail a model, too.
 
+mod attachment;
 mod backlog;
 mod doorbell;
 mod frame;

@@ -98,6 +98,21 @@ pub trait Driver: Send {
         (self.home().port(), self.home().port())
     }
 
+    /// Makes `drivers` drivers of one that was not used yet: queues of the same NIC, each for an engine of its own.
+    ///
+    /// # Errors
+    /// `Unsupported` if it has one queue and cannot have more; else what the device says.
+    fn split(self, drivers: usize) -> io::Result<Vec<Self>>
+    where
+        Self: Sized,
+    {
+        if drivers == 1 {
+            return Ok(vec![self]);
+        }
+        let text = format!("this driver serves one engine and cannot be divided among {drivers}");
+        Err(io::Error::new(io::ErrorKind::Unsupported, text))
+    }
+
     /// A round of the engine begins: the first call of each. For drivers that have timers of their own.
     fn begin(&mut self, now: Instant) {
         let _ = now;

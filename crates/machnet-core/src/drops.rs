@@ -72,11 +72,13 @@ pub enum DropReason {
     AnswerLimited,
     /// A packet for another engine of the endpoint, whose inbox was full; it was not acknowledged and will come again.
     HandoverFull,
+    /// A PROBE_REPLY that answers no PROBE that is outstanding.
+    ForgedProbe,
 }
 
 impl DropReason {
     /// Every reason, in the order of the counters.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 34] = [
         Self::Truncated,
         Self::Version,
         Self::PacketType,
@@ -110,6 +112,7 @@ impl DropReason {
         Self::NoNeighbour,
         Self::AnswerLimited,
         Self::HandoverFull,
+        Self::ForgedProbe,
     ];
 }
 

@@ -8,15 +8,16 @@
 //!
 //! Nothing of this is looked at by an engine that is alone.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+
+use std::sync::{Arc, Mutex};
 
 use machnet_channel::{Doorbell, FrameRef, Inbox, InboxReceiver};
 use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use crate::driver::{Meta, Unreachable};
-use crate::engine::Keyed;
+use crate::engine::{Keyed, PortMaps};
 
 /// The most engines of an endpoint.
 pub const MAX_ENGINES: usize = 64;
@@ -42,6 +43,8 @@ pub(crate) struct Shared {
     pub(crate) secret: [u8; 16],
     /// Which engine an INIT belongs to.
     pub(crate) placement: Keyed,
+    /// What peers' ports hit.
+    pub(crate) maps: Arc<Mutex<PortMaps>>,
     inboxes: Box<[Arc<Inbox<Handed>>]>,
     /// Engines that still have flows, or may have some.
     unfinished: AtomicU32,
@@ -76,6 +79,7 @@ impl Member {
             instance: rng.next_u64(),
             secret,
             placement: Keyed::new(&mut rng),
+            maps: Arc::new(Mutex::new(PortMaps::new(Keyed::new(&mut rng)))),
             inboxes: inboxes.into(),
             unfinished: AtomicU32::new(bells.len() as u32),
         });

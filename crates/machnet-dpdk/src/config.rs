@@ -2,16 +2,14 @@
 
 use std::io::{self, ErrorKind};
 use std::net::IpAddr;
-use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use machnet_core::net::{Net, NetConfig};
-use rustix::io::Errno;
 
+use crate::attach::{Attached, Comeback, Queues, attach, what_was_said};
 use crate::pool::{HEADROOM, Pool};
-use crate::quirks::Quirks;
+use crate::quirks::{Quirks, Revival};
 use crate::{Device, Eal, Facts, HugePages, Port, ffi, log};
 
 /// An Ethernet header.
@@ -27,8 +25,6 @@ const ALIGNED: u32 = 64;
 /// Longest frame that an mbuf's 16-bit lengths hold, with all that is in front of it.
 const MAX_MTU: u32 = 16_000;
 
-/// What drivers log about a socket's path.
-const IN_USE: &str = "Address already in use";
 /// A host on a DPDK port: a [`Driver`](machnet_core::Driver).
 pub type Dpdk = Net<Port>;
 
@@ -109,10 +105,9 @@ impl PortBuilder {
         self.start_eal()?;
         // DPDK's devices come and go one at a time.
         let control = control();
-        let (id, arguments) = self.attach(address)?;
-        let removed = RemoveUnlessDone(id);
-        let mut port = self.set_up(id, &arguments).map_err(|error| self.about(error))?;
-        std::mem::forget(removed);
+        let attached = attach(&self.device, address)?;
+        let mut port = self.set_up(&attached).map_err(|error| self.about(error))?;
+        attached.keep();
         if let Err(error) = port.start() {
             let error = self.about(error);
             // Which the port's end takes.
@@ -149,46 +144,8 @@ impl PortBuilder {
         }
     }
 
-    /// The port's number, and its arguments if it is virtual.
-    fn attach(&self, address: Option<IpAddr>) -> io::Result<(u16, String)> {
-        log::forget();
-        match &self.device {
-            Device::Pci(address) => {
-                if ffi::port_by_name(address).is_none() {
-                    probe(address, address).map_err(|error| unprobed(&error, address))?;
-                }
-                let port = ffi::port_by_name(address).ok_or_else(|| {
-                    not_found(format!("no DPDK driver took {address}: bind it to vfio-pci (dpdk-devbind.py -b vfio-pci {address}); {}", known()))
-                })?;
-                Ok((port, String::new()))
-            }
-            Device::Mac(mac) => {
-                let has = |port: &u16| ffi::facts(*port).is_ok_and(|facts| facts.mac == mac.0);
-                let port = ffi::ports()
-                    .find(has)
-                    .ok_or_else(|| not_found(format!("no port has the address {mac}; {}", known())))?;
-                Ok((port, String::new()))
-            }
-            Device::Vdev { name, arguments } => {
-                if ffi::port_by_name(name).is_some() {
-                    let text = format!("{name} is open in this process already: give another number");
-                    return Err(io::Error::new(ErrorKind::AddrInUse, text));
-                }
-                let quirks = Quirks::of(name);
-                if let Some(path) = quirks.socket(arguments) {
-                    remove_stale(Path::new(path))?;
-                }
-                let arguments = quirks.with_mac(arguments, address);
-                let whole = if arguments.is_empty() { name.clone() } else { format!("{name},{arguments}") };
-                probe(&whole, name).map_err(|error| unprobed(&error, &whole))?;
-                let port = ffi::port_by_name(name)
-                    .ok_or_else(|| not_found(format!("{whole} is no network device{}", what_was_said())))?;
-                Ok((port, arguments))
-            }
-        }
-    }
-
-    fn set_up(&self, id: u16, arguments: &str) -> io::Result<Port> {
+    fn set_up(&self, attached: &Attached) -> io::Result<Port> {
+        let id = attached.id();
         let raw = ffi::facts(id)?;
         let mut facts = Facts::new(&raw);
         if facts.max_queues == 0 {
@@ -198,26 +155,30 @@ impl PortBuilder {
             Device::Vdev { name, .. } => Quirks::of(name),
             _ => Quirks::of(&facts.driver),
         };
+        let arguments = attached.arguments();
         facts.mtu = self.choose_mtu(&facts, raw.max_frame, quirks.longest_frame(arguments))?;
         let wanted = |capabilities: u64, one: u64| if self.checksums { capabilities & one } else { 0 };
-        let rx = wanted(raw.rx_offloads, dpdk_sys::DPDK_RX_UDP_CKSUM | dpdk_sys::DPDK_RX_IPV4_CKSUM);
-        let tx = wanted(raw.tx_offloads, dpdk_sys::DPDK_TX_UDP_CKSUM | dpdk_sys::DPDK_TX_IPV4_CKSUM);
-        // 0 is the driver's default.
-        let mtu = if quirks.takes_mtu { facts.mtu as u16 } else { 0 };
-        ffi::configure(id, 1, rx, tx, mtu)?;
-        let descriptors = ffi::adjust_descriptors(id, self.descriptors)?;
-        (facts.rx_descriptors, facts.tx_descriptors) = descriptors;
+        let queues = Queues {
+            rx_offloads: wanted(raw.rx_offloads, dpdk_sys::DPDK_RX_UDP_CKSUM | dpdk_sys::DPDK_RX_IPV4_CKSUM),
+            tx_offloads: wanted(raw.tx_offloads, dpdk_sys::DPDK_TX_UDP_CKSUM | dpdk_sys::DPDK_TX_IPV4_CKSUM),
+            // 0 is the driver's default.
+            mtu: if quirks.takes_mtu { facts.mtu as u16 } else { 0 },
+            link_interrupts: quirks.hears_of_link && facts.link_events,
+            descriptors: ffi::adjust_descriptors(id, self.descriptors)?,
+        };
+        (facts.rx_descriptors, facts.tx_descriptors) = queues.descriptors;
         let room = (facts.mtu + ETHERNET + ALIGNED).max(ROOM).max(raw.min_rx_buffer).next_multiple_of(ALIGNED);
-        let rings = u32::from(descriptors.0) + u32::from(descriptors.1);
+        let rings = u32::from(facts.rx_descriptors) + u32::from(facts.tx_descriptors);
         let node = facts.node.map_or(-1, |node| node as i32);
         let pool = Pool::new(&pool_name(), self.frames, rings, room as u16, node)?;
         // SAFETY: a pool is freed after its port is gone.
-        unsafe { ffi::queues(id, descriptors, pool.mempool()) }?;
-        if let Err(error) = ffi::receive_groups(id) {
-            tracing::debug!(port = %facts.name, %error, "no filter for groups to open");
-        }
-        let reconnects = quirks.must_reconnect(arguments);
-        Ok(Port::new(id, facts, pool, HEADROOM, self.checksums, reconnects))
+        unsafe { queues.set_up(id, pool.mempool()) }?;
+        let revival = match quirks.revival(arguments) {
+            Revival::Attach => Comeback::Attach(attached.again(facts.mac, queues)),
+            Revival::Start => Comeback::Start,
+            Revival::Alone => Comeback::Alone,
+        };
+        Ok(Port::new(id, facts, pool, HEADROOM, self.checksums, revival))
     }
 
     /// The MTU: what is wished for, or the device's but no more than usual.
@@ -253,85 +214,12 @@ pub(crate) fn control() -> MutexGuard<'static, ()> {
     CONTROL.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Removes a port again that could not be set up.
-struct RemoveUnlessDone(u16);
-
-impl Drop for RemoveUnlessDone {
-    fn drop(&mut self) {
-        if let Err(error) = ffi::remove(self.0) {
-            tracing::warn!(port = self.0, %error, "cannot remove");
-        }
-    }
-}
-
 fn bad(text: String) -> io::Error {
     io::Error::new(ErrorKind::InvalidInput, text)
-}
-
-fn not_found(text: String) -> io::Error {
-    io::Error::new(ErrorKind::NotFound, text)
 }
 
 /// Pools of one process have different names.
 fn pool_name() -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     format!("machnet-{}", COUNT.fetch_add(1, Ordering::Relaxed))
-}
-
-/// Attaches a device.
-fn probe(device: &str, name: &str) -> io::Result<()> {
-    match ffi::probe(device) {
-        // It is there, and its port is looked for next.
-        Err(_) if ffi::port_by_name(name).is_some() => Ok(()),
-        other => other,
-    }
-}
-
-fn unprobed(error: &io::Error, device: &str) -> io::Error {
-    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
-    let (kind, mend) = if log::mentions(IN_USE) {
-        (
-            ErrorKind::AddrInUse,
-            "another process serves its socket, or this one did (memif closes it at the process's end, unless socket-abstract=no): take another path",
-        )
-    } else if log::mentions("failed to parse device") || matches!(errno, Some(Errno::NODEV | Errno::NOENT)) {
-        let mend = "there is no such device, no driver for it is installed, or the kernel has it (bind PCI devices to vfio-pci)";
-        (ErrorKind::NotFound, mend)
-    } else if matches!(errno, Some(Errno::PERM | Errno::ACCESS)) {
-        (ErrorKind::PermissionDenied, "it takes root, or the right to its files")
-    } else {
-        (error.kind(), "its arguments or its surroundings do not fit")
-    };
-    io::Error::new(kind, format!("DPDK cannot attach {device} ({error}): {mend}{}", what_was_said()))
-}
-
-/// The log, if there is any, to be appended to an error.
-fn what_was_said() -> String {
-    let said = log::said();
-    if said.is_empty() { String::new() } else { format!("\n  {}", said.join("\n  ")) }
-}
-
-/// The ports that there are, for who named another.
-fn known() -> String {
-    let names: Vec<_> = ffi::ports()
-        .filter_map(|port| ffi::facts(port).ok())
-        .map(|raw| Facts::new(&raw))
-        .map(|facts| format!("{} ({})", facts.name, facts.mac))
-        .collect();
-    if names.is_empty() { "there are no ports".to_owned() } else { format!("there are: {}", names.join(", ")) }
-}
-
-/// Removes the socket that a process left behind which was killed.
-fn remove_stale(path: &Path) -> io::Result<()> {
-    let refused = |error: &io::Error| error.kind() == ErrorKind::ConnectionRefused;
-    match UnixStream::connect(path) {
-        Err(error) if refused(&error) => std::fs::remove_file(path),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        // Another kind of socket is alive, too.
-        Ok(_) | Err(_) if path.exists() => Err(io::Error::new(
-            ErrorKind::AddrInUse,
-            format!("{} is in use by another process, or is no socket: take another path", path.display()),
-        )),
-        _ => Ok(()),
-    }
 }

@@ -104,9 +104,17 @@ pub(crate) fn counters(port: u16) -> io::Result<dpdk_counters> {
     Ok(counters)
 }
 
-pub(crate) fn configure(port: u16, queues: u16, rx_offloads: u64, tx_offloads: u64, mtu: u16) -> io::Result<()> {
+pub(crate) fn configure(
+    port: u16,
+    queues: u16,
+    rx_offloads: u64,
+    tx_offloads: u64,
+    mtu: u16,
+    link_interrupts: bool,
+) -> io::Result<()> {
+    let link_interrupts = link_interrupts.into();
     // SAFETY: numbers only.
-    check(unsafe { dpdk_sys::dpdk_configure(port, queues, rx_offloads, tx_offloads, mtu) }).map(|_| ())
+    check(unsafe { dpdk_sys::dpdk_configure(port, queues, rx_offloads, tx_offloads, mtu, link_interrupts) }).map(|_| ())
 }
 
 /// As many descriptors as the device allows: the nearest to those wished for.
@@ -138,9 +146,9 @@ pub(crate) fn stop(port: u16) -> io::Result<()> {
     check(unsafe { dpdk_sys::rte_eth_dev_stop(port) }).map(|_| ())
 }
 
-pub(crate) fn remove(port: u16) -> io::Result<()> {
-    // SAFETY: a number.
-    check(unsafe { dpdk_sys::dpdk_remove(port) }).map(|_| ())
+pub(crate) fn remove(port: u16, by_interrupts: bool) -> io::Result<()> {
+    // SAFETY: numbers.
+    check(unsafe { dpdk_sys::dpdk_remove(port, by_interrupts.into()) }).map(|_| ())
 }
 
 /// Receives frames for groups, if the device filters them. Many do not have it, and do not filter.

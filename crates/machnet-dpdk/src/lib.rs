@@ -5,6 +5,7 @@
 //! eal.rs      DPDK's environment: once per process                 log.rs     what it says
 //! device.rs   which port is meant                                  facts.rs   what a port can do: its tier
 //! port.rs     a port, as a FrameDriver                             pool.rs    mbufs as frames of a region
+//! attach.rs   devices come and go
 //! quirks.rs   what single drivers want                             ffi.rs     every call into DPDK
 //! ```
 //!
@@ -23,6 +24,7 @@
 //! Everything is behind the feature `dpdk`; without it the crate is empty and needs no DPDK. Reference: `docs/drivers.md`.
 #![cfg(feature = "dpdk")]
 
+mod attach;
 mod config;
 mod device;
 mod eal;

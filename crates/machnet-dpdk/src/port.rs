@@ -3,14 +3,17 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fmt;
+use std::io;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use dpdk_sys::dpdk_received;
+use dpdk_sys::{dpdk_counters, dpdk_received};
 use machnet_channel::{Doorbell, Frame, FrameRef};
 use machnet_core::net::{FrameCapabilities, FrameDriver, RxFrame, TxFrame, UdpChecksum};
 use machnet_core::{DropReason, Drops};
 
+use crate::attach::{Comeback, remove};
 use crate::config::PortBuilder;
 use crate::ffi::{self, Mbuf};
 use crate::pool::Pool;
@@ -24,8 +27,13 @@ const LINK_EVERY: Duration = Duration::from_millis(50);
 
 /// A DPDK port with one queue pair, as the network layer sees it.
 pub struct Port {
+    /// Which port it is, unless it is away.
     id: u16,
     started: bool,
+    /// It is being attached again, in another thread.
+    attaching: Option<JoinHandle<io::Result<u16>>>,
+    /// The device is not attached, or is another thread's.
+    away: bool,
     capabilities: FrameCapabilities,
     facts: Facts,
     pool: Pool,
@@ -34,8 +42,7 @@ pub struct Port {
     /// What the device has not given back, oldest first, and the same as mbufs.
     lent: VecDeque<FrameRef>,
     lent_mbufs: VecDeque<Mbuf>,
-    /// While its link is down it is to be started again and again.
-    reconnects: bool,
+    comeback: Comeback,
     is_up: bool,
     empty: u32,
     looked: Instant,
@@ -75,7 +82,7 @@ impl Port {
         PortBuilder::new(device)
     }
 
-    pub(crate) fn new(id: u16, facts: Facts, pool: Pool, headroom: u32, checksums: bool, reconnects: bool) -> Self {
+    pub(crate) fn new(id: u16, facts: Facts, pool: Pool, headroom: u32, checksums: bool, comeback: Comeback) -> Self {
         let mut capabilities = FrameCapabilities::minimal(facts.mac, facts.mtu);
         capabilities.headroom = headroom;
         capabilities.descriptors = facts.rx_descriptors.min(facts.tx_descriptors);
@@ -84,6 +91,8 @@ impl Port {
         Self {
             id,
             started: false,
+            attaching: None,
+            away: false,
             capabilities,
             longest: facts.mtu + crate::config::ETHERNET,
             pool,
@@ -91,7 +100,7 @@ impl Port {
             lent: VecDeque::new(),
             lent_mbufs: VecDeque::new(),
             facts,
-            reconnects,
+            comeback,
             is_up: false,
             empty: 0,
             looked: Instant::now(),
@@ -116,7 +125,7 @@ impl Port {
     /// The port's counters. Asks the device, which may take some microseconds.
     #[must_use]
     pub fn stats(&self) -> PortStats {
-        let counters = ffi::counters(self.id).unwrap_or_default();
+        let counters = if self.away { dpdk_counters::default() } else { ffi::counters(self.id).unwrap_or_default() };
         PortStats {
             received: counters.received,
             sent: counters.sent,
@@ -138,24 +147,51 @@ impl Port {
     #[cold]
     fn look(&mut self) {
         self.looked = Instant::now();
+        if let Some(thread) = self.attaching.take_if(|thread| thread.is_finished()) {
+            self.take_over(thread);
+        }
         let up = self.started && ffi::link_is_up(self.id).unwrap_or(true);
         if up != self.is_up {
             tracing::info!(port = %self.facts.name, up, "link");
         }
         // One round later: what the link brought last was received.
-        if !up && !self.is_up && self.reconnects {
-            self.reconnect();
+        if !up && !self.is_up {
+            self.bring_back();
         }
         self.is_up = up;
     }
 
-    /// Starts the port again, which may have to be tried again.
-    fn reconnect(&mut self) {
-        let _control = crate::config::control();
-        if self.started && ffi::stop(self.id).is_err() {
-            return;
+    /// Does what brings the link back, which may have to be tried again.
+    fn bring_back(&mut self) {
+        match &self.comeback {
+            Comeback::Alone => {}
+            Comeback::Start => {
+                let _control = crate::config::control();
+                if self.started && ffi::stop(self.id).is_err() {
+                    return;
+                }
+                self.started = ffi::start(self.id).is_ok();
+            }
+            Comeback::Attach(again) => {
+                if self.attaching.is_some() {
+                    return;
+                }
+                let old = (!self.away).then_some(self.id);
+                // SAFETY: nobody uses the port until the thread has ended, which this port's end waits for; its pool goes after it.
+                if let Ok(thread) = unsafe { again.attach(old, self.pool.mempool()) } {
+                    (self.started, self.away, self.attaching) = (false, true, Some(thread));
+                }
+            }
         }
-        self.started = ffi::start(self.id).is_ok();
+    }
+
+    /// Takes the device over that was attached again.
+    fn take_over(&mut self, thread: JoinHandle<io::Result<u16>>) {
+        match thread.join() {
+            Ok(Ok(id)) => (self.id, self.started, self.away) = (id, true, false),
+            Ok(Err(error)) => tracing::debug!(port = %self.facts.name, %error, "its peer is not there yet"),
+            Err(_) => tracing::warn!(port = %self.facts.name, "attaching it again panicked"),
+        }
     }
 
     /// Whether the device vouches for the UDP checksum: only if it says so. What it did not look at is looked at here.
@@ -351,14 +387,15 @@ impl FrameDriver for Port {
 
 impl Drop for Port {
     fn drop(&mut self) {
-        let _control = crate::config::control();
-        if self.started
-            && let Err(error) = ffi::stop(self.id)
-        {
-            tracing::warn!(port = %self.facts.name, %error, "cannot stop");
+        if let Some(thread) = self.attaching.take() {
+            self.take_over(thread);
         }
+        if self.away {
+            return;
+        }
+        let _control = crate::config::control();
         // The device gives back what it has while it goes.
-        if let Err(error) = ffi::remove(self.id) {
+        if let Err(error) = remove(self.id, &self.facts.name) {
             tracing::warn!(port = %self.facts.name, %error, "cannot remove");
         }
     }

@@ -18,37 +18,82 @@ pub(crate) struct Quirks {
     pub(crate) buffer: Option<(&'static str, u32, u32)>,
     /// The argument with the path of a Unix socket that the device listens on, if its arguments contain the second. A
     /// socket that a killed process left behind is removed.
-    pub(crate) listens: Option<(&'static str, Listens)>,
-    /// With this argument it connects when it is started, and not again by itself.
-    connects: Option<&'static str>,
+    pub(crate) listens: Option<(&'static str, When)>,
+    /// Attaching it waits for the peer, if it is the one that listens.
+    pub(crate) waits: bool,
+    /// What brings its link back, if its arguments are such.
+    comeback: Option<(When, Revival)>,
+    /// It must be told to hear of its link by interrupts. Its driver takes them anyway, and unless it is told, it handles them also after
+    /// the device is gone, and in two threads at once what asking for the link finds (virtio_ethdev.c, `virtio_dev_stop`;
+    /// virtio_user/vhost_user.c, `vhost_user_update_link_state`; found by crashes in `virtio_interrupt_handler`).
+    pub(crate) hears_of_link: bool,
     /// It has a random Ethernet address unless it is told one (`mac=`), so that its peers would look for a process that was
     /// started again where it was before.
     pub(crate) wants_mac: bool,
 }
 
-/// When a device with a socket is the one that listens on it.
+/// Which of a driver's devices are meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Listens {
-    /// If its arguments have this one.
+pub(crate) enum When {
+    /// Whose arguments have this one.
     With(&'static str),
-    /// Unless its arguments have this one.
+    /// Whose arguments do not have this one.
     Without(&'static str),
 }
 
-const NONE: Quirks =
-    Quirks { driver: "", takes_mtu: true, buffer: None, listens: None, connects: None, wants_mac: false };
+impl When {
+    fn holds(self, arguments: &str) -> bool {
+        let has = |wanted| arguments.split(',').any(|argument| argument == wanted);
+        match self {
+            Self::With(wanted) => has(wanted),
+            Self::Without(unwanted) => !has(unwanted),
+        }
+    }
+}
+
+/// What brings a link back whose peer was gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Revival {
+    /// Nothing: it comes by itself.
+    Alone,
+    /// Starting the port again.
+    Start,
+    /// Attaching the device again.
+    Attach,
+}
+
+const NONE: Quirks = Quirks {
+    driver: "",
+    takes_mtu: true,
+    buffer: None,
+    listens: None,
+    waits: false,
+    comeback: None,
+    hears_of_link: false,
+    wants_mac: false,
+};
 
 const TABLE: [Quirks; 5] = [
     Quirks {
         driver: "net_memif",
         takes_mtu: false,
         buffer: Some(("bsize", 2048, 0)),
-        listens: Some(("socket", Listens::Without("role=client"))),
-        connects: Some("role=client"),
+        listens: Some(("socket", When::Without("role=client"))),
+        comeback: Some((When::With("role=client"), Revival::Start)),
         wants_mac: true,
+        ..NONE
     },
-    Quirks { driver: "net_vhost", takes_mtu: false, listens: Some(("iface", Listens::Without("client=1"))), ..NONE },
-    Quirks { driver: "net_virtio_user", listens: Some(("path", Listens::With("server=1"))), wants_mac: true, ..NONE },
+    Quirks { driver: "net_vhost", takes_mtu: false, listens: Some(("iface", When::Without("client=1"))), ..NONE },
+    // As a client it connects once, when it is attached (virtio_user/vhost_user.c).
+    Quirks {
+        driver: "net_virtio_user",
+        listens: Some(("path", When::With("server=1"))),
+        waits: true,
+        comeback: Some((When::Without("server=1"), Revival::Attach)),
+        hears_of_link: true,
+        wants_mac: true,
+        ..NONE
+    },
     // Of each slot of its ring, TPACKET2_HDRLEN, rounded up, is the kernel's.
     Quirks { driver: "net_af_packet", takes_mtu: false, buffer: Some(("framesz", 2048, 66)), ..NONE },
     // The kernel's interface has the MTU, and setting it there is not this driver's business.
@@ -75,30 +120,29 @@ impl Quirks {
     /// The socket that a virtual device will listen on.
     pub(crate) fn socket<'a>(&self, arguments: &'a str) -> Option<&'a str> {
         let (name, when) = self.listens?;
-        let has = |wanted| arguments.split(',').any(|argument| argument == wanted);
-        let listens = match when {
-            Listens::With(wanted) => has(wanted),
-            Listens::Without(unwanted) => !has(unwanted),
-        };
-        argument(arguments, name).filter(|_| listens)
+        argument(arguments, name).filter(|_| when.holds(arguments))
     }
 
-    /// True if a device whose link is down must be started again.
-    pub(crate) fn must_reconnect(&self, arguments: &str) -> bool {
-        self.connects.is_some_and(|wanted| arguments.split(',').any(|argument| argument == wanted))
+    /// What brings the link of a device with these arguments back.
+    pub(crate) fn revival(&self, arguments: &str) -> Revival {
+        self.comeback.filter(|(when, _)| when.holds(arguments)).map_or(Revival::Alone, |(_, revival)| revival)
     }
 
-    /// The arguments, with an Ethernet address if one is wanted and `address` says for whom: locally administered, and
-    /// always the same.
-    pub(crate) fn with_mac(&self, arguments: &str, address: Option<IpAddr>) -> String {
-        let Some(address) = address.filter(|_| self.wants_mac && argument(arguments, "mac").is_none()) else {
-            return arguments.to_owned();
-        };
-        let [.., a, b, c, d] = match address {
+    /// The arguments, with an Ethernet address for the host at `ip` if one is wanted: locally administered, and always the
+    /// same.
+    pub(crate) fn with_mac_of(&self, arguments: &str, ip: IpAddr) -> String {
+        let [.., a, b, c, d] = match ip {
             IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
             IpAddr::V6(v6) => v6.octets(),
         };
-        let mac = MacAddr([0x02, 0x4d, a, b, c, d]);
+        self.with_mac(arguments, MacAddr([0x02, 0x4d, a, b, c, d]))
+    }
+
+    /// The arguments, with an Ethernet address if one is wanted and there is none.
+    pub(crate) fn with_mac(&self, arguments: &str, mac: MacAddr) -> String {
+        if !self.wants_mac || argument(arguments, "mac").is_some() {
+            return arguments.to_owned();
+        }
         if arguments.is_empty() { format!("mac={mac}") } else { format!("{arguments},mac={mac}") }
     }
 }
@@ -131,20 +175,23 @@ mod tests {
     #[test]
     fn who_is_started_again_has_the_address_it_had() {
         let with = |name: &str, arguments: &str, address: &str| {
-            Quirks::of(name).with_mac(arguments, Some(address.parse().unwrap()))
+            Quirks::of(name).with_mac_of(arguments, address.parse().unwrap())
         };
         assert_eq!(with("net_memif0", "id=1", "10.0.0.5"), "id=1,mac=02:4d:0a:00:00:05");
         assert_eq!(with("net_memif0", "", "fd00::1:2"), "mac=02:4d:00:01:00:02");
         assert_eq!(with("net_memif0", "mac=02:00:00:00:00:01", "10.0.0.5"), "mac=02:00:00:00:00:01");
         assert_eq!(with("net_vhost0", "iface=/a", "10.0.0.5"), "iface=/a");
-        assert_eq!(Quirks::of("net_memif0").with_mac("id=1", None), "id=1");
     }
 
     #[test]
-    fn only_memifs_client_must_reconnect() {
-        let must = |name: &str, arguments: &str| Quirks::of(name).must_reconnect(arguments);
-        assert!(must("net_memif0", "role=client,socket=/a"));
-        assert!(!must("net_memif0", "role=server,socket=/a") && !must("net_ena", ""));
+    fn who_connects_once_must_be_brought_back() {
+        let revival = |name: &str, arguments: &str| Quirks::of(name).revival(arguments);
+        assert_eq!(revival("net_memif0", "role=client,socket=/a"), Revival::Start);
+        assert_eq!(revival("net_memif0", "role=server,socket=/a"), Revival::Alone);
+        assert_eq!(revival("net_virtio_user0", "path=/a"), Revival::Attach);
+        assert_eq!(revival("net_virtio_user0", "path=/a,server=1"), Revival::Alone);
+        assert_eq!(revival("net_vhost0", "iface=/a"), Revival::Alone);
+        assert_eq!(revival("net_ena", ""), Revival::Alone);
     }
 
     #[test]

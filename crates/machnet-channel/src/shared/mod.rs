@@ -16,6 +16,7 @@
 //! payload; a mark only says "look there", so it may be early or superfluous, never lost.
 
 mod app;
+mod attachment;
 mod daemon;
 mod geometry;
 mod hello;
@@ -31,6 +32,7 @@ mod values;
 mod wants;
 
 pub use app::{AcceptedView, AppSide, FlowView, Incoming, ListenerView, Note};
+pub use attachment::{Afterwards, Attachment, Line, Over};
 pub use daemon::{DaemonSide, Event};
 pub use geometry::Geometry;
 pub use hello::{Attach, Call, FEATURES, HelloError, Refusal, Refused, Reply, VERSIONS, Welcome};

@@ -24,6 +24,7 @@ mod peers;
 mod receive;
 mod reserve;
 mod resets;
+mod steering;
 mod table;
 mod timers;
 mod tokens;
@@ -50,6 +51,8 @@ use paths::Paths;
 pub(crate) use peers::Membership;
 use peers::{Peers, Verdict};
 use resets::ResetLimit;
+use steering::Steering;
+pub(crate) use steering::{PeerQueues, PortMaps};
 use table::FlowTable;
 pub(crate) use table::Keyed;
 use timers::Timers;
@@ -85,6 +88,8 @@ pub struct EngineStats {
     pub handed_over: u64,
     /// Datagrams that other engines of the endpoint gave to this one.
     pub taken_over: u64,
+    /// PROBEs and their answers sent.
+    pub probes_sent: u64,
     /// Datagrams built and handed to the driver.
     pub packets_sent: u64,
     /// Packets that flows declared lost, of flows that are gone too.
@@ -159,6 +164,8 @@ pub struct Engine<D, C> {
     drops: Drops,
     /// The other engines of the endpoint, if there are any.
     group: Option<Box<Member>>,
+    /// Flows with a choice of ports, if there are any.
+    steering: Option<Box<Steering>>,
     /// Flows that wait for ACCEPT.
     connecting: BTreeSet<u32>,
 }
@@ -246,6 +253,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             taken_over: 0,
             drops: Drops::default(),
             group,
+            steering: None,
             connecting: BTreeSet::new(),
         })
     }
@@ -263,7 +271,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         self.serve_waiting();
         let received = self.receive_burst() + self.exchange();
         let looked = self.look_at_applications();
-        let expired = self.expire_timers() | self.expire_peers();
+        let expired = self.expire_timers() | self.expire_peers() | self.expire_searches();
         let (sent, filled) = self.send();
         let full = received.max(looked) >= self.burst || filled || !self.expired.is_empty();
         self.end_round();
@@ -274,7 +282,8 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             self.settle_timers();
         }
         let deadlines = [self.timers.next_deadline(), self.peers.next_deadline(), self.tx.driver.next_deadline()];
-        self.promised = deadlines.into_iter().flatten().min();
+        let searches = self.steering.as_mut().and_then(|steering| steering.next_deadline());
+        self.promised = deadlines.into_iter().chain([searches]).flatten().min();
         Progress { busy, next_deadline: self.promised, full }
     }
 
@@ -397,6 +406,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
                 continue;
             };
             self.tx.begin_turn(allowed);
+            self.tx.steer = self.steering.as_ref().and_then(|steering| steering.pair(key));
             let more = flow.transmit(self.now, &mut self.tx);
             let how = match more {
                 false if flow.keeps_data_back() => Ended::Held,
@@ -413,6 +423,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
                 break;
             }
         }
+        self.tx.steer = None;
         let filled = self.tx.is_full();
         (self.tx.flush(), filled)
     }
@@ -483,6 +494,9 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             }
         }
         self.connecting.remove(&key);
+        if let Some(steering) = &mut self.steering {
+            steering.forget(key);
+        }
         self.tx.driver.close(flow.local.port());
         tracing::debug!(flow = flow.id, peer = %flow.remote, "forgotten");
     }
@@ -583,6 +597,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             packets_received: self.packets_received,
             handed_over: self.handed_over,
             taken_over: self.taken_over,
+            probes_sent: self.steering.as_ref().map_or(0, |steering| steering.probes_sent()),
             packets_sent: self.tx.built(),
             packets_lost: self.packets_lost,
             retries_sent: self.retries_sent,

@@ -2,9 +2,9 @@
 
 use machnet_channel::FrameRef;
 
-use super::Engine;
 use super::memory::charge;
 use super::tokens::Claim;
+use super::{Engine, PeerQueues};
 use crate::driver::{Meta, RxPacket};
 use crate::flow::{Flow, Opening, State};
 use crate::wire::{
@@ -74,6 +74,8 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             PacketType::Accept => self.on_accept(meta, &header, rest, bytes),
             PacketType::Retry => self.on_retry(meta, &header, rest),
             PacketType::Data => self.on_data(meta, &header, rest, payload),
+            PacketType::Probe => self.on_probe(meta, &header, rest),
+            PacketType::ProbeReply => self.on_probe_reply(meta, &header, rest),
             PacketType::Reset => match self.on_reset(meta, &header, rest) {
                 Err(DropReason::UnknownFlow) if header.flow == 0 && self.pass_on(meta, payload, hops) => Ok(()),
                 result => result,
@@ -135,6 +137,9 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         if flow.wanted_buffer().is_some() {
             self.note_waiting(key);
         }
+        if result.is_ok() {
+            self.note_arrival(key, &meta);
+        }
         self.touch(key);
         result
     }
@@ -149,7 +154,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         if !self.channel.can_accept(listening.slot) {
             return Err(DropReason::BacklogFull);
         }
-        let State::HalfOpen { instance, .. } = flow.state else { return Err(DropReason::WrongState) };
+        let State::HalfOpen { instance, queues, .. } = flow.state else { return Err(DropReason::WrongState) };
         let slot = self.channel.accept(listening.slot, flow.local, flow.remote);
         flow.on_validated(self.now, slot);
         if let Some(opening) = flow.half_open.take() {
@@ -158,6 +163,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         tracing::debug!(flow = flow.id, peer = %flow.remote, local = %flow.local, "accepted");
         self.bind_slot(slot, key);
         self.enlist(key, instance);
+        self.steer(key, instance, queues, false);
         Ok(())
     }
 
@@ -245,6 +251,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         tracing::debug!(flow = flow.id, peer = %flow.remote, "connected");
         self.flows.learn_remote(key);
         self.enlist(key, accept.instance);
+        self.steer(key, accept.instance, PeerQueues { engines: accept.engines, ports: accept.ports }, true);
         self.connecting.remove(&key);
         if let Some(flow) = self.flows.get(key) {
             flow.deliver(self.now, &mut self.channel);
@@ -331,7 +338,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
     }
 
     /// Sends a stateless packet of `len` bytes, which `fill` writes. Returns false, and counts, if there was no room.
-    fn answer(&mut self, meta: Meta, len: usize, fill: impl FnOnce(&mut [u8])) -> bool {
+    pub(super) fn answer(&mut self, meta: Meta, len: usize, fill: impl FnOnce(&mut [u8])) -> bool {
         if self.tx.is_overfull() {
             self.drops.count(DropReason::Congested);
             return false;

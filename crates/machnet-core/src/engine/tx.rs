@@ -23,6 +23,8 @@ pub(crate) struct Tx<D> {
     pub(crate) engines: u8,
     /// The ports flows may be sent to: likewise.
     pub(crate) ports: (u16, u16),
+    /// The ports that the flow whose turn it is sends between, if not its own.
+    pub(crate) steer: Option<(u16, u16)>,
     /// What paths carry.
     pub(crate) paths: Paths,
     /// What the packet that was built last carries.
@@ -53,6 +55,7 @@ impl<D: Driver> Tx<D> {
             driver,
             instance,
             engines: 1,
+            steer: None,
             ports,
             paths,
             contents: Vec::new(),

@@ -12,6 +12,9 @@ pub const VERSION: u8 = 1;
 /// Versions spoken, bit v for version v.
 pub const VERSIONS: u16 = 1 << VERSION;
 
+/// The path index of probes: their numbers are a space of their own.
+const PROBE_PATH: u8 = 255;
+
 const BLOCKS: u8 = 0b011;
 const ACK_NOW: u8 = 0b100;
 
@@ -40,6 +43,20 @@ pub enum PacketType {
     Data = 4,
     /// Says that a packet's flow is not known.
     Reset = 5,
+    /// Tries a pair of ports.
+    Probe = 6,
+    /// Says where that arrived, and tries the way back.
+    ProbeReply = 7,
+}
+
+impl PacketType {
+    /// The path index that its numbers belong to.
+    const fn path(self) -> u8 {
+        match self {
+            Self::Probe | Self::ProbeReply => PROBE_PATH,
+            _ => 0,
+        }
+    }
 }
 
 /// What of a packet says which engine of an endpoint it belongs to (`docs/spec/wire.md#several-engines`).
@@ -110,11 +127,15 @@ impl Header {
             3 => PacketType::Retry,
             4 => PacketType::Data,
             5 => PacketType::Reset,
+            6 => PacketType::Probe,
+            7 => PacketType::ProbeReply,
             other => return Err(WireError::PacketType(other)),
         };
         let known = if packet_type == PacketType::Data { BLOCKS | ACK_NOW } else { 0 };
         zero("flags", raw.flags & !known)?;
-        zero("path", raw.path)?;
+        if raw.path != packet_type.path() {
+            return Err(WireError::Value { what: "path", value: raw.path.into() });
+        }
         zero("key", raw.key)?;
         let header = Self {
             packet_type,
@@ -125,9 +146,8 @@ impl Header {
         };
         match packet_type {
             PacketType::Init => zero("flow id of INIT", header.flow)?,
-            PacketType::Accept | PacketType::Retry | PacketType::Data if header.flow == 0 => {
-                return Err(WireError::Value { what: "flow id", value: 0 });
-            }
+            PacketType::Reset => {}
+            _ if header.flow == 0 => return Err(WireError::Value { what: "flow id", value: 0 }),
             _ => {}
         }
         Ok((header, rest))
@@ -141,7 +161,7 @@ impl Header {
         let raw = Raw {
             version_type: VERSION << 4 | self.packet_type as u8,
             flags: self.blocks & BLOCKS | if self.ack_now { ACK_NOW } else { 0 },
-            path: 0,
+            path: self.packet_type.path(),
             key: 0,
             flow: self.flow.into(),
             number: self.number.into(),

@@ -8,6 +8,7 @@ mod chunk;
 mod data;
 mod handshake;
 mod header;
+mod probe;
 mod reset;
 
 pub use ack::{AckBlock, MAX_BITMAP_WORDS};
@@ -15,6 +16,7 @@ pub use chunk::{CHUNK_HEADER_LEN, Chunk, Chunks};
 pub use data::{Data, MIN_ELICITING_LEN};
 pub use handshake::{Handshake, Retry};
 pub use header::{Addressee, HEADER_LEN, Header, PacketType, VERSION, VERSIONS, addressee};
+pub use probe::{PROBE_LEN, Probe, SeenAt};
 pub use reset::{RESET_LEN, Reset};
 
 use crate::DropReason;

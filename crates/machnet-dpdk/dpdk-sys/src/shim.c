@@ -69,12 +69,14 @@ int dpdk_facts(uint16_t port, struct dpdk_facts *facts) {
     return 0;
 }
 
-int dpdk_configure(uint16_t port, uint16_t queues, uint64_t rx_offloads, uint64_t tx_offloads, uint16_t mtu) {
+int dpdk_configure(uint16_t port, uint16_t queues, uint64_t rx_offloads, uint64_t tx_offloads, uint16_t mtu,
+                   int link_interrupts) {
     struct rte_eth_conf conf;
     memset(&conf, 0, sizeof(conf));
     conf.rxmode.offloads = rx_offloads;
     conf.rxmode.mtu = mtu;
     conf.txmode.offloads = tx_offloads;
+    conf.intr_conf.lsc = link_interrupts != 0;
     return rte_eth_dev_configure(port, queues, queues, &conf);
 }
 
@@ -119,21 +121,43 @@ static void interrupts_are_done(void) {
     rte_eal_alarm_cancel(passed, &flag);
 }
 
-int dpdk_remove(uint16_t port) {
+static int remove_now(uint16_t port) {
     struct rte_eth_dev_info info;
+    /* A device whose peer is gone cannot tell it that it stops. */
+    (void)rte_eth_dev_stop(port);
     int error = rte_eth_dev_info_get(port, &info);
-    if (error != 0)
-        return error;
+    if (error == 0)
+        error = rte_eth_dev_close(port);
+    if (error == 0 && info.device != NULL)
+        error = rte_dev_remove(info.device);
+    return error;
+}
+
+struct removal {
+    uint16_t port;
+    int error;
+    int done;
+};
+
+static void remove_there(void *opaque) {
+    struct removal *removal = opaque;
+    removal->error = remove_now(removal->port);
+    __atomic_store_n(&removal->done, 1, __ATOMIC_RELEASE);
+}
+
+int dpdk_remove(uint16_t port, int by_interrupts) {
     /* Drivers that talk to a peer over a socket (memif) hear it in the interrupt thread, and use there what closing, or
      * the end of the pool, frees. */
     interrupts_are_done();
-    error = rte_eth_dev_close(port);
-    if (error != 0)
-        return error;
+    struct removal removal = {.port = port};
+    if (by_interrupts && rte_eal_alarm_set(1, remove_there, &removal) == 0) {
+        while (__atomic_load_n(&removal.done, __ATOMIC_ACQUIRE) == 0)
+            usleep(100);
+    } else {
+        removal.error = remove_now(port);
+    }
     interrupts_are_done();
-    error = info.device != NULL ? rte_dev_remove(info.device) : 0;
-    interrupts_are_done();
-    return error;
+    return removal.error;
 }
 
 int dpdk_link_is_up(uint16_t port) {

@@ -77,12 +77,14 @@ uint16_t dpdk_next_port(uint16_t from);
 
 /* All of these: 0, or a negative errno. */
 int dpdk_facts(uint16_t port, struct dpdk_facts *facts);
-int dpdk_configure(uint16_t port, uint16_t queues, uint64_t rx_offloads, uint64_t tx_offloads, uint16_t mtu);
+int dpdk_configure(uint16_t port, uint16_t queues, uint64_t rx_offloads, uint64_t tx_offloads, uint16_t mtu,
+                   int link_interrupts);
 int dpdk_rx_queue(uint16_t port, uint16_t queue, uint16_t descriptors, struct rte_mempool *pool);
 int dpdk_tx_queue(uint16_t port, uint16_t queue, uint16_t descriptors);
 int dpdk_counters(uint16_t port, struct dpdk_counters *counters);
-/* Closes a stopped port; a virtual or hot-plugged device goes altogether. */
-int dpdk_remove(uint16_t port);
+/* Stops and closes a port; a virtual or hot-plugged device goes altogether. `by_interrupts`: in EAL's interrupt thread, so that no
+ * interrupt of the device is being handled meanwhile. */
+int dpdk_remove(uint16_t port, int by_interrupts);
 /* 1 if the link is up, 0 if not, or a negative errno. */
 int dpdk_link_is_up(uint16_t port);
 

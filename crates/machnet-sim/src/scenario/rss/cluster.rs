@@ -1,15 +1,19 @@
 //! Two hosts with several engines each, and flows between them.
 
+use std::cell::RefCell;
 use std::future::poll_fn;
+use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use machnet_core::{DropReason, EngineStats};
+use machnet_core::{Config, DropReason, EngineStats};
 
 use super::super::{Run, costs};
 use crate::setup::{PORT, TOMBSTONES, config, ip, millis, nic, seconds};
 use crate::workload::{message, verify};
-use crate::{Flow, Link, LinkId, Listener, MachineId, Node, Rss, SimRng, Task, World, listen, reaches, receive, send};
+use crate::{
+    Flow, Link, LinkId, Listener, MachineId, NicConfig, Node, Rss, SimRng, Task, World, listen, reaches, receive, send,
+};
 use machnet_channel::FlowState;
 
 /// One host.
@@ -37,7 +41,7 @@ pub(super) struct Cluster {
     pub(super) servers: Vec<MachineId>,
     pub(super) there: LinkId,
     pub(super) back: LinkId,
-    listeners: Vec<Listener>,
+    listeners: Rc<RefCell<Vec<Listener>>>,
 }
 
 /// Flows that echo.
@@ -48,34 +52,37 @@ pub(super) struct Talk {
 
 impl Cluster {
     pub(super) fn new(run: &Run, link: &Link, clients: Host, servers: Host) -> Self {
+        Self::with(run, link, clients, servers, nic(), config())
+    }
+
+    /// With engines that have next to no memory, of which many can be made.
+    pub(super) fn small(run: &Run, link: &Link, clients: Host, servers: Host) -> Self {
+        let mut small = config();
+        (small.max_message, small.reassembly_bytes, small.receive_window) = (1 << 12, 1 << 16, 1 << 13);
+        Self::with(run, link, clients, servers, NicConfig { frames: 64, ..nic() }, small)
+    }
+
+    fn with(run: &Run, link: &Link, clients: Host, servers: Host, nic: NicConfig, config: Config) -> Self {
         let mut world = run.world(costs());
-        let mut host = |n, host: Host| world.machines(ip(n), nic(), config(), host.engines, host.ports, host.rss);
+        let mut host = |n, host: Host| world.machines(ip(n), nic, config, host.engines, host.ports, host.rss);
         let (clients, servers) = (host(1, clients), host(2, servers));
         let (there, back) = world.join(clients[0], servers[0], link);
         let listeners = servers.iter().map(|&server| listen(&mut world, server, PORT, 128).unwrap()).collect();
-        Self { world, clients, servers, there, back, listeners }
+        Self { world, clients, servers, there, back, listeners: Rc::new(RefCell::new(listeners)) }
     }
 
     /// Begins `flows` flows, the first from client `first` and each from the next, which send `messages` messages each of up
     /// to `size` bytes, and get them back.
     pub(super) fn talk(&mut self, rng: &mut SimRng, first: usize, flows: usize, messages: usize, size: usize) -> Talk {
-        let mut listeners = std::mem::take(&mut self.listeners);
+        let listeners = Rc::clone(&self.listeners);
         let handle = self.world.handle().clone();
         let accepted = self.world.spawn("accept", {
             let handle = handle.clone();
             async move {
                 for n in 0..flows {
-                    let flow = poll_fn(|cx| {
-                        let found = listeners.iter_mut().find_map(|listener| match listener.poll_accept(cx) {
-                            Poll::Ready(flow) => Some(flow.expect("an engine")),
-                            Poll::Pending => None,
-                        });
-                        found.map_or(Poll::Pending, Poll::Ready)
-                    });
-                    handle.spawn(format!("echo {n}"), echo(flow.await));
+                    let flow = accept(&listeners).await;
+                    handle.spawn(format!("echo {n}"), echo(flow));
                 }
-                // As long as flows may be answered: who is late finds a listener.
-                handle.sleep(TOMBSTONES).await;
             }
         });
         let mut ends = Vec::new();
@@ -113,6 +120,26 @@ impl Cluster {
         self.world.node(self.clients[n % self.clients.len()])
     }
 
+    /// Opens a flow from the `n`th client, which says hello and then nothing, for so long.
+    pub(super) fn idle(&mut self, n: usize, time: Duration) -> Talk {
+        let talk = self.talk(&mut SimRng::new(0, 0), 0, 0, 0, 0);
+        let (node, to, listeners) =
+            (self.node(n), self.world.node(self.servers[0]).at(PORT), Rc::clone(&self.listeners));
+        let handle = self.world.handle().clone();
+        let client = self.world.spawn("client", {
+            let handle = handle.clone();
+            async move {
+                let mut flow = node.connect(to).await.expect("a flow");
+                handle.sleep(time).await;
+                flow.send("late").await.expect("an open flow");
+                flow.send.finish();
+                reaches(&mut flow.send, FlowState::CLOSED.with(FlowState::FIN_ACKED)).await;
+            }
+        });
+        let accepted = self.world.spawn("accept", async move { echo(accept(&listeners).await).await });
+        Talk { accepted: talk.accepted, ends: vec![client, accepted] }
+    }
+
     /// Waits until every flow of `talk` has got all back.
     pub(super) fn finish(&mut self, talk: &Talk, limit: Duration) {
         for end in &talk.ends {
@@ -122,9 +149,12 @@ impl Cluster {
 
     /// Checks that the hosts end with nothing left.
     pub(super) fn end(mut self, talk: &Talk) {
-        self.world.wait(&talk.accepted, 2 * TOMBSTONES).unwrap();
+        self.world.wait(&talk.accepted, seconds(1)).unwrap();
         self.world.run(seconds(10)).unwrap();
         self.world.settle(2 * TOMBSTONES).unwrap();
+        for stats in self.stats() {
+            assert_eq!(stats.handed_over, stats.taken_over, "what was handed over arrived");
+        }
     }
 
     /// The sums of what the engines of both hosts counted.
@@ -137,6 +167,7 @@ impl Cluster {
                 sum.flows += stats.flows;
                 sum.handed_over += stats.handed_over;
                 sum.taken_over += stats.taken_over;
+                sum.probes_sent += stats.probes_sent;
                 sum.drops.add(&stats.drops);
                 sum
             })
@@ -149,11 +180,23 @@ impl Cluster {
         let received = (a.packets_received + b.packets_received).max(1);
         let ratio = (a.handed_over + b.handed_over) as f64 / received as f64;
         let full = a.drops.get(DropReason::HandoverFull) + b.drops.get(DropReason::HandoverFull);
-        run.figure(what, format!("{received} packets, {ratio:.4} handed over, {full} found no room"));
-        assert_eq!(a.handed_over, a.taken_over, "{what}: clients");
-        assert_eq!(b.handed_over, b.taken_over, "{what}: servers");
+        let probes = a.probes_sent + b.probes_sent;
+        run.figure(what, format!("{received} packets, {ratio:.4} handed over, {full} found no room; {probes} probes"));
         ratio
     }
+}
+
+/// The next flow of any listener.
+async fn accept(listeners: &RefCell<Vec<Listener>>) -> Flow {
+    poll_fn(|cx| {
+        for listener in listeners.borrow_mut().iter_mut() {
+            if let Poll::Ready(flow) = listener.poll_accept(cx) {
+                return Poll::Ready(flow.expect("an engine"));
+            }
+        }
+        Poll::Pending
+    })
+    .await
 }
 
 /// Sends back whatever comes.

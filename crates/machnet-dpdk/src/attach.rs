@@ -1,0 +1,297 @@
+//! Devices come and go: attaching one, and again when its peer left it.
+
+use std::io::{self, ErrorKind};
+use std::net::IpAddr;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use dpdk_sys::rte_mempool;
+use machnet_core::net::MacAddr;
+use rustix::io::Errno;
+
+use crate::config::control;
+use crate::quirks::Quirks;
+use crate::{Device, Facts, ffi, log};
+
+/// What drivers log about a socket's path.
+const IN_USE: &str = "Address already in use";
+/// How long a device that waits for its peer while it is attached may do so.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A device of this process; removed again when dropped, unless it is kept.
+pub(crate) struct Attached {
+    id: u16,
+    name: String,
+    /// If it is virtual.
+    arguments: String,
+}
+
+impl Attached {
+    pub(crate) const fn id(&self) -> u16 {
+        self.id
+    }
+
+    pub(crate) fn arguments(&self) -> &str {
+        &self.arguments
+    }
+
+    /// From now on it is its port's.
+    pub(crate) fn keep(self) {
+        std::mem::forget(self);
+    }
+
+    /// How it is attached again, with the address and the queues that it has now.
+    pub(crate) fn again(&self, mac: MacAddr, queues: Queues) -> Again {
+        let arguments = Quirks::of(&self.name).with_mac(&self.arguments, mac);
+        Again { name: self.name.clone(), arguments, queues }
+    }
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        if let Err(error) = remove(self.id, &self.name) {
+            tracing::warn!(port = self.name, %error, "cannot remove");
+        }
+    }
+}
+
+/// How a port's queues are set up.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Queues {
+    pub(crate) rx_offloads: u64,
+    pub(crate) tx_offloads: u64,
+    /// What the device is told of it; 0 is nothing.
+    pub(crate) mtu: u16,
+    pub(crate) link_interrupts: bool,
+    pub(crate) descriptors: (u16, u16),
+}
+
+impl Queues {
+    /// # Safety
+    /// `pool` lives as long as the port.
+    pub(crate) unsafe fn set_up(&self, id: u16, pool: NonNull<rte_mempool>) -> io::Result<()> {
+        ffi::configure(id, 1, self.rx_offloads, self.tx_offloads, self.mtu, self.link_interrupts)?;
+        // SAFETY: says the caller.
+        unsafe { ffi::queues(id, self.descriptors, pool) }?;
+        if let Err(error) = ffi::receive_groups(id) {
+            tracing::debug!(port = id, %error, "no filter for groups to open");
+        }
+        Ok(())
+    }
+}
+
+/// What brings a link back whose peer came back.
+pub(crate) enum Comeback {
+    /// It comes by itself.
+    Alone,
+    /// Starting the port again.
+    Start,
+    /// Attaching the device again.
+    Attach(Again),
+}
+
+/// A virtual device that is attached again when its peer is gone, for it would not connect again by itself.
+#[derive(Clone, Debug)]
+pub(crate) struct Again {
+    name: String,
+    arguments: String,
+    queues: Queues,
+}
+
+/// A pool, on its way to another thread.
+struct Lent(NonNull<rte_mempool>);
+
+// SAFETY: DPDK's pools may be used by any thread.
+unsafe impl Send for Lent {}
+
+impl Again {
+    /// Removes the device, if it is there (`old`), attaches and starts it again: in a thread of its own, for its driver waits for
+    /// the peer's answers. Returns the port's number; after an error the device is not there.
+    ///
+    /// # Safety
+    /// `pool` lives until the thread has ended and the port is gone. Nobody else uses the port meanwhile.
+    pub(crate) unsafe fn attach(
+        &self,
+        old: Option<u16>,
+        pool: NonNull<rte_mempool>,
+    ) -> io::Result<JoinHandle<io::Result<u16>>> {
+        let (again, pool) = (self.clone(), Lent(pool));
+        thread::Builder::new().name("dpdk-attach".to_owned()).spawn(move || {
+            let pool = pool;
+            let _control = control();
+            if let Some(id) = old {
+                remove(id, &again.name)?;
+            }
+            let attached = attach_vdev(&again.name, &again.arguments)?;
+            // SAFETY: says the caller.
+            unsafe { again.queues.set_up(attached.id(), pool.0) }?;
+            ffi::start(attached.id())?;
+            let id = attached.id();
+            attached.keep();
+            Ok(id)
+        })
+    }
+}
+
+/// Removes the port of the device called `name`.
+pub(crate) fn remove(id: u16, name: &str) -> io::Result<()> {
+    ffi::remove(id, Quirks::of(name).hears_of_link)
+}
+
+/// Attaches `device` for the host that has `address`.
+pub(crate) fn attach(device: &Device, address: Option<IpAddr>) -> io::Result<Attached> {
+    log::forget();
+    let found = |id, name: &str| Attached { id, name: name.to_owned(), arguments: String::new() };
+    match device {
+        Device::Pci(address) => {
+            if ffi::port_by_name(address).is_none() {
+                probe(address, address).map_err(|error| unprobed(&error, address))?;
+            }
+            let id = ffi::port_by_name(address).ok_or_else(|| {
+                not_found(format!(
+                    "no DPDK driver took {address}: bind it to vfio-pci (dpdk-devbind.py -b vfio-pci {address}); {}",
+                    known()
+                ))
+            })?;
+            Ok(found(id, address))
+        }
+        Device::Mac(mac) => {
+            let has = |port: &u16| ffi::facts(*port).is_ok_and(|facts| facts.mac == mac.0);
+            let id = ffi::ports()
+                .find(has)
+                .ok_or_else(|| not_found(format!("no port has the address {mac}; {}", known())))?;
+            Ok(found(id, &mac.to_string()))
+        }
+        Device::Vdev { name, arguments } => {
+            let quirks = Quirks::of(name);
+            let arguments = address.map_or_else(|| arguments.clone(), |ip| quirks.with_mac_of(arguments, ip));
+            attach_vdev(name, &arguments)
+        }
+    }
+}
+
+fn attach_vdev(name: &str, arguments: &str) -> io::Result<Attached> {
+    if ffi::port_by_name(name).is_some() {
+        let text = format!("{name} is open in this process already: give another number");
+        return Err(io::Error::new(ErrorKind::AddrInUse, text));
+    }
+    let quirks = Quirks::of(name);
+    let socket = quirks.socket(arguments).map(PathBuf::from);
+    if let Some(path) = &socket {
+        remove_stale(path)?;
+    }
+    let visitor = socket.filter(|_| quirks.waits).map(Visitor::new);
+    let whole = if arguments.is_empty() { name.to_owned() } else { format!("{name},{arguments}") };
+    let probed = probe(&whole, name);
+    if visitor.is_some_and(Visitor::came) {
+        let text =
+            format!("nobody connected to the socket of {whole} within {} s: start its peer first", PATIENCE.as_secs());
+        return Err(io::Error::new(ErrorKind::TimedOut, text));
+    }
+    probed.map_err(|error| unprobed(&error, &whole))?;
+    let id =
+        ffi::port_by_name(name).ok_or_else(|| not_found(format!("{whole} is no network device{}", what_was_said())))?;
+    Ok(Attached { id, name: name.to_owned(), arguments: arguments.to_owned() })
+}
+
+/// Ends the wait of a driver that accepts a connection before it lets its device be: comes to its socket, and goes, when it took too
+/// long.
+struct Visitor {
+    done: mpsc::Sender<()>,
+    came: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Visitor {
+    fn new(path: PathBuf) -> Self {
+        let (done, waited) = mpsc::channel();
+        let came = Arc::new(AtomicBool::new(false));
+        let thread = thread::Builder::new().name("dpdk-visitor".to_owned()).spawn({
+            let came = Arc::clone(&came);
+            move || {
+                if waited.recv_timeout(PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout) {
+                    came.store(true, Ordering::Relaxed);
+                    // An error means that nobody waits.
+                    drop(UnixStream::connect(path));
+                }
+            }
+        });
+        Self { done, came, thread: thread.ok() }
+    }
+
+    /// Ends it; true if it came.
+    fn came(self) -> bool {
+        drop(self.done);
+        if let Some(thread) = self.thread {
+            let _ = thread.join();
+        }
+        self.came.load(Ordering::Relaxed)
+    }
+}
+
+fn not_found(text: String) -> io::Error {
+    io::Error::new(ErrorKind::NotFound, text)
+}
+
+/// Attaches a device.
+fn probe(device: &str, name: &str) -> io::Result<()> {
+    match ffi::probe(device) {
+        // It is there, and its port is looked for next.
+        Err(_) if ffi::port_by_name(name).is_some() => Ok(()),
+        other => other,
+    }
+}
+
+fn unprobed(error: &io::Error, device: &str) -> io::Error {
+    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+    let (kind, mend) = if log::mentions(IN_USE) {
+        (
+            ErrorKind::AddrInUse,
+            "another process serves its socket, or this one did (memif closes it at the process's end, unless socket-abstract=no): take another path",
+        )
+    } else if log::mentions("failed to parse device") || matches!(errno, Some(Errno::NODEV | Errno::NOENT)) {
+        let mend = "there is no such device, no driver for it is installed, or the kernel has it (bind PCI devices to vfio-pci)";
+        (ErrorKind::NotFound, mend)
+    } else if matches!(errno, Some(Errno::PERM | Errno::ACCESS)) {
+        (ErrorKind::PermissionDenied, "it takes root, or the right to its files")
+    } else {
+        (error.kind(), "its arguments or its surroundings do not fit")
+    };
+    io::Error::new(kind, format!("DPDK cannot attach {device} ({error}): {mend}{}", what_was_said()))
+}
+
+/// The log, if there is any, to be appended to an error.
+pub(crate) fn what_was_said() -> String {
+    let said = log::said();
+    if said.is_empty() { String::new() } else { format!("\n  {}", said.join("\n  ")) }
+}
+
+/// The ports that there are, for who named another.
+fn known() -> String {
+    let names: Vec<_> = ffi::ports()
+        .filter_map(|port| ffi::facts(port).ok())
+        .map(|raw| Facts::new(&raw))
+        .map(|facts| format!("{} ({})", facts.name, facts.mac))
+        .collect();
+    if names.is_empty() { "there are no ports".to_owned() } else { format!("there are: {}", names.join(", ")) }
+}
+
+/// Removes the socket that a process left behind which was killed.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    let refused = |error: &io::Error| error.kind() == ErrorKind::ConnectionRefused;
+    match UnixStream::connect(path) {
+        Err(error) if refused(&error) => std::fs::remove_file(path),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        // Another kind of socket is alive, too.
+        Ok(_) | Err(_) if path.exists() => Err(io::Error::new(
+            ErrorKind::AddrInUse,
+            format!("{} is in use by another process, or is no socket: take another path", path.display()),
+        )),
+        _ => Ok(()),
+    }
+}
