@@ -18,13 +18,13 @@ use std::net::SocketAddr;
 use std::num::NonZeroU64;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, mpsc};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use machnet_channel::{CloseReason, FlowState, Intake};
-use machnet_core::{Config, Driver, Engine, EngineStats, LocalChannel};
+use machnet_core::{AppChannel, Config, Driver, Engine, EngineStats, LocalChannel, Member};
 use rustix::thread::CpuSet;
 use slab::Slab;
 
@@ -32,7 +32,7 @@ use crate::IdlePolicy;
 use crate::parker::Parker;
 use crate::runner::{Next, Runner};
 
-/// What an engine thread is made of.
+/// What an engine is made of, and how it is run.
 #[derive(Debug)]
 pub(crate) struct Datapath<D> {
     pub(crate) driver: D,
@@ -46,18 +46,75 @@ pub(crate) struct Datapath<D> {
 impl<D: Driver + 'static> Datapath<D> {
     /// Starts the thread; returns when it is pinned and its engine exists.
     pub(crate) fn start(self) -> io::Result<Arc<EngineHandle>> {
-        if self.thread_name.contains('\0') {
+        self.start_as(Intake::new(), None)
+    }
+
+    /// Starts a thread for each of `engines` engines, on drivers that the one is divided into.
+    pub(crate) fn start_several(self, engines: usize) -> io::Result<Vec<Arc<EngineHandle>>> {
+        let Self { driver, config, idle, thread_name, core, recv_spin } = self;
+        let intakes: Vec<_> = (0..engines).map(|_| Intake::new()).collect();
+        let bells: Vec<_> = intakes.iter().map(|intake| Arc::clone(intake.bell())).collect();
+        let members = Member::group(&bells, seed()?);
+        let parts = driver.split(engines)?.into_iter().zip(intakes).zip(members).enumerate();
+        parts
+            .map(|(n, ((driver, intake), member))| {
+                let thread_name = format!("{thread_name}-{n}");
+                let core = core.map(|core| core + n);
+                Self { driver, config, idle, thread_name, core, recv_spin }.start_as(intake, Some(member))
+            })
+            .collect()
+    }
+
+    fn start_as(self, intake: Arc<Intake>, member: Option<Member>) -> io::Result<Arc<EngineHandle>> {
+        let Self { driver, config, idle, thread_name, core, recv_spin } = self;
+        let local = driver.home();
+        let handle = EngineHandle::new(intake, local, config.max_message as usize, recv_spin);
+        let channel = LocalChannel::new(Arc::clone(&handle.intake));
+        let thread = EngineThread { driver, channel, config, idle, name: thread_name, core };
+        thread.start_as(&handle.status, member)?;
+        tracing::debug!(%local, "endpoint started");
+        Ok(handle)
+    }
+}
+
+/// What an engine thread is made of, whoever its applications are.
+#[derive(Debug)]
+pub struct EngineThread<D, C> {
+    /// What it drives.
+    pub driver: D,
+    /// Its applications.
+    pub channel: C,
+    /// Limits and times.
+    pub config: Config,
+    /// What it does when nothing is to be done.
+    pub idle: IdlePolicy,
+    /// Its name, of which Linux keeps 15 bytes.
+    pub name: String,
+    /// The only core it may run on.
+    pub core: Option<usize>,
+}
+
+impl<D: Driver + 'static, C: AppChannel + 'static> EngineThread<D, C> {
+    /// Starts the thread, which tells `status`; returns when it is pinned and its engine exists.
+    ///
+    /// # Errors
+    /// As [`EndpointBuilder::start`](crate::EndpointBuilder::start).
+    pub fn start(self, status: &Arc<Status>) -> io::Result<()> {
+        self.start_as(status, None)
+    }
+
+    /// [`EngineThread::start`] for one of several engines of an endpoint.
+    fn start_as(self, status: &Arc<Status>, member: Option<Member>) -> io::Result<()> {
+        if self.name.contains('\0') {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the engine thread's name contains a NUL"));
         }
         let seed = seed()?;
         let local = self.driver.home();
-        let max_message = self.config.max_message as usize;
-        let handle = EngineHandle::new(Intake::new(), local, max_message, self.recv_spin);
-        let (intake, status) = (Arc::clone(&handle.intake), Arc::clone(&handle.status));
+        let status = Arc::clone(status);
         let (tell, told) = mpsc::sync_channel(1);
-        let thread = std::thread::Builder::new().name(self.thread_name.clone());
+        let thread = std::thread::Builder::new().name(self.name.clone());
         thread.spawn(move || {
-            let outcome = catch_unwind(AssertUnwindSafe(|| self.run(&intake, &status, seed, &tell)));
+            let outcome = catch_unwind(AssertUnwindSafe(|| self.run(&status, seed, member, &tell)));
             // The engine is gone by now, also after a panic: whoever waited for a flow was woken.
             status.end(match outcome {
                 Ok(()) => Outcome::Finished,
@@ -67,13 +124,17 @@ impl<D: Driver + 'static> Datapath<D> {
                 }
             });
         })?;
-        told.recv().unwrap_or_else(|_| Err(io::Error::other("the engine thread panicked at its start")))?;
-        tracing::debug!(%local, "endpoint started");
-        Ok(handle)
+        told.recv().unwrap_or_else(|_| Err(io::Error::other("the engine thread panicked at its start")))
     }
 
-    /// The thread's body, until the application has gone and every flow has ended.
-    fn run(self, intake: &Arc<Intake>, status: &Arc<Status>, seed: [u8; 32], tell: &mpsc::SyncSender<io::Result<()>>) {
+    /// The thread's body, until the applications have gone and every flow has ended.
+    fn run(
+        self,
+        status: &Arc<Status>,
+        seed: [u8; 32],
+        member: Option<Member>,
+        tell: &mpsc::SyncSender<io::Result<()>>,
+    ) {
         let local = self.driver.home();
         let start = || -> io::Result<_> {
             if let Some(core) = self.core {
@@ -82,16 +143,18 @@ impl<D: Driver + 'static> Datapath<D> {
             // The default slack of 50 µs would blunt every timer. Best effort.
             let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1000));
             let parker = Parker::new()?;
-            let channel = LocalChannel::new(Arc::clone(intake));
-            let engine = Engine::new(self.driver, channel, self.config, seed)
-                .map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
-            Ok((Runner::new(engine, Arc::clone(intake), Arc::clone(status), self.idle), parker))
+            let engine = match member {
+                Some(member) => Engine::join(self.driver, self.channel, self.config, seed, member),
+                None => Engine::new(self.driver, self.channel, self.config, seed),
+            };
+            let engine = engine.map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
+            Ok((Runner::new(engine, Arc::clone(status), self.idle), parker))
         };
         match start() {
             Ok((runner, parker)) => {
                 let _ = tell.send(Ok(()));
                 drive(runner, &parker);
-                tracing::debug!(%local, "endpoint ended");
+                tracing::debug!(%local, "engine ended");
             }
             Err(error) => {
                 let _ = tell.send(Err(error));
@@ -100,7 +163,7 @@ impl<D: Driver + 'static> Datapath<D> {
     }
 }
 
-fn drive<D: Driver>(mut runner: Runner<D>, parker: &Parker) {
+fn drive<D: Driver, C: AppChannel>(mut runner: Runner<D, C>, parker: &Parker) {
     loop {
         match runner.round() {
             Next::Again => {}
@@ -193,7 +256,7 @@ impl EngineHandle {
 
     /// The counters as last published.
     pub(crate) fn stats(&self) -> EngineStats {
-        *lock(&self.status.stats)
+        self.status.stats()
     }
 
     /// Who tells about the engine.
@@ -209,7 +272,7 @@ impl EngineHandle {
 
     /// Resolves when the engine is gone.
     pub(crate) fn ended(&self) -> Ended {
-        Ended { status: Arc::clone(&self.status), key: None }
+        Status::ended(&self.status)
     }
 }
 
@@ -221,20 +284,26 @@ impl Drop for EngineHandle {
 
 /// How an engine ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
+pub enum Outcome {
+    /// Its applications have gone, and every flow has ended.
     Finished,
+    /// It panicked.
     Panicked,
     /// The runtime that polled it is gone.
     Abandoned,
+    /// It was another process's, which is gone.
+    DaemonGone,
 }
 
 /// What an engine tells about itself. Its locks are held for a copy, by the engine never waited for.
 #[derive(Debug, Default)]
-pub(crate) struct Status {
+pub struct Status {
     stats: Mutex<EngineStats>,
     exit: Mutex<Exit>,
     /// How often the engine went to sleep; written by the engine only.
     parks: AtomicU64,
+    /// It was another process's, which is gone for good.
+    gone: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -244,6 +313,18 @@ struct Exit {
 }
 
 impl Status {
+    /// The counters as last published.
+    #[must_use]
+    pub fn stats(&self) -> EngineStats {
+        *lock(&self.stats)
+    }
+
+    /// Resolves when the engine is gone.
+    #[must_use]
+    pub fn ended(this: &Arc<Self>) -> Ended {
+        Ended { status: Arc::clone(this), key: None }
+    }
+
     pub(crate) fn set_stats(&self, stats: EngineStats) {
         *lock(&self.stats) = stats;
     }
@@ -252,8 +333,19 @@ impl Status {
         self.parks.store(self.parks.load(Relaxed) + 1, Relaxed);
     }
 
-    pub(crate) fn parks(&self) -> u64 {
+    /// How often the engine went to sleep.
+    #[must_use]
+    pub fn parks(&self) -> u64 {
         self.parks.load(Relaxed)
+    }
+
+    pub(crate) fn set_gone(&self) {
+        self.gone.store(true, Relaxed);
+    }
+
+    /// True if the engine was another process's, which is gone for good.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.gone.load(Relaxed)
     }
 
     /// False if somebody reads the counters this moment: try again.
@@ -282,7 +374,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Resolves when the engine is gone: every flow of it has its final state.
 #[derive(Debug)]
-pub(crate) struct Ended {
+pub struct Ended {
     status: Arc<Status>,
     key: Option<usize>,
 }

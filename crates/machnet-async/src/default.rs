@@ -10,13 +10,15 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
+use machnet_core::MAX_ENGINES;
+
 use crate::{Config, Driver as _, Endpoint, Flow, Listener, Shm, Udp};
 
 /// Which endpoint processes use by default.
 const VARIABLE: &str = "MACHNET_ENDPOINT";
 
 /// What is meant if the variable is unset.
-const FALLBACK: Url = Url::Udp(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0));
+const FALLBACK: Url = Url::Udp(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0), 1);
 
 impl Flow {
     /// Connects to whoever listens at `peer`, from the process's default endpoint: see [`Endpoint::default_for`].
@@ -58,6 +60,7 @@ impl Endpoint {
     /// | `udp://0.0.0.0`, or not set | UDP sockets, any local address; for IPv6 peers another one, on `[::]` |
     /// | `udp://[::]` | the same |
     /// | `udp://192.0.2.1:7000` | UDP sockets at this address; flows leave from this port. Without one, or 0: any |
+    /// | `udp://192.0.2.1:7000?engines=4` | the same with so many engines, 1 to 64, each with sockets and a thread of its own |
     /// | `shm://name` | memory shared with processes of this host that use the same name: see [`Shm::attach`] |
     /// | `dpdk://0000:00:06.0?ip=10.0.0.5/24` | a port of DPDK's, with the feature `dpdk`: see `dpdk::DpdkUrl` |
     ///
@@ -70,7 +73,7 @@ impl Endpoint {
     /// [`Shm::attach`] and [`EndpointBuilder::start`](crate::EndpointBuilder::start).
     pub fn default_for(peer: IpAddr) -> io::Result<Self> {
         match url()? {
-            Url::Udp(address) => udp_at(address, connects_from(address, peer)),
+            Url::Udp(address, engines) => udp_at(address, *engines, connects_from(address, peer)),
             Url::Shm(name) => shm(name),
             #[cfg(feature = "dpdk")]
             Url::Dpdk(url) => dpdk(url),
@@ -112,9 +115,9 @@ fn endpoint(key: IpAddr, start: impl FnOnce() -> io::Result<Endpoint>) -> io::Re
 }
 
 /// UDP sockets at `ip`.
-fn udp_at(url: &SocketAddr, ip: IpAddr) -> io::Result<Endpoint> {
+fn udp_at(url: &SocketAddr, engines: usize, ip: IpAddr) -> io::Result<Endpoint> {
     let port = if ip == url.ip() { url.port() } else { 0 };
-    endpoint(ip, || Endpoint::builder().driver(Udp::bind((ip, port))?).start())
+    endpoint(ip, || Endpoint::builder().driver(Udp::bind((ip, port))?).engines(engines).start())
 }
 
 /// The one endpoint over shared memory.
@@ -144,7 +147,7 @@ fn dpdk(url: &crate::dpdk::DpdkUrl) -> io::Result<Endpoint> {
 /// The endpoint that listens at `asked`.
 fn listening_at(url: &Url, asked: IpAddr) -> io::Result<Endpoint> {
     match url {
-        Url::Udp(address) => udp_at(address, listens_at(address.ip(), asked, url)?),
+        Url::Udp(address, engines) => udp_at(address, *engines, listens_at(address.ip(), asked, url)?),
         Url::Shm(name) => {
             let endpoint = shm(name)?;
             listens_at(endpoint.local_addr().ip(), asked, url)?;
@@ -184,8 +187,8 @@ fn listens_at(own: IpAddr, asked: IpAddr, url: &Url) -> io::Result<IpAddr> {
 /// What `MACHNET_ENDPOINT` says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Url {
-    /// UDP sockets at an address.
-    Udp(SocketAddr),
+    /// UDP sockets at an address, and how many engines.
+    Udp(SocketAddr, usize),
     /// Shared memory of a name.
     Shm(String),
     /// A port of DPDK's.
@@ -207,7 +210,9 @@ enum UrlError {
     NoIp(String),
     #[error("\"{}\" is no port: a number up to 65535", .0.escape_debug())]
     NoPort(String),
-    #[error("nothing may follow the address, but \"{}\" does", .0.escape_debug())]
+    #[error("\"{}\" is no number of engines: 1 to {MAX_ENGINES}", .0.escape_debug())]
+    NoEngines(String),
+    #[error("nothing but ?engines=N may follow the address, but \"{}\" does", .0.escape_debug())]
     Trailing(String),
     #[cfg(feature = "dpdk")]
     #[error(transparent)]
@@ -248,9 +253,11 @@ impl Url {
             return Err(UrlError::UnknownScheme(scheme.to_owned()));
         }
         let (authority, trailing) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
-        if !trailing.is_empty() {
-            return Err(UrlError::Trailing(trailing.to_owned()));
-        }
+        let engines = match trailing.strip_prefix("?engines=") {
+            Some(number) => engines(number)?,
+            None if trailing.is_empty() => 1,
+            None => return Err(UrlError::Trailing(trailing.to_owned())),
+        };
         if authority.is_empty() {
             return Err(UrlError::NoAddress);
         }
@@ -261,8 +268,14 @@ impl Url {
             None => IpAddr::V4(ip.parse::<Ipv4Addr>().map_err(no_ip)?),
         };
         let port = port.map_or(Ok(0), |port| port.parse().map_err(|_| UrlError::NoPort(port.to_owned())))?;
-        Ok(Self::Udp(SocketAddr::new(address, port)))
+        Ok(Self::Udp(SocketAddr::new(address, port), engines))
     }
+}
+
+/// Reads a number of engines.
+fn engines(text: &str) -> Result<usize, UrlError> {
+    let number = text.parse().ok().filter(|number| (1..=MAX_ENGINES).contains(number));
+    number.ok_or_else(|| UrlError::NoEngines(text.to_owned()))
 }
 
 /// Divides at the colon before the port, not at one within the address.
@@ -276,7 +289,8 @@ fn split_port(authority: &str) -> (&str, Option<&str>) {
 impl fmt::Display for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Udp(address) => write!(f, "udp://{address}"),
+            Self::Udp(address, 1) => write!(f, "udp://{address}"),
+            Self::Udp(address, engines) => write!(f, "udp://{address}?engines={engines}"),
             Self::Shm(name) => write!(f, "shm://{name}"),
             #[cfg(feature = "dpdk")]
             Self::Dpdk(url) => url.fmt(f),
@@ -298,8 +312,11 @@ mod tests {
             ("udp://[::1]", "[::1]:0"),
             ("udp://[2001:db8::1]:65535", "[2001:db8::1]:65535"),
         ] {
-            assert_eq!(Url::parse(text), Ok(Url::Udp(address.parse().unwrap())), "{text}");
+            assert_eq!(Url::parse(text), Ok(Url::Udp(address.parse().unwrap(), 1)), "{text}");
         }
+        let four = Url::parse("udp://127.0.0.1:7400?engines=4").unwrap();
+        assert_eq!(four, Url::Udp("127.0.0.1:7400".parse().unwrap(), 4));
+        assert_eq!(Url::parse(&four.to_string()), Ok(four));
         for (text, name) in [("shm://x", "x"), ("SHM://perf-1/", "perf-1"), ("shm://", "")] {
             assert_eq!(Url::parse(text), Ok(Url::Shm(name.to_owned())), "{text}");
         }
@@ -320,6 +337,8 @@ mod tests {
             ("udp://1.2.3.4:65536", "\"65536\" is no port", io::ErrorKind::InvalidInput),
             ("udp://1.2.3.4:", "\"\" is no port", io::ErrorKind::InvalidInput),
             ("udp://1.2.3.4:1?x=y", "\"?x=y\"", io::ErrorKind::InvalidInput),
+            ("udp://1.2.3.4:1?engines=0", "\"0\" is no number of engines: 1 to 64", io::ErrorKind::InvalidInput),
+            ("udp://1.2.3.4:1?engines=", "\"\" is no number of engines", io::ErrorKind::InvalidInput),
             #[cfg(not(feature = "dpdk"))]
             (
                 "dpdk://0000:00:06.0",
@@ -346,13 +365,13 @@ mod tests {
             let any: SocketAddr = any.parse().unwrap();
             assert_eq!((connects_from(&any, v4), connects_from(&any, v6)), (ip("0.0.0.0"), ip("::")));
             for asked in [v4, v6, ip("::")] {
-                assert_eq!(listens_at(any.ip(), asked, &Url::Udp(any)).unwrap(), asked);
+                assert_eq!(listens_at(any.ip(), asked, &Url::Udp(any, 1)).unwrap(), asked);
             }
         }
         let one: SocketAddr = "10.0.0.1:0".parse().unwrap();
         assert_eq!((connects_from(&one, v4), connects_from(&one, v6)), (one.ip(), one.ip()));
         for (url, text) in [
-            (Url::Udp(one), "MACHNET_ENDPOINT is udp://10.0.0.1:0"),
+            (Url::Udp(one, 1), "MACHNET_ENDPOINT is udp://10.0.0.1:0"),
             (Url::Shm("x".to_owned()), "MACHNET_ENDPOINT is shm://x, and this process is 10.0.0.1 there"),
         ] {
             for asked in [ip("0.0.0.0"), one.ip()] {

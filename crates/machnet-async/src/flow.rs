@@ -167,7 +167,7 @@ impl SendHalf {
     /// The flow's counters, both directions.
     #[must_use]
     pub fn stats(&self) -> FlowStats {
-        self.end.mailbox().stats()
+        self.end.stats()
     }
 
     /// The longest message that [`SendHalf::send`] takes, bytes: the smaller of both sides' limits.
@@ -309,7 +309,7 @@ impl RecvHalf {
     /// The flow's counters, both directions.
     #[must_use]
     pub fn stats(&self) -> FlowStats {
-        self.end.mailbox().stats()
+        self.end.stats()
     }
 
     /// As [`Flow::recv`].

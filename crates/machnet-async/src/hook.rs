@@ -1,8 +1,10 @@
 //! The park hook: a runtime that is about to sleep while a flow waits stays awake for a moment, and is woken for free.
 
+use std::cell::RefCell;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use machnet_channel::{Spinning, current};
+use machnet_channel::{Pump, Spinning, current};
 use tokio::runtime::{Handle, RuntimeFlavor, RuntimeMetrics};
 
 use crate::IdlePolicy;
@@ -50,6 +52,22 @@ impl ParkHook {
     }
 }
 
+thread_local! {
+    /// What tasks on this thread began to wait for since it parked.
+    static PUMPS: RefCell<Vec<Arc<dyn Pump>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A task on this thread waits for the engine that `pump` stands for. Of use if the thread's runtime has a hook.
+pub(crate) fn waits_for(pump: Arc<dyn Pump>) {
+    if current::has_spinner() {
+        PUMPS.with_borrow_mut(|pumps| {
+            if !pumps.iter().any(|known| Arc::ptr_eq(known, &pump)) {
+                pumps.push(pump);
+            }
+        });
+    }
+}
+
 /// What a runtime calls before it parks.
 #[derive(Debug)]
 struct Hook {
@@ -77,6 +95,7 @@ impl Hook {
         {
             self.wait(&runtime.metrics());
         }
+        PUMPS.take();
     }
 
     fn wait(&self, runtime: &RuntimeMetrics) {
@@ -85,6 +104,8 @@ impl Hook {
         let Self { times: ParkHook { spin_for, yield_for }, spinning, .. } = self;
         let limit = *spin_for + *yield_for;
         let began = Instant::now();
+        let pumps = PUMPS.take();
+        pumps.iter().for_each(|pump| pump.looks(true));
         spinning.begin();
         // Besides engines, other threads may wake tasks, and an engine may have done so an instant ago.
         while spinning.drain() == 0 && !spinning.was_called() && runtime.global_queue_depth() == 0 {
@@ -93,6 +114,10 @@ impl Hook {
                 spinning.was_in_vain();
                 break;
             }
+            // Engines of other processes hand over what this thread finds.
+            for pump in pumps.iter().filter(|pump| pump.has_news()) {
+                pump.pump();
+            }
             if waited < *spin_for {
                 std::hint::spin_loop();
             } else {
@@ -100,6 +125,7 @@ impl Hook {
             }
         }
         spinning.end();
+        pumps.iter().for_each(|pump| pump.looks(false));
     }
 }
 

@@ -56,9 +56,10 @@ impl<D: Driver + 'static> Datapath<D> {
         let engine = Engine::new(self.driver, channel, self.config, seed()?)
             .map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
         let bed = Bed::new(engine.driver())?;
-        let mut runner = Runner::new(engine, Arc::clone(handle.intake()), Arc::clone(handle.status()), self.idle);
+        let mut runner = Runner::new(engine, Arc::clone(handle.status()), self.idle);
         runner.keep_rounds_short();
-        let mut task = Inline { runner: Some(runner), bed, parked: false, turns: 0, woke: false };
+        let intake = Arc::clone(handle.intake());
+        let mut task = Inline { runner: Some(runner), intake, bed, parked: false, turns: 0, woke: false };
         runtime.spawn(poll_fn(move |cx| task.turn(cx)));
         tracing::debug!(%local, "endpoint started inline");
         Ok(handle)
@@ -77,7 +78,8 @@ const DEFER_EVERY: u32 = 8;
 /// The task.
 struct Inline<D: Driver> {
     /// `None` once the engine has ended.
-    runner: Option<Runner<D>>,
+    runner: Option<Runner<D, LocalChannel>>,
+    intake: Arc<Intake>,
     bed: Bed,
     /// The doorbell is armed.
     parked: bool,
@@ -97,16 +99,16 @@ impl<D: Driver> Inline<D> {
     fn turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(runner) = &mut self.runner else { return Poll::Ready(()) };
         if std::mem::take(&mut self.parked) {
-            runner.intake.bell().disarm();
+            runner.bell.disarm();
         }
         self.turns = self.turns.wrapping_add(1);
-        let unanswered = std::mem::take(&mut self.woke) && !runner.intake.has_hints();
+        let unanswered = std::mem::take(&mut self.woke) && !self.intake.has_hints();
         if unanswered || self.turns.is_multiple_of(DEFER_EVERY) {
             // Wakes this task when the runtime has nothing else to do; dropping it does not take that back.
             let _ = pin!(tokio::task::yield_now()).poll(cx);
             return Poll::Pending;
         }
-        let before = runner.intake.woken();
+        let before = self.intake.woken();
         match catch_unwind(AssertUnwindSafe(|| runner.round())) {
             Ok(Next::Again | Next::Spin) => cx.waker().wake_by_ref(),
             Ok(Next::Yield) => {
@@ -114,7 +116,7 @@ impl<D: Driver> Inline<D> {
                 cx.waker().wake_by_ref();
             }
             Ok(Next::Park(timeout)) => {
-                runner.intake.bell().arm(cx.waker());
+                runner.bell.arm(cx.waker());
                 self.parked = true;
                 if runner.may_sleep() && self.bed.lie_down(cx, runner.engine.driver(), timeout) {
                     runner.status.count_park();
@@ -132,7 +134,7 @@ impl<D: Driver> Inline<D> {
                 return Poll::Ready(());
             }
         }
-        self.woke = runner.intake.woken() != before;
+        self.woke = self.intake.woken() != before;
         Poll::Pending
     }
 }

@@ -258,6 +258,7 @@
 //! | the endpoint was shut down, or its engine failed | `Shutdown` | `NotConnected` |
 //! | [`Config::max_flows`] flows exist | `NoRoom` | `ResourceBusy` |
 //! | the address cannot be reached from the endpoint's | `Unreachable` | `HostUnreachable` |
+//! | the daemon that the endpoint is attached to is gone | `DaemonGone` | `NetworkDown` |
 //! | `send` to a peer that reads no more, or after `finish` | | `BrokenPipe` |
 //! | `send` of more than [`Flow::max_message_size`] | | `InvalidInput` |
 //! | `try_send` without room, `try_recv` without a message | | `WouldBlock` |
@@ -277,6 +278,7 @@
 #![forbid(unsafe_code)]
 
 pub mod adapters;
+mod attach;
 mod coop;
 mod datapath;
 mod default;
@@ -299,6 +301,12 @@ mod tests;
 pub mod transport;
 mod wait;
 
+/// An engine thread for applications of another kind: the daemon's.
+#[doc(hidden)]
+pub mod engine {
+    pub use crate::datapath::{Ended, EngineThread, Outcome, Status};
+}
+
 /// The futures that endpoints, listeners and flows return.
 pub mod future {
     pub use crate::endpoint::Shutdown;
@@ -313,6 +321,7 @@ pub mod halves {
     pub use crate::stream::{OwnedReadHalf, OwnedWriteHalf, ReadHalf, ReuniteError, WriteHalf};
 }
 
+pub use attach::{AttachBuilder, Reconnect};
 pub use endpoint::{Endpoint, EndpointBuilder, NoDriver, Placement, WakeStats};
 pub use error::{FlowError, SendError, SendErrorReason, TrySendError};
 pub use flow::{Flow, RecvHalf, ReuniteError, SendHalf};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Wake, Waker};
 use std::time::Duration;
 
-use machnet_core::Driver;
+use machnet_core::{AppChannel, Driver, Engine};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 use crate::runner::Runner;
@@ -29,30 +29,26 @@ impl Parker {
     }
 
     /// Sleeps until there is something to do, at most for `timeout`.
-    pub(crate) fn park<D: Driver>(&self, runner: &mut Runner<D>, timeout: Option<Duration>) {
-        runner.intake.bell().arm(&self.waker);
+    pub(crate) fn park<D: Driver, C: AppChannel>(&self, runner: &mut Runner<D, C>, timeout: Option<Duration>) {
+        runner.bell.arm(&self.waker);
         // From here on whoever pushes a hint rings; what was pushed before is seen by this look.
         if runner.may_sleep() {
             runner.status.count_park();
-            self.sleep(runner.engine.driver(), timeout);
+            self.sleep(&runner.engine, timeout);
         }
-        runner.intake.bell().disarm();
+        runner.bell.disarm();
     }
 
-    fn sleep(&self, driver: &impl Driver, timeout: Option<Duration>) {
-        let bell = PollFd::new(&self.bell.0, PollFlags::IN);
-        let result = match driver.wait() {
-            Some(fd) => {
-                let mut fds = [bell, PollFd::from_borrowed_fd(fd, PollFlags::IN)];
-                poll(&mut fds, timespec(timeout).as_ref()).map(|_| fds[0].revents())
-            }
-            None => {
-                let mut fds = [bell];
-                let nap = timeout.map_or(NAP, |t| t.min(NAP));
-                poll(&mut fds, timespec(Some(nap)).as_ref()).map(|_| fds[0].revents())
-            }
-        };
-        match result {
+    fn sleep<D: Driver, C: AppChannel>(&self, engine: &Engine<D, C>, timeout: Option<Duration>) {
+        let driver = engine.driver().wait();
+        let timeout = if driver.is_some() { timeout } else { Some(timeout.map_or(NAP, |t| t.min(NAP))) };
+        let mut fds = [(); 3].map(|()| PollFd::new(&self.bell.0, PollFlags::IN));
+        let mut count = 1;
+        for fd in [driver, engine.channel().wait()].into_iter().flatten() {
+            fds[count] = PollFd::from_borrowed_fd(fd, PollFlags::IN);
+            count += 1;
+        }
+        match poll(&mut fds[..count], timespec(timeout).as_ref()).map(|_| fds[0].revents()) {
             Ok(events) if !events.is_empty() => self.bell.clear(),
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => {

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use machnet_channel::Intake;
-use machnet_core::{Driver, Engine, Instant, LocalChannel};
+use machnet_channel::Doorbell;
+use machnet_core::{AppChannel, Driver, Engine, Instant};
 
 use crate::IdlePolicy;
 use crate::datapath::Status;
@@ -33,9 +33,10 @@ pub(crate) enum Next {
 
 /// An engine, its clock, and where it stands on the idle ladder.
 #[derive(Debug)]
-pub(crate) struct Runner<D: Driver> {
-    pub(crate) engine: Engine<D, LocalChannel>,
-    pub(crate) intake: Arc<Intake>,
+pub(crate) struct Runner<D: Driver, C: AppChannel> {
+    pub(crate) engine: Engine<D, C>,
+    /// The engine's.
+    pub(crate) bell: Arc<Doorbell>,
     pub(crate) status: Arc<Status>,
     idle: Idle,
     epoch: std::time::Instant,
@@ -46,18 +47,13 @@ pub(crate) struct Runner<D: Driver> {
     pace: Option<Pace>,
 }
 
-impl<D: Driver> Runner<D> {
-    pub(crate) fn new(
-        engine: Engine<D, LocalChannel>,
-        intake: Arc<Intake>,
-        status: Arc<Status>,
-        policy: IdlePolicy,
-    ) -> Self {
+impl<D: Driver, C: AppChannel> Runner<D, C> {
+    pub(crate) fn new(engine: Engine<D, C>, status: Arc<Status>, policy: IdlePolicy) -> Self {
         let idle = Idle::new(policy);
         let idle = if engine.driver().wait().is_some() { idle } else { idle.napping(NAP) };
         Self {
+            bell: engine.channel().bell(),
             engine,
-            intake,
             status,
             idle,
             epoch: std::time::Instant::now(),
@@ -81,7 +77,7 @@ impl<D: Driver> Runner<D> {
     /// One round of the engine.
     pub(crate) fn round(&mut self) -> Next {
         // Read before the round: a request that comes after this must keep the engine from going to sleep.
-        self.closing = self.intake.is_closing();
+        self.closing = self.engine.channel().is_closing();
         let now = self.now();
         let progress = self.engine.poll(now);
         if self.engine.is_finished() {
@@ -121,7 +117,7 @@ impl<D: Driver> Runner<D> {
 
     /// Called when the doorbell is armed: true if there is still nothing to do.
     pub(crate) fn may_sleep(&mut self) -> bool {
-        let may = self.intake.is_closing() == self.closing && self.engine.may_sleep();
+        let may = self.engine.channel().is_closing() == self.closing && self.engine.may_sleep();
         if may && self.engine.driver().wait().is_none() {
             self.engine.naps();
         }

@@ -147,6 +147,7 @@ fn connect_fails_with_the_kind_of_the_reason() {
         (CloseReason::Refused, ErrorKind::ConnectionRefused),
         (CloseReason::ConnectTimeout, ErrorKind::TimedOut),
         (CloseReason::Unreachable, ErrorKind::HostUnreachable),
+        (CloseReason::DaemonGone, ErrorKind::NetworkDown),
         (CloseReason::NoRoom, ErrorKind::ResourceBusy),
         (CloseReason::Version, ErrorKind::Unsupported),
     ] {

@@ -82,6 +82,12 @@ impl Backlog {
         self.options
     }
 
+    /// How many flows may wait to be accepted.
+    #[must_use]
+    pub const fn limit(&self) -> u32 {
+        self.limit
+    }
+
     /// The port asked for.
     #[must_use]
     pub const fn port(&self) -> u16 {
@@ -108,8 +114,15 @@ impl Backlog {
 }
 
 impl Backlog {
+    /// Application: the task waits.
+    fn waits(&self) {
+        if let Some(pump) = self.intake.pump() {
+            pump.waits();
+        }
+    }
+
     /// Engine: wakes who waits.
-    fn call(&self) {
+    pub(crate) fn call(&self) {
         let called = sync::wake(&self.waker);
         self.intake.count_woken(called);
         if let Some(spinner) = self.spinner.get().filter(|_| called > 0) {
@@ -152,9 +165,13 @@ impl BacklogConsumer {
     /// # Errors
     /// What the driver said, for example that the port is in use.
     pub fn poll_opened(&mut self, cx: &Context<'_>) -> Poll<std::io::Result<SocketAddr>> {
+        if self.backlog.status.load(Ordering::Acquire) == OPENING {
+            self.backlog.intake.look();
+        }
         self.backlog.spinner.note();
         self.backlog.waker.register(cx.waker());
         if self.backlog.status.load(Ordering::Acquire) == OPENING {
+            self.backlog.waits();
             return Poll::Pending;
         }
         unregister(&self.backlog.waker);
@@ -167,8 +184,10 @@ impl BacklogConsumer {
 
     /// Waits for the next accepted flow; `Ready(None)` when the engine is gone.
     pub fn poll_accept(&mut self, cx: &Context<'_>) -> Poll<Option<Accepted>> {
-        if let Some(accepted) = self.pop() {
-            return Poll::Ready(Some(accepted));
+        let ready = self.pop();
+        let ready = if ready.is_none() && self.backlog.intake.look() { self.pop() } else { ready };
+        if ready.is_some() {
+            return Poll::Ready(ready);
         }
         self.backlog.spinner.note();
         self.backlog.waker.register(cx.waker());
@@ -179,6 +198,7 @@ impl BacklogConsumer {
             closed = self.backlog.status.load(Ordering::Acquire) == CLOSED;
         }
         if accepted.is_none() && !closed {
+            self.backlog.waits();
             return Poll::Pending;
         }
         unregister(&self.backlog.waker);
@@ -189,6 +209,10 @@ impl BacklogConsumer {
         // SAFETY: there is one `BacklogConsumer` per backlog and this is `&mut`.
         let accepted = unsafe { self.backlog.ready.pop() }?;
         self.backlog.waiting.fetch_sub(1, Ordering::Relaxed);
+        if self.backlog.intake.pump().is_some() {
+            // An engine elsewhere does not see the count.
+            self.backlog.intake.hint_listener(&self.backlog);
+        }
         Some(accepted)
     }
 }
@@ -223,10 +247,25 @@ impl BacklogProducer {
 
     /// Says where the port was opened, or why not.
     pub fn set_opened(&mut self, opened: Result<SocketAddr, &std::io::Error>) {
+        self.set_opened_quietly(opened);
+        self.backlog.call();
+    }
+
+    /// [`BacklogProducer::set_opened`], and nobody is woken yet.
+    pub(crate) fn set_opened_quietly(&mut self, opened: Result<SocketAddr, &std::io::Error>) {
         let status = if opened.is_ok() { OPENED } else { CLOSED };
         let _ = self.backlog.opened.set(opened.map_err(|e| (e.kind(), e.to_string())));
         self.backlog.status.store(status, Ordering::Release);
-        self.backlog.call();
+    }
+
+    /// Flows that wait to be accepted.
+    pub(crate) fn waiting(&self) -> u32 {
+        self.backlog.waiting.load(Ordering::Relaxed)
+    }
+
+    /// The address the port was opened at.
+    pub(crate) fn opened_at(&self) -> Option<SocketAddr> {
+        self.backlog.opened.get().and_then(|opened| opened.as_ref().ok()).copied()
     }
 
     /// True once the listener is gone.

@@ -1,8 +1,32 @@
 //! What one engine takes in from its applications: flows and listeners to look at, and the bell that wakes it.
 
+use std::sync::OnceLock;
+
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::{Backlog, Doorbell, HintQueue, Mailbox};
+
+/// What serves mailboxes and listeners where no engine of this process does: an engine in another process, reached through
+/// shared memory, for which whoever is here runs the pump. No call waits for anybody.
+pub trait Pump: Send + Sync + std::fmt::Debug {
+    /// Does what can be done by now: takes hints, sends, receives, wakes. If somebody else is at it, they do it once more.
+    fn pump(&self);
+
+    /// True if the engine may have done something since. Cheap, for who looks again and again.
+    fn has_news(&self) -> bool;
+
+    /// A task of this thread waits for what the engine will do: somebody has to hear of it.
+    fn waits(&self);
+
+    /// From now on, or no more, somebody looks again and again: nobody else has to hear.
+    fn looks(&self, on: bool);
+
+    /// Rings sent to the engine, and times that its rings were heard.
+    fn rings(&self) -> (u64, u64);
+
+    /// The endpoint was asked to end.
+    fn shut_down(&self);
+}
 
 /// One per engine, held by every mailbox and listener it serves. What waits in its queues holds it in turn, so the
 /// engine's owner must call [`Intake::close`] in the end, also when the engine panics (from a `Drop`).
@@ -15,6 +39,8 @@ pub struct Intake {
     inline: AtomicBool,
     woken: AtomicU64,
     handed_over: AtomicU64,
+    /// In the engine's place. It holds the intake in turn, until it is over.
+    pump: OnceLock<std::sync::Arc<dyn Pump>>,
 }
 
 impl Intake {
@@ -29,25 +55,56 @@ impl Intake {
             inline: AtomicBool::new(false),
             woken: AtomicU64::new(0),
             handed_over: AtomicU64::new(0),
+            pump: OnceLock::new(),
         })
     }
 
     /// Application: asks the engine to look at `mailbox`.
     pub fn hint_flow(&self, mailbox: &Arc<Mailbox>) {
         self.flows.push(mailbox);
-        self.bell.ring();
+        self.ring();
     }
 
     /// Application: asks the engine to look at `backlog`.
     pub fn hint_listener(&self, backlog: &Arc<Backlog>) {
         self.listeners.push(backlog);
-        self.bell.ring();
+        self.ring();
     }
 
     /// Application: asks the engine to end every flow and stop.
     pub fn shut_down(&self) {
         self.closing.store(true, Ordering::Release);
-        self.bell.ring();
+        match self.pump.get() {
+            Some(pump) => pump.shut_down(),
+            None => self.bell.ring(),
+        }
+    }
+
+    /// Puts `pump` into the engine's place, before anybody uses the intake.
+    pub fn set_pump(&self, pump: std::sync::Arc<dyn Pump>) {
+        let _ = self.pump.set(pump);
+    }
+
+    /// What is in the engine's place, if anything.
+    #[must_use]
+    pub fn pump(&self) -> Option<&std::sync::Arc<dyn Pump>> {
+        self.pump.get()
+    }
+
+    fn ring(&self) {
+        match self.pump.get() {
+            Some(pump) => pump.pump(),
+            None => self.bell.ring(),
+        }
+    }
+
+    /// Application: runs the pump, if there is one. True if so: look again.
+    pub(crate) fn look(&self) -> bool {
+        let pump = self.pump.get();
+        if let Some(pump) = pump {
+            pump.pump();
+        }
+        pump.is_some()
     }
 
     /// True once [`Intake::shut_down`] was called.
@@ -74,10 +131,10 @@ impl Intake {
         &self.bell
     }
 
-    /// Engine: it called `wakers` wakers. The engine is the only writer.
+    /// Engine: it called `wakers` wakers. Several threads count where a pump is in its place.
     pub(crate) fn count_woken(&self, wakers: u64) {
         if wakers > 0 {
-            self.woken.store(self.woken.load(Ordering::Relaxed) + wakers, Ordering::Relaxed);
+            self.woken.fetch_add(wakers, Ordering::Relaxed);
         }
     }
 
@@ -88,9 +145,9 @@ impl Intake {
         self.woken.load(Ordering::Relaxed)
     }
 
-    /// Engine: it left a flow's wakers to the runtime, which spins. The engine is the only writer.
+    /// Engine: it left a flow's wakers to the runtime, which spins.
     pub(crate) fn count_handed_over(&self) {
-        self.handed_over.store(self.handed_over.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        self.handed_over.fetch_add(1, Ordering::Relaxed);
     }
 
     /// How often the engine left the wakers of a flow to the runtime that waits for it, because that runtime spins.

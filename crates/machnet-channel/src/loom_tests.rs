@@ -4,13 +4,16 @@
 //!
 //! "Sleep" is loom's `block_on`: who is not woken is reported as a deadlock. Leaked `Arc`s fail a model, too.
 
+mod attachment;
 mod backlog;
 mod doorbell;
 mod frame;
 mod hint_queue;
+mod inbox;
 mod mailbox;
 mod poked;
 mod ring;
+mod shared;
 mod spinner;
 mod spsc;
 

@@ -30,6 +30,8 @@ use crate::{FlowOptions, FlowState, Intake, Intent, Message, cost_in_units};
 struct AppWords {
     consumed: AtomicU64,
     intent: AtomicU32,
+    /// [`Asks`] that a pump has not looked at.
+    asks: AtomicU8,
 }
 
 /// Written once, before or when the flow opens.
@@ -104,7 +106,7 @@ impl Mailbox {
             spinner: SpinnerSlot::new(),
             due: AtomicU8::new(0),
             claimed: AtomicBool::new(false),
-            app: AppWords { consumed: AtomicU64::new(0), intent: AtomicU32::new(0) },
+            app: AppWords { consumed: AtomicU64::new(0), intent: AtomicU32::new(0), asks: AtomicU8::new(0) },
             names: Names { peer, local: OnceLock::new(), options, intake },
             engine: EngineWords {
                 room: AtomicU64::new(0),
@@ -175,6 +177,12 @@ impl Mailbox {
         (slot != NO_SLOT).then_some(slot)
     }
 
+    /// What takes hints of the flow.
+    #[must_use]
+    pub const fn intake(&self) -> &Arc<Intake> {
+        &self.names.intake
+    }
+
     /// Where the flow goes.
     #[must_use]
     pub const fn peer(&self) -> SocketAddr {
@@ -210,6 +218,11 @@ impl Mailbox {
     #[must_use]
     pub fn stats(&self) -> FlowStats {
         FlowStats::from_words(std::array::from_fn(|i| self.engine.stats[i].load(Ordering::Relaxed)))
+    }
+
+    fn stats_now(this: &Arc<Self>) -> FlowStats {
+        Self::ask(this, Asks::STATS);
+        this.stats()
     }
 
     /// What the application wants.
@@ -256,11 +269,44 @@ impl Mailbox {
         if !self.names.intake.is_inline() {
             spinner::note_waiting();
         }
+        if let Some(pump) = self.names.intake.pump() {
+            pump.waits();
+        }
+    }
+
+    /// Application: asks a pump, if there is one, for what it does not tell otherwise.
+    fn ask(this: &Arc<Self>, asks: Asks) -> bool {
+        let pumped = this.names.intake.pump().is_some();
+        if pumped {
+            this.app.asks.fetch_or(asks.0, Ordering::Relaxed);
+            this.names.intake.hint_flow(this);
+        }
+        pumped
+    }
+
+    fn wake(this: &Arc<Self>, wakes: Wakes) {
+        let spinner = this.spinner.get();
+        if let Some(spinner) = spinner.filter(|spinner| spinner.is_spinning()) {
+            // Release: see `wake_due`.
+            this.due.fetch_or(wakes.0, Ordering::AcqRel);
+            if spinner.hand_over(this) {
+                this.names.intake.count_handed_over();
+                return;
+            }
+        }
+        let called = this.call(wakes);
+        this.names.intake.count_woken(called);
+        if let Some(spinner) = spinner.filter(|_| called > 0) {
+            spinner.tell_called();
+        }
     }
 
     /// Waits, registered in `waker`, until the state is as `until` says.
     fn poll_state(&self, cx: &Context<'_>, waker: &AtomicWaker, until: impl Fn(FlowState) -> bool) -> Poll<FlowState> {
-        let state = self.state();
+        let mut state = self.state();
+        if !until(state) && self.names.intake.look() {
+            state = self.state();
+        }
         if until(state) {
             return Poll::Ready(state);
         }
@@ -338,18 +384,28 @@ impl SendEnd {
     /// message larger than the whole buffer could otherwise never go, and the excess is bounded by one message.
     #[must_use]
     pub fn has_room(&self) -> bool {
+        self.room_left() || (Mailbox::ask(&self.mailbox, Asks::PROGRESS) && self.room_left())
+    }
+
+    fn room_left(&self) -> bool {
         self.posted < self.mailbox.engine.room.load(Ordering::Acquire)
+    }
+
+    /// The flow's counters, as of now.
+    #[must_use]
+    pub fn stats(&self) -> FlowStats {
+        Mailbox::stats_now(&self.mailbox)
     }
 
     /// Waits for [`SendEnd::has_room`]. Resolves early when the flow's state says that waiting is pointless, so the
     /// caller looks at the state first. Registers one waker: the last caller's.
     pub fn poll_room(&mut self, cx: &Context<'_>) -> Poll<()> {
-        if self.has_room() {
+        if self.room_left() || (Mailbox::ask(&self.mailbox, Asks::WAIT) && self.room_left()) {
             return Poll::Ready(());
         }
         self.mailbox.note_spinner();
         self.mailbox.tx.register(cx.waker());
-        let room = !sync::mutant!("room_recheck") && self.has_room();
+        let room = !sync::mutant!("room_recheck") && self.room_left();
         if room || self.mailbox.state().has(FlowState::WRITE_ENDED) {
             unregister(&self.mailbox.tx);
             return Poll::Ready(());
@@ -362,7 +418,7 @@ impl SendEnd {
     /// may never be, so the caller compares [`SendEnd::acknowledged`]. Registers one waker, the one of
     /// [`SendEnd::poll_room`].
     pub fn poll_acknowledged(&mut self, cx: &Context<'_>, units: u64) -> Poll<()> {
-        if self.acknowledged() >= units {
+        if self.acknowledged() >= units || (Mailbox::ask(&self.mailbox, Asks::WAIT) && self.acknowledged() >= units) {
             return Poll::Ready(());
         }
         self.mailbox.note_spinner();
@@ -456,8 +512,24 @@ impl RecvEnd {
         &self.mailbox
     }
 
+    /// The flow's counters, as of now.
+    #[must_use]
+    pub fn stats(&self) -> FlowStats {
+        Mailbox::stats_now(&self.mailbox)
+    }
+
     /// Takes the oldest message, and returns its credit to the peer when enough has gathered.
     pub fn take(&mut self) -> Option<Message> {
+        let message = self.pop();
+        if message.is_none() && self.mailbox.names.intake.look() { self.pop() } else { message }
+    }
+
+    /// [`RecvEnd::take`] of what is in the inbox already, where a pump would be run.
+    pub fn take_delivered(&mut self) -> Option<Message> {
+        self.pop()
+    }
+
+    fn pop(&mut self) -> Option<Message> {
         // SAFETY: there is one `RecvEnd` per mailbox and this is `&mut`.
         let message = unsafe { self.mailbox.inbox.pop() }?;
         self.consumed += cost_in_units(message.len());
@@ -483,7 +555,7 @@ impl RecvEnd {
         self.mailbox.rx.register(cx.waker());
         // The state before the inbox: the engine delivers first and publishes the end after.
         let mut state = self.mailbox.state();
-        let message = if sync::mutant!("inbox_recheck") { None } else { self.take() };
+        let message = if sync::mutant!("inbox_recheck") { None } else { self.pop() };
         if sync::mutant!("state_after_inbox") {
             state = self.mailbox.state();
         }
@@ -544,9 +616,9 @@ pub struct FlowStats {
 }
 
 impl FlowStats {
-    const WORDS: usize = 9;
+    pub(crate) const WORDS: usize = 9;
 
-    const fn to_words(self) -> [u64; Self::WORDS] {
+    pub(crate) const fn to_words(self) -> [u64; Self::WORDS] {
         [
             self.messages_sent,
             self.messages_received,
@@ -560,7 +632,7 @@ impl FlowStats {
         ]
     }
 
-    const fn from_words(words: [u64; Self::WORDS]) -> Self {
+    pub(crate) const fn from_words(words: [u64; Self::WORDS]) -> Self {
         let [
             messages_sent,
             messages_received,
@@ -610,6 +682,39 @@ impl Wakes {
     #[must_use]
     pub const fn is_empty(self) -> bool {
         self.0 == 0
+    }
+}
+
+/// What an application asks a pump for; an engine of this process tells all of it unasked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Asks(u8);
+
+impl Asks {
+    /// Room and acknowledged, as they are now.
+    pub const PROGRESS: Self = Self(1);
+    /// The same, and to be woken when they change.
+    pub const WAIT: Self = Self(3);
+    /// The counters.
+    pub const STATS: Self = Self(4);
+
+    /// True if every bit of `other` is set.
+    #[must_use]
+    pub const fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+}
+
+/// Somebody to wake, later.
+#[derive(Debug)]
+pub struct Waking {
+    mailbox: Arc<Mailbox>,
+    wakes: Wakes,
+}
+
+impl Waking {
+    /// Wakes who is concerned: hands them over to their runtime while it spins, else takes their wakers and calls them.
+    pub fn wake(self) {
+        Mailbox::wake(&self.mailbox, self.wakes);
     }
 }
 
@@ -715,20 +820,23 @@ impl EngineEnd {
 
     /// Wakes who is concerned: hands them over to their runtime while it spins, else takes their wakers and calls them.
     pub fn wake(&self, wakes: Wakes) {
-        let spinner = self.mailbox.spinner.get();
-        if let Some(spinner) = spinner.filter(|spinner| spinner.is_spinning()) {
-            // Release: see `wake_due`.
-            self.mailbox.due.fetch_or(wakes.0, Ordering::AcqRel);
-            if spinner.hand_over(&self.mailbox) {
-                self.mailbox.names.intake.count_handed_over();
-                return;
-            }
+        Mailbox::wake(&self.mailbox, wakes);
+    }
+
+    /// [`EngineEnd::wake`] for later, without the end.
+    #[must_use]
+    pub fn waking(&self, wakes: Wakes) -> Waking {
+        Waking { mailbox: Arc::clone(&self.mailbox), wakes }
+    }
+
+    /// What the application asked for since the last call.
+    #[must_use]
+    pub fn asks(&self) -> Asks {
+        // The cheap look first.
+        if self.mailbox.app.asks.load(Ordering::Relaxed) == 0 {
+            return Asks::default();
         }
-        let called = self.mailbox.call(wakes);
-        self.mailbox.names.intake.count_woken(called);
-        if let Some(spinner) = spinner.filter(|_| called > 0) {
-            spinner.tell_called();
-        }
+        Asks(self.mailbox.app.asks.swap(0, Ordering::Relaxed))
     }
 }
 

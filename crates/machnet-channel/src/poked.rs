@@ -46,6 +46,18 @@ impl<T: Work> Poked<T> {
         result
     }
 
+    /// [`Poked::with`] if nobody else uses the state; also for engines.
+    pub fn try_with<R>(self: &Arc<Self>, f: impl FnOnce(&mut T) -> R) -> Option<R> {
+        let result = f(&mut *self.try_lock()?);
+        self.look();
+        Some(result)
+    }
+
+    /// Has the state worked on: at once, or by whoever uses it now.
+    pub fn poke(self: &Arc<Self>) {
+        self.wake_by_ref();
+    }
+
     /// Uses the state, and looks for no poke.
     #[cfg(all(test, machnet_loom))]
     pub(crate) fn quietly<R>(&self, f: impl FnOnce(&mut T) -> R) -> R {

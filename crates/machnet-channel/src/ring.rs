@@ -179,6 +179,12 @@ impl<W: Words> RingProducer<W> {
         Ok(freed as u32)
     }
 
+    /// True if the consumer's index is not the one last seen.
+    #[must_use]
+    pub fn has_consumed(&self) -> bool {
+        self.ring.load(CONSUMED, Ordering::Relaxed) != self.consumed
+    }
+
     /// Writes a descriptor, which the consumer sees after [`RingProducer::publish`]. False if there is no [`room`]
     /// (look again, or sleep).
     ///
@@ -194,13 +200,20 @@ impl<W: Words> RingProducer<W> {
         true
     }
 
+    /// Shows the consumer what was pushed, and all that was written before. Whoever rings by other means than
+    /// [`RingProducer::publish`]'s does so after this.
+    #[inline]
+    pub fn show(&mut self) {
+        // Release: pairs with the Acquire in the consumer's `look`.
+        let order = if mutant!("ring_publish_relaxed") { Ordering::Relaxed } else { Ordering::Release };
+        self.ring.store(PRODUCED, self.next, order);
+    }
+
     /// Shows the consumer what was pushed, and all that was written before. True if it sleeps: ring then.
     #[inline]
     #[must_use]
     pub fn publish(&mut self) -> bool {
-        // Release: pairs with the Acquire in the consumer's `look`.
-        let order = if mutant!("ring_publish_relaxed") { Ordering::Relaxed } else { Ordering::Release };
-        self.ring.store(PRODUCED, self.next, order);
+        self.show();
         // Orders the index before the look at the word; pairs with the fence in the consumer's `arm`.
         if !mutant!("ring_publish_fence") {
             fence(Ordering::SeqCst);
@@ -270,23 +283,49 @@ impl<W: Words> RingConsumer<W> {
         Ok(ready as u32)
     }
 
+    /// True if there is more to pop than [`RingConsumer::ready`] says, or that, or the producer's index cannot be.
+    #[must_use]
+    pub fn has_data(&self) -> bool {
+        self.ring.load(PRODUCED, Ordering::Relaxed) != self.next
+    }
+
+    /// The next descriptor, as far as is known without looking; whatever the other side wrote there. Each call reads it
+    /// anew.
+    #[inline]
+    #[must_use]
+    pub fn peek(&self) -> Option<u64> {
+        (self.next != self.produced).then(|| self.ring.load(self.ring.slot(self.next), Ordering::Relaxed))
+    }
+
+    /// Passes the descriptor that was peeked at.
+    #[inline]
+    pub fn advance(&mut self) {
+        if self.next != self.produced {
+            self.next = self.next.wrapping_add(1);
+        }
+    }
+
     /// The next descriptor, as far as is known without looking; whatever the other side wrote there.
     #[inline]
     pub fn pop(&mut self) -> Option<u64> {
-        if self.next == self.produced {
-            return None;
-        }
-        let descriptor = self.ring.load(self.ring.slot(self.next), Ordering::Relaxed);
-        self.next = self.next.wrapping_add(1);
+        let descriptor = self.peek()?;
+        self.advance();
         Some(descriptor)
+    }
+
+    /// Gives back what was popped, and all that it stood for. Whoever rings by other means than
+    /// [`RingConsumer::release`]'s does so after this.
+    #[inline]
+    pub fn give_back(&mut self) {
+        // Release: pairs with the Acquire in the producer's `look`.
+        self.ring.store(CONSUMED, self.next, Ordering::Release);
     }
 
     /// Gives back what was popped, and all that it stood for. True if the producer sleeps: ring then.
     #[inline]
     #[must_use]
     pub fn release(&mut self) -> bool {
-        // Release: pairs with the Acquire in the producer's `look`.
-        self.ring.store(CONSUMED, self.next, Ordering::Release);
+        self.give_back();
         // Orders the index before the look at the word; pairs with the fence in the producer's `arm`.
         if !mutant!("ring_release_fence") {
             fence(Ordering::SeqCst);

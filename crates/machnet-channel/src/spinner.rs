@@ -278,6 +278,12 @@ pub mod current {
         WAITS.replace(false) && before.is_some_and(|before| std::ptr::eq(before, spinner))
     }
 
+    /// True if this thread drives a runtime that spins.
+    #[must_use]
+    pub fn has_spinner() -> bool {
+        SPINNER.get().is_some()
+    }
+
     /// Who spins for tasks on this thread, as far as known.
     pub(super) fn get() -> Option<&'static Spinner> {
         SPINNER.get()

@@ -23,6 +23,12 @@ impl Intent {
     pub const fn with(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
+
+    /// The bits that `other` has not.
+    #[must_use]
+    pub const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
 }
 
 impl std::fmt::Debug for Intent {
@@ -127,10 +133,12 @@ pub enum CloseReason {
     TooLarge = 10,
     /// The peer's address cannot be reached from the endpoint's (other family, no route).
     Unreachable = 11,
+    /// The daemon that the endpoint was attached to is gone, or broke the channel.
+    DaemonGone = 12,
 }
 
 impl CloseReason {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 13] = [
         Self::Finished,
         Self::Refused,
         Self::ConnectTimeout,
@@ -143,6 +151,7 @@ impl CloseReason {
         Self::NoRoom,
         Self::TooLarge,
         Self::Unreachable,
+        Self::DaemonGone,
     ];
 
     const fn from_bits(bits: u8) -> Self {

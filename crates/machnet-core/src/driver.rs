@@ -92,6 +92,27 @@ pub trait Driver: Send {
     /// The address flows to peers leave from: the address and port that the driver was opened with.
     fn home(&self) -> SocketAddr;
 
+    /// The first and the last of the UDP ports that are this endpoint's alone and always open: the home port is one of
+    /// them. More than one lets peers choose ports whose packets reach the right queue of several.
+    fn ports(&self) -> (u16, u16) {
+        (self.home().port(), self.home().port())
+    }
+
+    /// Makes `drivers` drivers of one that was not used yet: queues of the same NIC, each for an engine of its own.
+    ///
+    /// # Errors
+    /// `Unsupported` if it has one queue and cannot have more; else what the device says.
+    fn split(self, drivers: usize) -> io::Result<Vec<Self>>
+    where
+        Self: Sized,
+    {
+        if drivers == 1 {
+            return Ok(vec![self]);
+        }
+        let text = format!("this driver serves one engine and cannot be divided among {drivers}");
+        Err(io::Error::new(io::ErrorKind::Unsupported, text))
+    }
+
     /// A round of the engine begins: the first call of each. For drivers that have timers of their own.
     fn begin(&mut self, now: Instant) {
         let _ = now;

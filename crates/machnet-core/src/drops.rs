@@ -70,11 +70,15 @@ pub enum DropReason {
     NoNeighbour,
     /// An ICMP answer that was due but over the rate limit.
     AnswerLimited,
+    /// A packet for another engine of the endpoint, whose inbox was full; it was not acknowledged and will come again.
+    HandoverFull,
+    /// A PROBE_REPLY that answers no PROBE that is outstanding.
+    ForgedProbe,
 }
 
 impl DropReason {
     /// Every reason, in the order of the counters.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 34] = [
         Self::Truncated,
         Self::Version,
         Self::PacketType,
@@ -107,12 +111,20 @@ impl DropReason {
         Self::ClosedPort,
         Self::NoNeighbour,
         Self::AnswerLimited,
+        Self::HandoverFull,
+        Self::ForgedProbe,
     ];
 }
 
 /// A counter per [`DropReason`].
-#[derive(Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Drops([u64; DropReason::ALL.len()]);
+
+impl Default for Drops {
+    fn default() -> Self {
+        Self([0; DropReason::ALL.len()])
+    }
+}
 
 impl Drops {
     /// Counts one drop.

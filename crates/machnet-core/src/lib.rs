@@ -14,15 +14,22 @@ mod flow;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzz;
+mod group;
+mod hairpin;
 pub mod net;
 mod seq;
 mod time;
 
-pub use channel::{AppChannel, Hint, ListenSlot, LocalChannel, Slot};
+pub use channel::{
+    AppChannel, Arrival, Counters, Ended, FlowReport, Gate, Hint, ListenSlot, LocalChannel, News, Ports, Quota, Report,
+    Slot, TenantReport, Tenants,
+};
 pub use config::{Config, ConfigError, MAX_MESSAGE};
 pub use driver::{Capabilities, Driver, Meta, RxPacket, TxPacket, Unreachable};
 pub use drops::{DropReason, Drops};
 pub use engine::{Engine, EngineStats, Progress};
+pub use group::{MAX_ENGINES, Member};
+pub use hairpin::Hairpin;
 pub use machnet_channel::{Congestion, FlowOptions};
 pub use time::{Instant, Span};
 pub mod wire;

@@ -4,7 +4,7 @@
 //!   ring hub → client │ ring client → hub │ to a page │ data hub → client │ data client → hub
 //! ```
 
-use machnet_channel::ring_words;
+use machnet_channel::{PipePlace, ring_words};
 
 /// Data is given out in units of this many bytes: a cache line.
 pub(crate) const UNIT: usize = 64;
@@ -32,13 +32,6 @@ pub(crate) struct Geometry {
     pub(crate) data: u32,
     /// The longest datagram.
     pub(crate) max_payload: u32,
-}
-
-/// Where one direction lies, in words.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
-    pub(crate) ring: usize,
-    pub(crate) data: usize,
 }
 
 impl Geometry {
@@ -72,13 +65,18 @@ impl Geometry {
     }
 
     /// What the hub sends.
-    pub(crate) fn down(&self) -> Place {
-        Place { ring: 0, data: self.rings() / WORD }
+    pub(crate) fn down(&self) -> PipePlace {
+        self.place(0, self.rings())
     }
 
     /// What the client sends.
-    pub(crate) fn up(&self) -> Place {
-        Place { ring: ring_words(self.descriptors), data: (self.rings() + self.data as usize) / WORD }
+    pub(crate) fn up(&self) -> PipePlace {
+        self.place(ring_words(self.descriptors), self.rings() + self.data as usize)
+    }
+
+    fn place(&self, ring: usize, data: usize) -> PipePlace {
+        let Self { descriptors, data: bytes, max_payload: max_piece } = *self;
+        PipePlace { ring, data: data / WORD, descriptors, bytes, max_piece }
     }
 }
 

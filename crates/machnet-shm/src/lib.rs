@@ -28,7 +28,6 @@
 #![forbid(unsafe_code)]
 
 mod config;
-mod data;
 mod geometry;
 mod handshake;
 mod porter;

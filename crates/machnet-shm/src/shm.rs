@@ -117,7 +117,7 @@ impl Shm {
         let geometry = line.welcome.geometry;
         let mut shm = Self::new(config, name.clone(), line.welcome.client, geometry)?;
         let (out, into) = (geometry.up(), geometry.down());
-        shm.wires.add(Wire::new(line.welcome.hub, line.socket, line.region, &geometry, out, into))?;
+        shm.wires.add(Wire::new(line.welcome.hub, line.socket, line.region, &out, &into))?;
         Ok(shm)
     }
 
@@ -184,7 +184,7 @@ impl Shm {
         let Some(porter) = &self.porter else { return };
         let (out, into) = (self.geometry.down(), self.geometry.up());
         for Arrival { address, socket, region } in porter.desk().arrivals() {
-            let wire = Wire::new(address, socket, region, &self.geometry, out, into);
+            let wire = Wire::new(address, socket, region, &out, &into);
             if let Err(error) = self.wires.add(wire) {
                 // The client finds its socket closed.
                 tracing::warn!(name = %self.name, %address, %error, "cannot watch a client");

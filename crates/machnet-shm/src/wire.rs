@@ -8,13 +8,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use machnet_channel::{ForeignRegion, FramePool, FrameRef};
+use machnet_channel::{ForeignRegion, FramePool, FrameRef, PipeError, PipePlace, PipeReceiver, PipeSender};
 use machnet_core::{DropReason, Drops, Meta, RxPacket, TxPacket};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
-
-use crate::data::{Broken, Ports, Receiver, Sender};
-use crate::geometry::{Geometry, Place};
 
 /// Datagrams that wait for room at the hub: as many as the rings of a device have descriptors on the LCD.
 const BACKLOG: usize = 256;
@@ -28,7 +25,7 @@ pub(crate) enum End {
     /// The other process closed its socket, or died. What it sent before is delivered: so many datagrams are left.
     HungUp { left: u32 },
     /// It wrote what cannot be.
-    Broken(Broken),
+    Broken(PipeError),
 }
 
 /// What became of a datagram.
@@ -46,8 +43,8 @@ pub(crate) enum Sent {
 pub(crate) struct Wire {
     peer: Ipv4Addr,
     socket: OwnedFd,
-    sender: Sender,
-    receiver: Receiver,
+    sender: PipeSender<Arc<ForeignRegion>>,
+    receiver: PipeReceiver<Arc<ForeignRegion>>,
     /// Taken from the engine, and no room for it yet.
     backlog: VecDeque<TxPacket>,
     /// The engine holds a datagram that there was no room for.
@@ -64,16 +61,15 @@ impl Wire {
         peer: Ipv4Addr,
         socket: OwnedFd,
         region: ForeignRegion,
-        geometry: &Geometry,
-        out: Place,
-        into: Place,
+        out: &PipePlace,
+        into: &PipePlace,
     ) -> Self {
         let region = Arc::new(region);
         Self {
             peer,
             socket,
-            sender: Sender::new(Arc::clone(&region), geometry, out),
-            receiver: Receiver::new(region, geometry, into),
+            sender: PipeSender::new(Arc::clone(&region), out),
+            receiver: PipeReceiver::new(region, into),
             backlog: VecDeque::new(),
             blocked: false,
             unpublished: false,
@@ -114,8 +110,8 @@ impl Wire {
         self.backlog.len()
     }
 
-    fn broke(&mut self, why: Broken) {
-        self.end = Some(End::Broken(why));
+    fn broke(&mut self, why: impl Into<PipeError>) {
+        self.end = Some(End::Broken(why.into()));
     }
 
     fn ring(&mut self) {
@@ -140,8 +136,7 @@ impl Wire {
 
     #[inline]
     fn copy_in(&mut self, packet: &TxPacket) -> Sent {
-        let ports = Ports { source: packet.meta.local.port(), destination: packet.meta.remote.port() };
-        match self.sender.send(ports, packet.payload.as_ref()) {
+        match self.sender.send(tag(packet.meta.local.port(), packet.meta.remote.port()), packet.payload.as_ref()) {
             Ok(true) => {
                 self.unpublished = true;
                 Sent::Yes
@@ -230,16 +225,17 @@ impl Wire {
     }
 
     #[inline]
-    fn receive_one(&mut self, own: Ipv4Addr, pool: &mut FramePool) -> Result<Option<RxPacket>, Broken> {
+    fn receive_one(&mut self, own: Ipv4Addr, pool: &mut FramePool) -> Result<Option<RxPacket>, PipeError> {
         if self.receiver.ready()? == 0 {
             return Ok(None);
         }
         let Some(mut frame) = pool.take() else { return Ok(None) };
         let Some(bytes) = frame.bytes_mut() else { return Ok(None) };
-        let Some((ports, len)) = self.receiver.receive(bytes)? else { return Ok(None) };
+        let Some((tag, len)) = self.receiver.receive(bytes)? else { return Ok(None) };
+        let (source, destination) = ports(tag);
         let meta = Meta {
-            local: SocketAddr::from((own, ports.destination)),
-            remote: SocketAddr::from((self.peer, ports.source)),
+            local: SocketAddr::from((own, destination)),
+            remote: SocketAddr::from((self.peer, source)),
             queue: 0,
         };
         Ok(Some(RxPacket { meta, frame, range: 0..len as u32 }))
@@ -314,7 +310,28 @@ impl Wire {
     }
 }
 
+/// A datagram's ports as the tag of its descriptor (`docs/spec/shm.md#descriptors`).
+const fn tag(source: u16, destination: u16) -> u32 {
+    source as u32 | (destination as u32) << 16
+}
+
+/// Source and destination.
+const fn ports(tag: u32) -> (u16, u16) {
+    (tag as u16, (tag >> 16) as u16)
+}
+
 /// The first bytes of a datagram, which is to say its header.
 pub(crate) fn quote(payload: &FrameRef) -> Option<[u8; 16]> {
     payload.as_ref().first_chunk().copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tags_keep_the_ports() {
+        assert_eq!(ports(tag(7, 65_535)), (7, 65_535));
+        assert_eq!(tag(7, 65_535), 0xffff_0007);
+    }
 }

@@ -113,6 +113,7 @@ pub struct SimDriver {
     capabilities: Capabilities,
     pub(crate) frame_capabilities: FrameCapabilities,
     home: SocketAddr,
+    ports: (u16, u16),
     pub(crate) pool: FramePool,
     held: VecDeque<Held>,
     transmitted: u64,
@@ -129,6 +130,27 @@ pub struct SimDriver {
 
 impl SimDriver {
     pub(crate) fn new(fabric: Fabric, host: HostId, config: NicConfig) -> io::Result<Self> {
+        Self::attach(fabric, host, config, None, 1)
+    }
+
+    /// A queue of a NIC with several, which has `ports` ports from its home port on.
+    pub(crate) fn queue(
+        fabric: Fabric,
+        host: HostId,
+        config: NicConfig,
+        number: usize,
+        ports: u16,
+    ) -> io::Result<Self> {
+        Self::attach(fabric, host, config, Some(number), ports)
+    }
+
+    fn attach(
+        fabric: Fabric,
+        host: HostId,
+        config: NicConfig,
+        queue_of: Option<usize>,
+        ports: u16,
+    ) -> io::Result<Self> {
         let bad = |what: &str| io::Error::new(io::ErrorKind::InvalidInput, what.to_owned());
         if config.hold_packets >= config.tx_descriptors {
             return Err(bad("a NIC that holds as many frames as it has descriptors never sends again"));
@@ -139,7 +161,7 @@ impl SimDriver {
         let (_, pool) = Region::anonymous(config.frame_size, config.frames)?;
         let (nic, home) = {
             let mut inner = fabric.lock();
-            let nic = inner.attach(host, &config);
+            let nic = inner.attach(host, &config, queue_of);
             // Who speaks Ethernet leaves ports to the layer above.
             let home = match config.ethernet {
                 Some(_) => SocketAddr::new(inner.address_of(nic), config.port),
@@ -166,6 +188,7 @@ impl SimDriver {
             capabilities,
             frame_capabilities,
             home,
+            ports: (home.port(), home.port() + (ports - 1)),
             pool,
             held: VecDeque::new(),
             transmitted: 0,
@@ -339,6 +362,10 @@ impl Driver for SimDriver {
 
     fn home(&self) -> SocketAddr {
         self.home
+    }
+
+    fn ports(&self) -> (u16, u16) {
+        self.ports
     }
 
     fn open(&mut self, port: u16) -> io::Result<SocketAddr> {

@@ -21,6 +21,7 @@ use crate::link::{Filter, LinkState};
 use crate::nic::{Datagram, Host, Nic};
 use crate::oracle::Oracle;
 use crate::queue::EventQueue;
+use crate::rss::{Queues, Rss};
 use crate::trace::Trace;
 use crate::{Corruption, Event, EventKind, Link, LinkStats, NicConfig, NicStats, Sighting, SimDriver, SimRng, Verdict};
 
@@ -49,6 +50,7 @@ impl Fabric {
             links: Vec::new(),
             routes: BTreeMap::new(),
             nics: Vec::new(),
+            queues: Vec::new(),
             events: EventQueue::new(),
             touched: Vec::new(),
             spare: Vec::new(),
@@ -81,6 +83,59 @@ impl Fabric {
     /// As [`machnet_core::Driver::open`], for the home port; `InvalidInput` for a configuration that cannot work.
     pub fn nic(&self, host: HostId, config: NicConfig) -> io::Result<SimDriver> {
         SimDriver::new(self.clone(), host, config)
+    }
+
+    /// A NIC at `host` with several queues, each a driver: they share its home port and the `ports − 1` after it.
+    ///
+    /// # Errors
+    /// As [`Fabric::nic`].
+    pub fn queues(
+        &self,
+        host: HostId,
+        config: NicConfig,
+        queues: usize,
+        ports: u16,
+        rss: Rss,
+    ) -> io::Result<Vec<SimDriver>> {
+        let number = {
+            let mut inner = self.lock();
+            let rng = SimRng::new(inner.seed, RSS_STREAM + inner.queues.len() as u64);
+            inner.queues.push(Queues::new(Vec::new(), rss, rng));
+            inner.queues.len() - 1
+        };
+        let mut drivers: Vec<SimDriver> = Vec::new();
+        for _ in 0..queues {
+            let port = drivers.first().map_or(config.port, |first| machnet_core::Driver::home(first).port());
+            let config = NicConfig { port, ..config };
+            drivers.push(SimDriver::queue(self.clone(), host, config, number, ports)?);
+        }
+        let mut inner = self.lock();
+        inner.queues[number].redraw();
+        for port in 1..ports {
+            let home = machnet_core::Driver::home(&drivers[0]).port();
+            inner.open(drivers[0].nic(), home + port)?;
+        }
+        Ok(drivers)
+    }
+
+    /// The NIC that `queue` is a queue of chooses queues by other keys and tables from now on.
+    ///
+    /// # Panics
+    /// If it has only one.
+    pub fn redraw_rss(&self, queue: &SimDriver) {
+        let mut inner = self.lock();
+        let number = inner.nics[queue.nic()].queue_of.expect("a NIC with several queues");
+        inner.queues[number].redraw();
+    }
+
+    /// The NIC that `queue` is a queue of chooses queues otherwise from now on.
+    ///
+    /// # Panics
+    /// If it has only one.
+    pub fn set_rss(&self, queue: &SimDriver, rss: Rss) {
+        let mut inner = self.lock();
+        let number = inner.nics[queue.nic()].queue_of.expect("a NIC with several queues");
+        inner.queues[number].set(rss);
     }
 
     /// A link, in nobody's route yet.
@@ -249,6 +304,9 @@ impl std::fmt::Debug for Fabric {
     }
 }
 
+/// The streams of the seed for NICs with several queues.
+const RSS_STREAM: u64 = 1 << 34;
+
 /// Buffers kept for the next datagrams.
 const SPARE: usize = 1024;
 
@@ -271,6 +329,8 @@ pub(crate) struct Inner {
     links: Vec<LinkState>,
     routes: BTreeMap<(HostId, HostId), Arc<[LinkId]>>,
     nics: Vec<Nic>,
+    /// NICs with several queues, each of which is a [`Nic`].
+    queues: Vec<Queues>,
     events: EventQueue<Happening>,
     /// NICs to which something came, for the world.
     touched: Vec<usize>,
@@ -281,9 +341,12 @@ pub(crate) struct Inner {
 }
 
 impl Inner {
-    pub(crate) fn attach(&mut self, host: HostId, config: &NicConfig) -> usize {
+    pub(crate) fn attach(&mut self, host: HostId, config: &NicConfig, queue_of: Option<usize>) -> usize {
         let nic = self.nics.len();
-        self.nics.push(Nic::new(host, config));
+        self.nics.push(Nic { queue_of, ..Nic::new(host, config) });
+        if let Some(number) = queue_of {
+            self.queues[number].nics.push(nic);
+        }
         if config.ethernet.is_some() {
             self.by_mac.insert(ethernet::mac(self.hosts[host.0].address), nic);
         }
@@ -303,20 +366,37 @@ impl Inner {
     }
 
     pub(crate) fn open(&mut self, nic: usize, port: u16) -> io::Result<SocketAddr> {
-        self.hosts[self.nics[nic].host.0].open(nic, port)
+        let first = self.first(nic);
+        self.hosts[self.nics[nic].host.0].open(first, port)
     }
 
     pub(crate) fn close(&mut self, nic: usize, port: u16) {
-        self.hosts[self.nics[nic].host.0].close(nic, port);
+        let first = self.first(nic);
+        self.hosts[self.nics[nic].host.0].close(first, port);
     }
 
     pub(crate) fn has_open(&self, nic: usize, port: u16) -> bool {
-        self.hosts[self.nics[nic].host.0].nic_of(port) == Some(nic)
+        self.hosts[self.nics[nic].host.0].nic_of(port) == Some(self.first(nic))
+    }
+
+    /// The queue whose number stands for the whole NIC.
+    fn first(&self, nic: usize) -> usize {
+        self.nics[nic].queue_of.map_or(nic, |number| self.queues[number].nics[0])
+    }
+
+    /// The queue of `nic` that a datagram goes to.
+    fn queue(&mut self, nic: usize, datagram: &Datagram) -> usize {
+        match self.nics[nic].queue_of {
+            Some(number) => self.queues[number].choose(datagram.from, datagram.to, datagram.payload()),
+            None => nic,
+        }
     }
 
     /// The NIC is gone.
     pub(crate) fn detach(&mut self, nic: usize) {
-        self.hosts[self.nics[nic].host.0].close_all(nic);
+        // The first of several queues to go takes the ports along: they end together.
+        let first = self.first(nic);
+        self.hosts[self.nics[nic].host.0].close_all(first);
         self.by_mac.retain(|_, of| *of != nic);
         self.nics[nic].ring.clear();
         self.nics[nic].unreachable.clear();
@@ -513,6 +593,7 @@ impl Inner {
             }
             return self.discard(EventKind::ClosedPort, datagram);
         };
+        let nic = self.queue(nic, &datagram);
         if datagram.damaged {
             self.nics[nic].stats.checksum += 1;
             return self.discard(EventKind::Checksum, datagram);

@@ -169,6 +169,10 @@ impl Driver for Attached {
         both!(ref self, driver => Driver::home(driver))
     }
 
+    fn ports(&self) -> (u16, u16) {
+        both!(ref self, driver => Driver::ports(driver))
+    }
+
     fn begin(&mut self, now: Instant) {
         both!(self, driver => Driver::begin(driver, now));
     }

@@ -15,9 +15,9 @@
 //! with one seed produce the same trace to the byte, which [`Fabric::trace_hash`] lets tests assert.
 //!
 //! What is modelled: delay, serialisation at a rate, drop-tail queues, loss, duplication, reordering, corruption (seen
-//! by a checksum, or not), MTUs, policers, receive rings, what rounds and packets cost an engine, frames that the device keeps, ports, ICMP "port unreachable", and the
+//! by a checksum, or not), MTUs, policers, receive rings, what rounds and packets cost an engine, frames that the device keeps, several queues behind a hash (rss.rs), ports, ICMP "port unreachable", and the
 //! protocol by which an engine goes to sleep and is woken. NICs move datagrams, or Ethernet frames under core's network layer
-//! (frames.rs, [`NicConfig::ethernet`]). What is not modelled: fragmentation, RSS, and threads (loom's business, in `machnet-channel`).
+//! (frames.rs, [`NicConfig::ethernet`]). What is not modelled: fragmentation, and threads (loom's business, in `machnet-channel`).
 #![forbid(unsafe_code)]
 
 mod apps;
@@ -42,6 +42,7 @@ mod pcapng;
 mod queue;
 mod record;
 mod rng;
+mod rss;
 pub mod scenario;
 pub mod setup;
 mod topology;
@@ -65,6 +66,7 @@ pub use pair::{Pair, listen};
 pub use pcapng::write_pcapng;
 pub use record::{Recorder, Tally};
 pub use rng::SimRng;
+pub use rss::Rss;
 pub use topology::Port;
 pub use trace::{Event, EventKind};
 pub use workload::{Pace, Plan};

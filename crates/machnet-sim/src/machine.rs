@@ -30,6 +30,8 @@ pub(crate) struct Machine {
     /// What a round costs before its packets.
     pub(crate) round_cost: Duration,
     max_flows: u64,
+    /// Its host has other engines.
+    is_grouped: bool,
     /// Rounds in a row without effect, and the packets and task polls at the last effect.
     idle_rounds: u32,
     effect: (u64, u64, u64),
@@ -60,10 +62,17 @@ impl Machine {
             rounds: 0,
             round_cost,
             max_flows: config.max_flows.into(),
+            is_grouped: false,
             idle_rounds: 0,
             effect: (0, 0, 0),
             next: Some(now),
         }
+    }
+
+    /// The same machine, one of several of its host.
+    pub(crate) const fn grouped(mut self) -> Self {
+        self.is_grouped = true;
+        self
     }
 
     pub(crate) fn is_rung(&self) -> bool {
@@ -104,7 +113,9 @@ impl Machine {
             return Err(Trouble::LateTimer(id));
         }
         let nic = self.engine.driver().nic_stats();
-        let effect = (nic.sent, nic.received, polls);
+        // What others hand over came in, too.
+        let taken = if self.is_grouped { self.engine.stats().taken_over } else { 0 };
+        let effect = (nic.sent, nic.received + taken, polls);
         self.idle_rounds = if effect == self.effect && gap < LIVELOCK_GAP { self.idle_rounds + 1 } else { 0 };
         self.effect = effect;
         if self.idle_rounds > idle_limit {

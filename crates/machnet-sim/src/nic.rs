@@ -134,6 +134,8 @@ pub(crate) struct Nic {
     pub(crate) is_down: bool,
     /// In the fabric's list of NICs to which something came.
     pub(crate) is_touched: bool,
+    /// The fabric's number of the NIC that it is a queue of, if that has several.
+    pub(crate) queue_of: Option<usize>,
 }
 
 impl Nic {
@@ -148,6 +150,7 @@ impl Nic {
             stats: NicStats::default(),
             is_down: false,
             is_touched: false,
+            queue_of: None,
         }
     }
 

@@ -5,6 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::ops::Deref;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use machnet_channel::{
     Accepted, Backlog, BacklogConsumer, CloseReason, FlowOptions, FlowState, Intake, Mailbox, Message, RecvEnd, SendEnd,
@@ -108,8 +109,12 @@ impl Listener {
 
     /// The next flow; `None` when the engine is gone.
     pub async fn accept(&mut self) -> Option<Flow> {
-        let Accepted { send, recv } = poll_fn(|cx| self.backlog.poll_accept(cx)).await?;
-        Some(Flow { send, recv })
+        poll_fn(|cx| self.poll_accept(cx)).await
+    }
+
+    /// [`Listener::accept`] for who has several.
+    pub fn poll_accept(&mut self, cx: &Context<'_>) -> Poll<Option<Flow>> {
+        self.backlog.poll_accept(cx).map(|accepted| accepted.map(|Accepted { send, recv }| Flow { send, recv }))
     }
 }
 

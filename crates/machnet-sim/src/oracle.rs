@@ -9,17 +9,18 @@
 //! - credit only grows, and no part of a message is sent beyond the credit that the other side has announced;
 //! - first transmissions come in the order of message ids and offsets, and the total of a message does not change;
 //! - what elicits an acknowledgement is long enough;
-//! - until an address is validated, no more bytes go to it than came from it.
+//! - until an address is validated, no more bytes go to it than came from it;
+//! - a flow is sent on the pair of ports of a handshake, or on one on which a probe was answered.
 //!
 //! Where packets arrive that nobody sent (forged ones, and damage that no checksum notices), those about acknowledgements,
 //! credit and messages hold no longer.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
 use machnet_channel::UNIT;
 use machnet_core::Instant;
-use machnet_core::wire::{AckBlock, Chunk, Data, Handshake, Header, MIN_ELICITING_LEN, PacketType};
+use machnet_core::wire::{AckBlock, Chunk, Data, Handshake, Header, MIN_ELICITING_LEN, PacketType, Probe};
 
 /// See the module. The maps are looked into, never walked: their order does not matter.
 #[derive(Default)]
@@ -32,6 +33,11 @@ pub(crate) struct Oracle {
     by_own: HashMap<(IpAddr, u64), usize>,
     /// Sides by their host, the other one, and the id that they write into their packets.
     by_destination: HashMap<(IpAddr, IpAddr, u64), usize>,
+    /// Pairs that flows may be sent on, and probes by their sender and nonce.
+    pairs: HashSet<(SocketAddr, SocketAddr)>,
+    probes: HashMap<(IpAddr, u64), (SocketAddr, SocketAddr)>,
+    /// Hosts that validated each other's address, at whatever port.
+    validated: HashSet<(IpAddr, IpAddr)>,
     /// What hosts heard from and told to addresses.
     heard: HashMap<(IpAddr, SocketAddr), Heard>,
 }
@@ -97,8 +103,17 @@ impl Oracle {
             PacketType::Init | PacketType::Accept => source().and_then(|id| self.by_own.get(&(from.ip(), id))),
             PacketType::Data => self.by_destination.get(&(from.ip(), to.ip(), header.flow)),
             PacketType::Retry | PacketType::Reset => None,
+            PacketType::Probe | PacketType::ProbeReply => {
+                let answers = Probe::parse(rest).ok().and_then(|probe| probe.answers);
+                let answered = answers.and_then(|(nonce, _)| self.probes.get(&(to.ip(), nonce)));
+                self.pairs.extend(answered);
+                None
+            }
         };
         heard.is_validated |= header.flow != 0 && self.by_own.contains_key(&(to.ip(), header.flow));
+        if heard.is_validated {
+            self.validated.insert((to.ip(), from.ip()));
+        }
         if let Some(&sender) = sender {
             let side = &mut self.sides[sender];
             match expand(header.number, side.next) {
@@ -115,12 +130,14 @@ impl Oracle {
         self.check_amplification(from, to, &header, packet.len() as u64)?;
         match header.packet_type {
             PacketType::Init => {
+                self.pairs.insert((from, to));
                 let handshake = Handshake::parse(rest).map_err(bad)?;
                 let side = self.side(from.ip(), handshake.source);
                 self.number(side, &header)?;
                 self.sides[side].credit = handshake.credit.into();
             }
             PacketType::Accept => {
+                self.pairs.insert((from, to));
                 let handshake = Handshake::parse(rest).map_err(bad)?;
                 let side = self.side(from.ip(), handshake.source);
                 self.by_destination.insert((from.ip(), to.ip(), header.flow), side);
@@ -136,6 +153,9 @@ impl Oracle {
                 let data = Data::parse(&header, rest).map_err(bad)?;
                 // Who answers a forged handshake is unknown.
                 let Some(&side) = self.by_destination.get(&(from.ip(), to.ip(), header.flow)) else { return Ok(()) };
+                if !self.pairs.contains(&(from, to)) {
+                    return Err("a flow is sent on a pair that no probe on was answered".to_owned());
+                }
                 self.number(side, &header)?;
                 if !self.distrusts {
                     self.check_data(side, &data)?;
@@ -145,6 +165,10 @@ impl Oracle {
                 }
             }
             PacketType::Retry | PacketType::Reset => {}
+            PacketType::Probe | PacketType::ProbeReply => {
+                let probe = Probe::parse(rest).map_err(bad)?;
+                self.probes.insert((from.ip(), probe.nonce), (from, to));
+            }
         }
         Ok(())
     }
@@ -176,7 +200,12 @@ impl Oracle {
         header: &Header,
         len: u64,
     ) -> Result<(), String> {
+        let is_known = self.validated.contains(&(from.ip(), to.ip()));
         let heard = self.heard.entry((from.ip(), to)).or_default();
+        if is_known && matches!(header.packet_type, PacketType::Data | PacketType::Probe | PacketType::ProbeReply) {
+            // Of flows whose peer is known, at whatever port.
+            return Ok(());
+        }
         // Who calls decides itself whom.
         heard.is_validated |= header.packet_type == PacketType::Init;
         heard.sent += len;
@@ -343,6 +372,7 @@ mod tests {
         oracle.by_own = HashMap::from([((a.ip(), 7), 0), ((b.ip(), 8), 1)]);
         oracle.by_destination = HashMap::from([((a.ip(), b.ip(), 8), 0), ((b.ip(), a.ip(), 7), 1)]);
         oracle.heard.insert((a.ip(), b), Heard { is_validated: true, ..Heard::default() });
+        oracle.pairs.insert((a, b));
         for packet in packets {
             oracle.on_sent(Instant(0), a, b, packet);
         }

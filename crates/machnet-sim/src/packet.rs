@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use machnet_core::wire::{self, Data, Handshake, Header, PacketType, Reset};
+use machnet_core::wire::{self, Data, Handshake, Header, PacketType, Probe, Reset};
 
 /// What a packet is (`docs/spec/wire.md#header`).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,7 +54,7 @@ impl Seen {
             PacketType::Init => Self::Init,
             PacketType::Accept => Self::Accept,
             PacketType::Reset => Self::Reset,
-            PacketType::Retry => Self::Other,
+            PacketType::Retry | PacketType::Probe | PacketType::ProbeReply => Self::Other,
             PacketType::Data => Data::parse(&header, rest)
                 .map_or(Self::Other, |data| Self::Data(data.chunks().map(|chunk| Chunk::of(&chunk)).collect())),
         }
@@ -125,6 +125,7 @@ fn try_describe(packet: &[u8]) -> Result<String, wire::WireError> {
             write!(text, " {reason:?}")
         }
         PacketType::Retry => Ok(()),
+        PacketType::Probe | PacketType::ProbeReply => write!(text, " {:?}", Probe::parse(rest)?),
     };
     Ok(text)
 }

@@ -11,12 +11,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use machnet_channel::Intake;
-use machnet_core::{Config, Driver, Engine, EngineStats, Instant, LocalChannel};
+use machnet_core::{Config, Driver, Engine, EngineStats, Instant, LocalChannel, Member};
 
 use crate::executor::{Executor, Handle, Task};
 use crate::fabric::HostId;
 use crate::machine::Machine;
-use crate::{Attached, Ethernet, Fabric, Link, LinkId, NicConfig, Node, Recorder, SimDriver, SimRng, Tally};
+use crate::{Attached, Ethernet, Fabric, Link, LinkId, NicConfig, Node, Recorder, Rss, SimDriver, SimRng, Tally};
 
 /// An engine of a world.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -163,16 +163,68 @@ impl World {
         let WorldConfig { poll_cost, packet_cost, ethernet, .. } = self.config;
         let nic = NicConfig { tx_delay: poll_cost, packet_cost, ethernet: nic.ethernet.or(ethernet), ..nic };
         let driver = self.fabric.nic(host, nic).expect("a NIC");
+        self.machine_on(id, driver, Intake::new(), config, None)
+    }
+
+    /// An engine on `driver`, alone or one of several.
+    fn machine_on(
+        &mut self,
+        id: MachineId,
+        driver: SimDriver,
+        intake: Arc<Intake>,
+        config: Config,
+        member: Option<Member>,
+    ) -> Machine {
         self.by_nic.resize(self.by_nic.len().max(driver.nic() + 1), None);
         self.by_nic[driver.nic()] = Some(id);
-        let intake = Intake::new();
+        let seed = self.engine_seed();
+        let channel = LocalChannel::new(Arc::clone(&intake));
+        let driver = Attached::new(driver).expect("a network on the NIC");
+        let is_grouped = member.is_some();
+        let engine = match member {
+            Some(member) => Engine::join(driver, channel, config, seed, member),
+            None => Engine::new(driver, channel, config, seed),
+        };
+        let engine = engine.expect("a configuration without contradictions");
+        let machine = Machine::new(engine, intake, &config, &self.bells, self.now, self.config.poll_cost);
+        if is_grouped { machine.grouped() } else { machine }
+    }
+
+    fn engine_seed(&mut self) -> [u8; 32] {
         let mut seed = [0; 32];
         SimRng::new(self.seed, ENGINE_STREAM + self.engines).fill(&mut seed);
         self.engines += 1;
-        let channel = LocalChannel::new(Arc::clone(&intake));
-        let driver = Attached::new(driver).expect("a network on the NIC");
-        let engine = Engine::new(driver, channel, config, seed).expect("a configuration without contradictions");
-        Machine::new(engine, intake, &config, &self.bells, self.now, poll_cost)
+        seed
+    }
+
+    /// A host with one NIC of several queues, and an engine on each. They have `ports` ports in all, from the home port on.
+    ///
+    /// # Panics
+    /// As [`World::machine`].
+    pub fn machines(
+        &mut self,
+        address: IpAddr,
+        nic: NicConfig,
+        config: Config,
+        engines: usize,
+        ports: u16,
+        rss: Rss,
+    ) -> Vec<MachineId> {
+        let WorldConfig { poll_cost, packet_cost, .. } = self.config;
+        let host = self.fabric.host(address);
+        let nic = NicConfig { tx_delay: poll_cost, packet_cost, ..nic };
+        let drivers = self.fabric.queues(host, nic, engines, ports, rss).expect("a NIC");
+        let intakes: Vec<_> = (0..engines).map(|_| Intake::new()).collect();
+        let bells: Vec<_> = intakes.iter().map(|intake| Arc::clone(intake.bell())).collect();
+        let members = Member::group(&bells, self.engine_seed());
+        let mut ids = Vec::new();
+        for ((driver, intake), member) in drivers.into_iter().zip(intakes).zip(members) {
+            let id = MachineId(self.machines.len());
+            let machine = self.machine_on(id, driver, intake, config, Some(member));
+            self.machines.push(machine);
+            ids.push(id);
+        }
+        ids
     }
 
     /// What a round and each packet cost the machine's engine from now on.

@@ -19,6 +19,7 @@
 #![forbid(unsafe_code)]
 
 mod config;
+mod group;
 mod icmp;
 mod mtu;
 mod rx;

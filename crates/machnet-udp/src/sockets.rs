@@ -5,6 +5,7 @@
 //! - What epoll waits for is exactly [`Sockets::interest`]: data unless the driver is out of frames, room to send only
 //!   after a send was refused, errors always. Waiting for anything that nobody is about to handle would make an idle
 //!   engine spin.
+//! - With a group, each port is held by this driver and its siblings as that says.
 //! - The eventfd in the epoll set is readable exactly while `kicked`: work is left that no socket shows.
 
 use std::collections::VecDeque;
@@ -12,6 +13,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use nix::sys::socket::{setsockopt, sockopt};
 use quinn_udp::{UdpSockRef, UdpSocketState};
@@ -19,12 +21,19 @@ use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::UdpBuilder;
+use crate::group::Group;
 
 /// Stands for the eventfd where epoll names ports.
 const KICK: u64 = u64::MAX;
 
 /// How many ready ports one look finds; the others come with the next, as epoll rotates its list.
 const EVENTS: usize = 64;
+
+/// Ports for each engine of several: enough pairs that one of them hits the right one, surely.
+const PORTS_PER_ENGINE: usize = 4;
+
+/// Ports below are not taken unasked.
+const FIRST_UNASKED: u16 = 1024;
 
 /// A socket that epoll reports as ready.
 #[derive(Clone, Copy, Debug)]
@@ -51,8 +60,12 @@ pub(crate) struct Port {
 }
 
 impl Port {
-    fn bind(config: &UdpBuilder, address: SocketAddr) -> io::Result<Self> {
+    /// Opens a port; `shared` with those that share it already.
+    pub(crate) fn bind(config: &UdpBuilder, address: SocketAddr, shared: bool) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+        if shared {
+            setsockopt(&socket, sockopt::ReusePort, &true)?;
+        }
         if address.is_ipv6() {
             socket.set_only_v6(true)?;
         }
@@ -110,25 +123,87 @@ pub(crate) struct Sockets {
     deaf: bool,
     blocked: usize,
     config: UdpBuilder,
+    /// The first and the last of the ports that are open for ever, the home port among them.
+    range: (u16, u16),
+    /// The drivers that share ports with this one.
+    group: Option<Arc<Group>>,
 }
 
 impl Sockets {
     pub(crate) fn open_home(config: &UdpBuilder, address: SocketAddr) -> io::Result<Self> {
+        let mut sockets = Self::closed(config, address)?;
+        sockets.home = sockets.bind(address)?;
+        sockets.range = (sockets.home.port(), sockets.home.port());
+        Ok(sockets)
+    }
+
+    /// No port yet.
+    fn closed(config: &UdpBuilder, home: SocketAddr) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let kick = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         epoll::add(&epoll, &kick, epoll::EventData::new_u64(KICK), epoll::EventFlags::IN)?;
-        let mut sockets = Self {
+        Ok(Self {
             epoll,
             kick,
             kicked: false,
             ports: Vec::new(),
-            home: address,
+            home,
             deaf: false,
             blocked: 0,
             config: config.clone(),
+            range: (0, 0),
+            group: None,
+        })
+    }
+
+    /// Makes these ports those of `drivers` drivers, each with a socket of its own, and takes some more beside the home
+    /// port.
+    pub(crate) fn split(mut self, drivers: usize) -> io::Result<Vec<Self>> {
+        self.widen(u16::try_from(PORTS_PER_ENGINE * drivers).unwrap_or(u16::MAX));
+        let group = Arc::new(Group::default());
+        for port in &self.ports {
+            group.adopt(port)?;
+        }
+        self.group = Some(Arc::clone(&group));
+        let mut all = vec![self];
+        for _ in 1..drivers {
+            let first = &all[0];
+            let mut next = Self::closed(&first.config, first.home)?;
+            (next.range, next.group) = (first.range, Some(Arc::clone(&group)));
+            for number in first.range.0..=first.range.1 {
+                let mut address = first.home;
+                address.set_port(number);
+                next.bind(address)?;
+            }
+            all.push(next);
+        }
+        Ok(all)
+    }
+
+    /// Opens ports after and before the home port until there are `wanted`, or others are in the way.
+    fn widen(&mut self, wanted: u16) {
+        let (mut first, mut last) = self.range;
+        let mut take = |port: u16| {
+            let mut address = self.home;
+            address.set_port(port);
+            self.bind(address).is_ok()
         };
-        sockets.home = sockets.bind(address)?;
-        Ok(sockets)
+        while last - first + 1 < wanted && last < u16::MAX && take(last + 1) {
+            last += 1;
+        }
+        while last - first + 1 < wanted && first > FIRST_UNASKED && take(first - 1) {
+            first -= 1;
+        }
+        self.range = (first, last);
+    }
+
+    /// The first and the last of the ports that are always open.
+    pub(crate) const fn range(&self) -> (u16, u16) {
+        self.range
+    }
+
+    pub(crate) const fn config(&self) -> &UdpBuilder {
+        &self.config
     }
 
     pub(crate) fn home(&self) -> SocketAddr {
@@ -168,13 +243,17 @@ impl Sockets {
         };
         let open = &mut self.ports[index];
         open.opens = open.opens.saturating_sub(1);
-        if open.opens > 0 || port == self.home.port() {
+        if open.opens > 0 || (self.range.0..=self.range.1).contains(&port) {
             return;
         }
         let closed = self.ports.remove(index);
         self.blocked -= usize::from(closed.blocked);
         // The last descriptor is closed with it; this is for a copy that a fork may have made.
         let _ = epoll::delete(&self.epoll, &closed.socket);
+        drop(closed.socket);
+        if let Some(group) = &self.group {
+            group.release(port);
+        }
         tracing::debug!(local = %closed.local, "port closed");
     }
 
@@ -256,7 +335,11 @@ impl Sockets {
 
     /// Binds a new socket; it is not counted as opened yet.
     fn bind(&mut self, address: SocketAddr) -> io::Result<SocketAddr> {
-        let port = Port::bind(&self.config, address).map_err(|error| explain(address, &error))?;
+        let port = match &self.group {
+            Some(group) => group.bind(&self.config, address),
+            None => Port::bind(&self.config, address, false),
+        };
+        let port = port.map_err(|error| explain(address, &error))?;
         let local = port.local;
         let Err(index) = self.index(local.port()) else {
             return Err(io::ErrorKind::AddrInUse.into());

@@ -54,7 +54,10 @@ impl Udp {
     }
 
     pub(crate) fn open_home(config: &UdpBuilder, address: SocketAddr) -> io::Result<Self> {
-        let mut sockets = Sockets::open_home(config, address)?;
+        Self::on(config, Sockets::open_home(config, address)?)
+    }
+
+    fn on(config: &UdpBuilder, mut sockets: Sockets) -> io::Result<Self> {
         let home = sockets.home();
         let max_payload = mtu::max_payload(home);
         let frame_size = config.frame_size.unwrap_or(max_payload.clamp(MIN_DEFAULT_FRAME, MAX_DEFAULT_FRAME));
@@ -94,6 +97,20 @@ impl Driver for Udp {
 
     fn home(&self) -> SocketAddr {
         self.sockets.home()
+    }
+
+    fn ports(&self) -> (u16, u16) {
+        self.sockets.range()
+    }
+
+    /// Each driver has a socket of its own for every port, with memory of its own, and the kernel chooses between them. The
+    /// ports beside the home port are taken for all of them: four for each driver, fewer if others are in the way.
+    fn split(self, drivers: usize) -> io::Result<Vec<Self>> {
+        if drivers == 1 {
+            return Ok(vec![self]);
+        }
+        let config = self.sockets.config().clone();
+        self.sockets.split(drivers)?.into_iter().map(|sockets| Self::on(&config, sockets)).collect()
     }
 
     fn open(&mut self, port: u16) -> io::Result<SocketAddr> {

@@ -195,7 +195,7 @@ fn close() {
 #[test]
 fn drop_of_the_flow() {
     for column in COLUMNS {
-        let (_endpoint, rig, flow, slot) = flow_in(column);
+        let (_endpoint, mut rig, flow, slot) = flow_in(column);
         drop(flow);
         assert_eq!(rig.channel.intent(slot), Intent::FIN.with(Intent::STOP), "{column:?}");
     }

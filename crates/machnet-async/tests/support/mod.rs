@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
 
 pub mod counted;
+pub mod sidecar;
 pub mod still;
 
 use std::future::poll_fn;
@@ -50,6 +51,9 @@ pub fn endpoint_at(ip: IpAddr, mut config: Config) -> Endpoint {
         config.max_payload = shm.capabilities().max_payload;
         return Endpoint::builder().driver(shm).config(config).start().unwrap();
     }
+    if let Some(endpoint) = sidecar::endpoint_at(ip, config) {
+        return endpoint;
+    }
     Endpoint::builder().driver(Udp::bind((ip, 0)).unwrap()).config(config).start().unwrap()
 }
 
@@ -59,7 +63,13 @@ const OVER_SHM: &str = "MACHNET_TEST_OVER_SHM";
 /// Runs every test of this binary once more over shared memory, but those in `except`. Each in a process of its own,
 /// so that it has a name for itself.
 pub fn again_over_shm(except: &[&str]) {
-    if std::env::var(OVER_SHM).is_ok() {
+    again("over shared memory", except, OVER_SHM, |number| format!("async-{}-{number}", std::process::id()));
+}
+
+/// Runs every test of this binary once more, but those in `except`, in processes in which `variable` has a `value` for the
+/// test of a number.
+fn again(how: &str, except: &[&str], variable: &str, value: impl Fn(usize) -> String) {
+    if [OVER_SHM, sidecar::OVER_SIDECAR].iter().any(|variable| std::env::var(variable).is_ok()) {
         return;
     }
     let program = std::env::current_exe().unwrap();
@@ -68,10 +78,10 @@ pub fn again_over_shm(except: &[&str]) {
     let tests: Vec<&str> = list.lines().filter_map(|line| line.strip_suffix(": test")).collect();
     assert!(except.iter().all(|name| tests.contains(name)), "{except:?} are not all in {tests:?}");
     for (number, test) in tests.iter().filter(|test| !except.contains(test)).enumerate() {
-        let name = format!("async-{}-{number}", std::process::id());
-        let output = Command::new(&program).args(["--exact", test]).env(OVER_SHM, &name).output().unwrap();
+        let value = value(number);
+        let output = Command::new(&program).args(["--exact", test]).env(variable, &value).output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.success(), "over shared memory, {OVER_SHM}={name} cargo test {test}:\n{text}");
+        assert!(output.status.success(), "{how}, {variable}={value} cargo test {test}:\n{text}");
     }
 }
 

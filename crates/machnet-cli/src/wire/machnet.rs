@@ -14,6 +14,10 @@ use super::{Link, Listener, Rx, Setup, Side, Tx, Wire};
 /// Flows that may wait to be accepted.
 const BACKLOG: u32 = 1024;
 
+/// Facts: packets received, and those of them that belonged to another engine of the endpoint.
+pub(crate) const RECEIVED: &str = "packets_received";
+pub(crate) const HANDED_OVER: &str = "packets_handed_over";
+
 pub(crate) struct Machnet {
     endpoint: Endpoint,
     at: SocketAddr,
@@ -25,12 +29,12 @@ pub(crate) struct Machnet {
 
 impl Machnet {
     /// Starts an endpoint on UDP sockets: a server's at the address that `at` names, a client's at one that reaches it.
-    pub(crate) fn udp(at: SocketAddr, setup: &Setup, side: Side) -> io::Result<Self> {
+    pub(crate) fn udp(at: SocketAddr, engines: usize, setup: &Setup, side: Side) -> io::Result<Self> {
         let from = match (side, at) {
             (Side::Server, _) => at.ip(),
             (Side::Client, _) => setup.bind.unwrap_or_else(|| source(at)),
         };
-        Self::open(Udp::bind((from, 0))?, at, setup, |_, at| format!("udp://{at}"), "")
+        Self::open(Udp::bind((from, 0))?, engines, at, setup, |_, at| format!("udp://{at}"), "")
     }
 
     /// Starts an endpoint on shared memory: the server is the hub of `name`.
@@ -42,7 +46,7 @@ impl Machnet {
         // Packets as large as the hub's wires carry.
         let setup =
             Setup { max_payload: setup.max_payload.or(Some(driver.capabilities().max_payload)), ..setup.clone() };
-        Self::open(driver, (Shm::HUB, port).into(), &setup, |name, at| format!("shm://{name}:{}", at.port()), name)
+        Self::open(driver, 1, (Shm::HUB, port).into(), &setup, |name, at| format!("shm://{name}:{}", at.port()), name)
     }
 
     /// Starts an endpoint on a DPDK port. A client elsewhere needs a port of its own to name beside the server's address.
@@ -53,11 +57,12 @@ impl Machnet {
         setup.max_payload.get_or_insert(driver.capabilities().max_payload);
         // As the library's default endpoint.
         setup.congestion.get_or_insert(Congestion::Cubic);
-        Self::open(driver, server, &setup, super::url::with_server, &port.to_string())
+        Self::open(driver, 1, server, &setup, super::url::with_server, &port.to_string())
     }
 
     fn open<D: Driver + 'static>(
         driver: D,
+        engines: usize,
         at: SocketAddr,
         setup: &Setup,
         url: fn(&str, SocketAddr) -> String,
@@ -71,7 +76,7 @@ impl Machnet {
             config.max_payload = bytes;
         }
         let max_size = config.max_message as usize;
-        let mut builder = Endpoint::builder().driver(driver).config(config);
+        let mut builder = Endpoint::builder().driver(driver).engines(engines).config(config);
         if let Some(core) = setup.engine_core {
             builder = builder.pin_to_core(core);
         }
@@ -143,9 +148,11 @@ impl Wire for Machnet {
             ("doorbell_rings", wakes.rings),
             ("engine_parks", wakes.parks),
             ("packets_sent", engine.packets_sent),
-            ("packets_received", engine.packets_received),
+            (RECEIVED, engine.packets_received),
             ("packets_lost", engine.packets_lost),
             ("packets_dropped", engine.drops.total()),
+            (HANDED_OVER, engine.handed_over),
+            ("probes_sent", engine.probes_sent),
         ];
         facts.into_iter().map(|(name, count)| (name.to_owned(), Value::from(count))).collect()
     }

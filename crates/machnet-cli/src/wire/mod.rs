@@ -32,6 +32,7 @@ use ::machnet::{Congestion, IdlePolicy, Placement};
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
+pub(crate) use machnet::{HANDED_OVER, RECEIVED};
 pub(crate) use url::{Place, Scheme, Url};
 
 /// The longest message of schemes that know no limit of their own: Machnet's.
@@ -150,7 +151,7 @@ pub(crate) trait Job {
 /// Does `job` over the transport of `url`.
 pub(crate) async fn over<J: Job>(job: J, url: &Url, setup: &Setup, side: Side) -> anyhow::Result<J::Output> {
     match url.scheme {
-        Scheme::Udp => job.run(machnet::Machnet::udp(url.resolve().await?, setup, side)?).await,
+        Scheme::Udp => job.run(machnet::Machnet::udp(url.resolve().await?, url.engines, setup, side)?).await,
         Scheme::Shm => {
             let (name, port) = url.name();
             job.run(machnet::Machnet::shm(name, port, setup, side)?).await

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use anyhow::{Context, bail};
+use machnet_core::MAX_ENGINES;
 
 /// A kind of transport.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,6 +91,8 @@ pub(crate) struct Url {
     /// The transport.
     pub(crate) scheme: Scheme,
     place: Place,
+    /// How many engines a Machnet endpoint over UDP has.
+    pub(crate) engines: usize,
 }
 
 /// A place that a server can be at.
@@ -182,8 +185,12 @@ impl FromStr for Url {
         };
         #[cfg(feature = "dpdk")]
         if matches!(scheme, Scheme::Dpdk | Scheme::DpdkRaw) {
-            return Ok(Self { scheme, place: dpdk(rest)? });
+            return Ok(Self { scheme, place: dpdk(rest)?, engines: 1 });
         }
+        let (rest, engines) = match rest.split_once("?engines=") {
+            Some((rest, number)) if scheme == Scheme::Udp => (rest, engines(number)?),
+            _ => (rest, 1),
+        };
         let place = if scheme == Scheme::Uds {
             if rest.is_empty() {
                 return Err("no path; wanted is for example uds:///tmp/machnet.sock".to_owned());
@@ -194,8 +201,14 @@ impl FromStr for Url {
         } else {
             Place::host(rest.strip_suffix('/').unwrap_or(rest))?
         };
-        Ok(Self { scheme, place })
+        Ok(Self { scheme, place, engines })
     }
+}
+
+/// Reads a number of engines.
+fn engines(text: &str) -> Result<usize, String> {
+    let number = text.parse().ok().filter(|number| (1..=MAX_ENGINES).contains(number));
+    number.ok_or_else(|| format!("{text:?} is no number of engines: 1 to {MAX_ENGINES}"))
 }
 
 /// Reads `DEVICE?…&server=ADDRESS:PORT`: all but `server` is the library's. Without it the server is this host.
@@ -242,7 +255,8 @@ impl fmt::Display for Place {
 
 impl fmt::Display for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}", self.scheme.name(), self.place)
+        write!(f, "{}://{}", self.scheme.name(), self.place)?;
+        if self.engines > 1 { write!(f, "?engines={}", self.engines) } else { Ok(()) }
     }
 }
 
@@ -259,6 +273,7 @@ mod tests {
             "udp+spin://h:2",
             "uds:///tmp/x",
             "shm://n:7",
+            "udp://127.0.0.1:7400?engines=4",
         ] {
             let url: Url = text.parse().unwrap();
             assert_eq!(url.to_string(), text);
@@ -286,6 +301,8 @@ mod tests {
             ("udp://:7", "no host"),
             ("udp://h", "no port"),
             ("udp://h:70000", "\"70000\" is no port"),
+            ("udp://h:7?engines=65", "\"65\" is no number of engines: 1 to 64"),
+            ("tcp://h:7?engines=2", "is no port"),
             ("udp://::1:70", "brackets"),
             ("uds://", "no path"),
         ] {

@@ -17,12 +17,14 @@ mod apps;
 mod buffers;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
+mod handover;
 mod memory;
 mod paths;
 mod peers;
 mod receive;
 mod reserve;
 mod resets;
+mod steering;
 mod table;
 mod timers;
 mod tokens;
@@ -39,6 +41,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use crate::driver::RxPacket;
 use crate::flow::{Cut, Limits, Round, State};
+use crate::group::Member;
 use crate::time::Span;
 use crate::wire::BASE_PAYLOAD;
 use crate::{AppChannel, Config, ConfigError, Driver, Drops, Instant, ListenSlot, Slot};
@@ -48,7 +51,10 @@ use paths::Paths;
 pub(crate) use peers::Membership;
 use peers::{Peers, Verdict};
 use resets::ResetLimit;
-use table::{FlowTable, Keyed};
+use steering::Steering;
+pub(crate) use steering::{PeerQueues, PortMaps};
+use table::FlowTable;
+pub(crate) use table::Keyed;
 use timers::Timers;
 use tokens::Tokens;
 use tombstones::Tombstones;
@@ -78,6 +84,12 @@ pub struct Progress {
 pub struct EngineStats {
     /// Datagrams received.
     pub packets_received: u64,
+    /// Datagrams received that belonged to another engine of the endpoint, and were given to it.
+    pub handed_over: u64,
+    /// Datagrams that other engines of the endpoint gave to this one.
+    pub taken_over: u64,
+    /// PROBEs and their answers sent.
+    pub probes_sent: u64,
     /// Datagrams built and handed to the driver.
     pub packets_sent: u64,
     /// Packets that flows declared lost, of flows that are gone too.
@@ -90,6 +102,22 @@ pub struct EngineStats {
     pub buffers_in_use: u64,
     /// Drops by reason, the driver's included.
     pub drops: Drops,
+}
+
+impl EngineStats {
+    /// Adds the counters of another engine of the same endpoint.
+    pub fn add(&mut self, other: &Self) {
+        self.packets_received += other.packets_received;
+        self.handed_over += other.handed_over;
+        self.taken_over += other.taken_over;
+        self.probes_sent += other.probes_sent;
+        self.packets_sent += other.packets_sent;
+        self.packets_lost += other.packets_lost;
+        self.retries_sent += other.retries_sent;
+        self.flows += other.flows;
+        self.buffers_in_use += other.buffers_in_use;
+        self.drops.add(&other.drops);
+    }
 }
 
 /// A listening port.
@@ -147,7 +175,13 @@ pub struct Engine<D, C> {
 
     packets_received: u64,
     packets_lost: u64,
+    handed_over: u64,
+    taken_over: u64,
     drops: Drops,
+    /// The other engines of the endpoint, if there are any.
+    group: Option<Box<Member>>,
+    /// Flows with a choice of ports, if there are any.
+    steering: Option<Box<Steering>>,
     /// Flows that wait for ACCEPT.
     connecting: BTreeSet<u32>,
 }
@@ -158,7 +192,26 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
     ///
     /// # Errors
     /// A limit that contradicts another or the driver's capabilities.
-    pub fn new(mut driver: D, channel: C, config: Config, seed: [u8; 32]) -> Result<Self, ConfigError> {
+    pub fn new(driver: D, channel: C, config: Config, seed: [u8; 32]) -> Result<Self, ConfigError> {
+        Self::build(driver, channel, config, seed, None)
+    }
+
+    /// [`Engine::new`] for one of several engines of an endpoint. The drivers are queues of one NIC: the same home and
+    /// [ports](Driver::ports). The application shuts all their channels down together.
+    ///
+    /// # Errors
+    /// As [`Engine::new`].
+    pub fn join(driver: D, channel: C, config: Config, seed: [u8; 32], member: Member) -> Result<Self, ConfigError> {
+        Self::build(driver, channel, config, seed, Some(Box::new(member)))
+    }
+
+    fn build(
+        mut driver: D,
+        channel: C,
+        config: Config,
+        seed: [u8; 32],
+        group: Option<Box<Member>>,
+    ) -> Result<Self, ConfigError> {
         let max_payload = config.max_payload.min(driver.capabilities().max_payload);
         config.check(max_payload)?;
         driver.set_bell(channel.bell());
@@ -171,10 +224,19 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             min: 0,
             max: isize::MAX as u64,
         })?;
+        let mut instance = rng.next_u64();
+        let (index, engines) = group.as_ref().map_or((0, 1), |group| (group.index(), group.len()));
+        if let Some(group) = &group {
+            // Of one start of one endpoint, whichever of its engines speaks.
+            (instance, secret) = (group.shared().instance, group.shared().secret);
+        }
+        let paths = Paths::new(Keyed::new(&mut rng));
+        let mut tx = Tx::new(driver, instance, paths, config.device_queue.into());
+        tx.engines = engines;
         Ok(Self {
-            limits: Arc::new(Limits::new(&config, max_payload as usize, driver.capabilities())),
-            tx: Tx::new(driver, rng.next_u64(), Paths::new(Keyed::new(&mut rng)), config.device_queue.into()),
-            flows: FlowTable::new(&mut rng),
+            limits: Arc::new(Limits::new(&config, max_payload as usize, tx.driver.capabilities())),
+            tx,
+            flows: FlowTable::new(&mut rng, index),
             peers: Peers::new(&mut rng, config.dead_peer_timeout, config.peer_reassembly_bytes),
             resets: ResetLimit::new(Keyed::new(&mut rng)),
             channel,
@@ -203,7 +265,11 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             rx: Vec::with_capacity(BURST),
             packets_received: 0,
             packets_lost: 0,
+            handed_over: 0,
+            taken_over: 0,
             drops: Drops::default(),
+            group,
+            steering: None,
             connecting: BTreeSet::new(),
         })
     }
@@ -219,19 +285,21 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         self.notice_freeze();
         self.tx.begin(self.now);
         self.serve_waiting();
-        let received = self.receive_burst();
+        let received = self.receive_burst() + self.exchange();
         let looked = self.look_at_applications();
-        let expired = self.expire_timers() | self.expire_peers();
+        let expired = self.expire_timers() | self.expire_peers() | self.expire_searches();
         let (sent, filled) = self.send();
         let full = received.max(looked) >= self.burst || filled || !self.expired.is_empty();
         self.end_round();
+        self.finish_group();
         let busy = received > 0 || looked > 0 || expired || sent;
         if !busy {
             // It may sleep next, and is not to be woken in vain.
             self.settle_timers();
         }
         let deadlines = [self.timers.next_deadline(), self.peers.next_deadline(), self.tx.driver.next_deadline()];
-        self.promised = deadlines.into_iter().flatten().min();
+        let searches = self.steering.as_mut().and_then(|steering| steering.next_deadline());
+        self.promised = deadlines.into_iter().chain([searches]).flatten().min();
         Progress { busy, next_deadline: self.promised, full }
     }
 
@@ -357,6 +425,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
                 continue;
             };
             self.tx.begin_turn(allowed);
+            self.tx.steer = self.steering.as_ref().and_then(|steering| steering.pair(key));
             let more = flow.transmit(self.now, &mut self.tx);
             let how = match more {
                 false if flow.keeps_data_back() => Ended::Held,
@@ -373,6 +442,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
                 break;
             }
         }
+        self.tx.steer = None;
         let filled = self.tx.is_full();
         (self.tx.flush(), filled)
     }
@@ -443,6 +513,9 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             }
         }
         self.connecting.remove(&key);
+        if let Some(steering) = &mut self.steering {
+            steering.forget(key);
+        }
         self.tx.driver.close(flow.local.port());
         tracing::debug!(flow = flow.id, peer = %flow.remote, "forgotten");
     }
@@ -471,12 +544,14 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
     /// Called after the doorbell was armed: true if nothing waits and the engine may sleep until the next deadline,
     /// the doorbell or the driver's file descriptor.
     pub fn may_sleep(&mut self) -> bool {
+        self.channel.doze();
         let idle = self.unfinished.is_empty()
             && self.expired.is_empty()
             && !self.channel.has_work()
             && self.channel.is_closing() == self.shutting_down
             && (self.turns.is_empty() || self.tx.is_starved() || !self.tx.is_empty());
         // Without frames nothing can be sent, and on some drivers nothing received: the next one to come home rings.
+        let idle = idle && self.group.as_ref().is_none_or(|group| group.may_sleep());
         self.slept = idle && !self.tx.driver.starve();
         self.slept
     }
@@ -492,8 +567,34 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
     }
 
     /// True once the application asked to close and every flow has ended: the engine may be dropped.
+    /// One of several goes on handing over until all of them have.
     pub fn is_finished(&self) -> bool {
+        self.has_ended() && self.group.as_ref().is_none_or(|group| group.are_all_finished())
+    }
+
+    fn has_ended(&self) -> bool {
         self.shutting_down && self.flows.len() == 0 && !self.channel.has_work() && self.tx.is_empty()
+    }
+
+    /// The applications.
+    pub const fn channel(&self) -> &C {
+        &self.channel
+    }
+
+    /// The applications, for tests that play them.
+    #[cfg(test)]
+    pub(crate) const fn channel_mut(&mut self) -> &mut C {
+        &mut self.channel
+    }
+
+    /// The last engine of a group to end its flows ends them all.
+    fn finish_group(&mut self) {
+        if self.shutting_down
+            && self.has_ended()
+            && let Some(group) = &mut self.group
+        {
+            group.finish();
+        }
     }
 
     /// The driver.
@@ -512,6 +613,9 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         drops.add(&self.tx.driver.drops());
         EngineStats {
             packets_received: self.packets_received,
+            handed_over: self.handed_over,
+            taken_over: self.taken_over,
+            probes_sent: self.steering.as_ref().map_or(0, |steering| steering.probes_sent()),
             packets_sent: self.tx.built(),
             packets_lost: self.packets_lost,
             retries_sent: self.retries_sent,

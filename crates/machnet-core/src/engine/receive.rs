@@ -2,9 +2,9 @@
 
 use machnet_channel::FrameRef;
 
-use super::Engine;
 use super::memory::charge;
 use super::tokens::Claim;
+use super::{Engine, PeerQueues};
 use crate::driver::{Meta, RxPacket};
 use crate::flow::{Flow, Opening, State};
 use crate::wire::{
@@ -18,10 +18,12 @@ const UNREACHABLE_PER_ROUND: usize = 16;
 impl<D: Driver, C: AppChannel> Engine<D, C> {
     /// Receives one burst. Returns how much arrived.
     pub(super) fn receive_burst(&mut self) -> usize {
+        let queue = self.group.as_ref().map_or(0, |group| group.index().into());
         let mut packets = std::mem::take(&mut self.rx);
         let n = self.tx.driver.rx_burst(&mut packets, self.burst);
         self.packets_received += n as u64;
-        for packet in packets.drain(..) {
+        for mut packet in packets.drain(..) {
+            packet.meta.queue = queue;
             // Per packet, not per burst: what is lent, perhaps behind a hole that only another packet can fill, must never
             // be the whole pool.
             self.buffers.set_copy_all(self.tx.driver.is_short_of_frames());
@@ -35,6 +37,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             let Some(unreachable) = self.tx.driver.unreachable() else { break };
             news += 1;
             self.on_unreachable(unreachable.remote, &unreachable.quoted);
+            self.tell_unreachable(&unreachable);
         }
         news
     }
@@ -45,12 +48,17 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             return Err(DropReason::Oversized);
         }
         let payload = frame.share(range);
-        let result = self.dispatch(meta, &payload);
+        if let Some(to) = self.owner(&meta, payload.as_ref()) {
+            self.hand_over(to, meta, payload, 0);
+            return Ok(());
+        }
+        let result = self.dispatch(meta, &payload, 0);
         self.tx.driver.recycle(payload);
         result
     }
 
-    fn dispatch(&mut self, meta: Meta, payload: &FrameRef) -> Result<(), DropReason> {
+    /// A packet of this engine's, which others have looked at `hops` times.
+    pub(super) fn dispatch(&mut self, meta: Meta, payload: &FrameRef, hops: u8) -> Result<(), DropReason> {
         let bytes = payload.as_ref();
         let (header, rest) = match Header::parse(bytes) {
             Ok(parsed) => parsed,
@@ -66,7 +74,12 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             PacketType::Accept => self.on_accept(meta, &header, rest, bytes),
             PacketType::Retry => self.on_retry(meta, &header, rest),
             PacketType::Data => self.on_data(meta, &header, rest, payload),
-            PacketType::Reset => self.on_reset(meta, &header, rest),
+            PacketType::Probe => self.on_probe(meta, &header, rest),
+            PacketType::ProbeReply => self.on_probe_reply(meta, &header, rest),
+            PacketType::Reset => match self.on_reset(meta, &header, rest) {
+                Err(DropReason::UnknownFlow) if header.flow == 0 && self.pass_on(meta, payload, hops) => Ok(()),
+                result => result,
+            },
         }
     }
 
@@ -124,6 +137,9 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         if flow.wanted_buffer().is_some() {
             self.note_waiting(key);
         }
+        if result.is_ok() {
+            self.note_arrival(key, &meta);
+        }
         self.touch(key);
         result
     }
@@ -138,7 +154,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         if !self.channel.can_accept(listening.slot) {
             return Err(DropReason::BacklogFull);
         }
-        let State::HalfOpen { instance, .. } = flow.state else { return Err(DropReason::WrongState) };
+        let State::HalfOpen { instance, queues, .. } = flow.state else { return Err(DropReason::WrongState) };
         let slot = self.channel.accept(listening.slot, flow.local, flow.remote);
         flow.on_validated(self.now, slot);
         if let Some(opening) = flow.half_open.take() {
@@ -147,6 +163,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         tracing::debug!(flow = flow.id, peer = %flow.remote, local = %flow.local, "accepted");
         self.bind_slot(slot, key);
         self.enlist(key, instance);
+        self.steer(key, instance, queues, false);
         Ok(())
     }
 
@@ -234,6 +251,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         tracing::debug!(flow = flow.id, peer = %flow.remote, "connected");
         self.flows.learn_remote(key);
         self.enlist(key, accept.instance);
+        self.steer(key, accept.instance, PeerQueues { engines: accept.engines, ports: accept.ports }, true);
         self.connecting.remove(&key);
         if let Some(flow) = self.flows.get(key) {
             flow.deliver(self.now, &mut self.channel);
@@ -320,7 +338,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
     }
 
     /// Sends a stateless packet of `len` bytes, which `fill` writes. Returns false, and counts, if there was no room.
-    fn answer(&mut self, meta: Meta, len: usize, fill: impl FnOnce(&mut [u8])) -> bool {
+    pub(super) fn answer(&mut self, meta: Meta, len: usize, fill: impl FnOnce(&mut [u8])) -> bool {
         if self.tx.is_overfull() {
             self.drops.count(DropReason::Congested);
             return false;

@@ -50,11 +50,13 @@ pub(crate) struct FlowTable {
     /// (peer's address, peer's id) → slot: repeated INITs and RESETs name flows so. Only the slots: the flows have the rest.
     by_remote: HashTable<u32>,
     keyed: Keyed,
+    /// The engine's number.
+    engine: u8,
 }
 
 impl FlowTable {
-    pub(crate) fn new(rng: &mut ChaCha12Rng) -> Self {
-        Self { flows: Slab::new(), by_remote: HashTable::new(), keyed: Keyed::new(rng) }
+    pub(crate) fn new(rng: &mut ChaCha12Rng, engine: u8) -> Self {
+        Self { flows: Slab::new(), by_remote: HashTable::new(), keyed: Keyed::new(rng), engine }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -66,14 +68,14 @@ impl FlowTable {
         let entry = self.flows.vacant_entry();
         let slot = entry.key() as u32;
         // 0 names no flow.
-        let id = flow_id(0, slot, rng.next_u32() | u32::from(slot == 0));
+        let id = flow_id(self.engine, slot, rng.next_u32() | u32::from(slot == 0));
         entry.insert(Box::new(make(id)));
         slot
     }
 
     /// Makes the flow known by what its peer calls itself, as soon as that is known.
     pub(crate) fn learn_remote(&mut self, slot: u32) {
-        let Self { flows, by_remote, keyed } = self;
+        let Self { flows, by_remote, keyed, .. } = self;
         let name = name_of(&flows[slot as usize]);
         let same = |&slot: &u32| flows.get(slot as usize).is_some_and(|flow| name_of(flow) == name);
         let hash = |&slot: &u32| flows.get(slot as usize).map_or(0, |flow| keyed.hash_one(name_of(flow)));

@@ -10,7 +10,7 @@ use machnet_channel::{
 };
 
 use super::*;
-use crate::wire::{Chunk, Data, HEADER_LEN, Handshake, Header, PacketType, Reason, Reset, Retry, VERSIONS};
+use crate::wire::{Chunk, Data, HEADER_LEN, Handshake, Header, PacketType, Probe, Reason, Reset, Retry, VERSIONS};
 use crate::{Capabilities, DropReason, LocalChannel, Meta, TxPacket};
 
 mod handshake;
@@ -163,6 +163,11 @@ impl Bench {
                 // It answers the newest packet that we sent.
                 let answered = self.engine.tx.driver.sent.last().cloned().unwrap_or_else(|| vec![0; 16]);
                 Reset::emit(Reason::UnknownFlow, &answered, &mut packet[HEADER_LEN..]);
+            }
+            PacketType::Probe | PacketType::ProbeReply => {
+                let (answers, seen) = (Some((2, 0)), None);
+                Probe { nonce: 1, answers, seen, settled: false, home: false, last: false }
+                    .emit(&mut packet[HEADER_LEN..]);
             }
         }
         packet

@@ -19,6 +19,12 @@ pub(crate) struct Tx<D> {
     pub(crate) driver: D,
     /// Of this start of the endpoint: INIT and ACCEPT say it.
     pub(crate) instance: u64,
+    /// How many engines the endpoint has: likewise.
+    pub(crate) engines: u8,
+    /// The ports flows may be sent to: likewise.
+    pub(crate) ports: (u16, u16),
+    /// The ports that the flow whose turn it is sends between, if not its own.
+    pub(crate) steer: Option<(u16, u16)>,
     /// What paths carry.
     pub(crate) paths: Paths,
     /// What the packet that was built last carries.
@@ -44,9 +50,13 @@ pub(crate) struct Tx<D> {
 
 impl<D: Driver> Tx<D> {
     pub(super) fn new(driver: D, instance: u64, paths: Paths, device_limit: u64) -> Self {
+        let ports = driver.ports();
         Self {
             driver,
             instance,
+            engines: 1,
+            steer: None,
+            ports,
             paths,
             contents: Vec::new(),
             batch: VecDeque::with_capacity(BURST),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use machnet_channel::{FlowOptions, UNIT};
 
 use super::{Cut, Flow, Hurry, Limits, State};
+use crate::engine::PeerQueues;
 use crate::time::Span;
 use crate::wire::{BASE_PAYLOAD, Handshake};
 use crate::{Instant, Slot};
@@ -41,7 +42,8 @@ impl Flow {
         options: FlowOptions,
         limits: &Arc<Limits>,
     ) -> Self {
-        let state = State::HalfOpen { give_up: now + limits.connect_timeout, instance: init.instance };
+        let queues = PeerQueues { engines: init.engines, ports: init.ports };
+        let state = State::HalfOpen { give_up: now + limits.connect_timeout, instance: init.instance, queues };
         let mut flow = Self::new(id, addresses, state, options, limits);
         flow.learn(init);
         flow

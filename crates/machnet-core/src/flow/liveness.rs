@@ -160,6 +160,11 @@ impl Flow {
         }
     }
 
+    /// How long an answer of the peer takes at most, usually.
+    pub(crate) fn pto(&self) -> Span {
+        self.rtt.pto(0)
+    }
+
     pub(super) fn on_traffic(&mut self, now: Instant) {
         self.active_at = now;
         self.idle_at.advance(now + IDLE);

@@ -58,7 +58,7 @@ pub(crate) use send::Cut;
 pub(crate) use units::UnitSet;
 
 use crate::cc::AnyController;
-use crate::engine::Membership;
+use crate::engine::{Membership, PeerQueues};
 use crate::time::Span;
 use crate::wire::{BASE_PAYLOAD, Reason};
 use crate::{Capabilities, Config, Instant, Slot};
@@ -100,6 +100,8 @@ pub(crate) enum State {
         give_up: Instant,
         /// The initiator's start, as it says.
         instance: u64,
+        /// And its engines and ports.
+        queues: PeerQueues,
     },
     Open,
     Aborting {

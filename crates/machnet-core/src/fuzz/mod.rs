@@ -28,6 +28,7 @@ pub const TARGETS: &[(&str, Body)] = &[
     ("handshake", wire::handshake),
     ("retry", wire::retry),
     ("reset", wire::reset),
+    ("probe", wire::probe),
     ("packet", wire::packet),
     ("acks", acks),
     ("receive", receive),

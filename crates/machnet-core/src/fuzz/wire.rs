@@ -1,6 +1,8 @@
 //! Parsers: any bytes give values or an error, and what is written from the values reads the same.
 
-use crate::wire::{AckBlock, Chunk, Data, HEADER_LEN, Handshake, Header, PacketType, RESET_LEN, Reset, Retry};
+use crate::wire::{
+    AckBlock, Chunk, Data, HEADER_LEN, Handshake, Header, PROBE_LEN, PacketType, Probe, RESET_LEN, Reset, Retry,
+};
 
 pub(crate) fn header(bytes: &[u8]) {
     let Ok((header, rest)) = Header::parse(bytes) else { return };
@@ -83,6 +85,13 @@ pub(crate) fn reset(bytes: &[u8]) {
     assert_eq!((again.reason, again.flow, again.number), (reset.reason, reset.flow, reset.number));
 }
 
+pub(crate) fn probe(bytes: &[u8]) {
+    let Ok(probe) = Probe::parse(bytes) else { return };
+    let mut out = [0xa5; PROBE_LEN - HEADER_LEN];
+    probe.emit(&mut out);
+    assert_eq!(Probe::parse(&out), Ok(probe));
+}
+
 /// All of a packet, as the engine reads it.
 pub(crate) fn packet(bytes: &[u8]) {
     let Ok((header, rest)) = Header::parse(bytes) else {
@@ -94,5 +103,6 @@ pub(crate) fn packet(bytes: &[u8]) {
         PacketType::Retry => retry(rest),
         PacketType::Data => data_after(header.blocks, rest),
         PacketType::Reset => reset(rest),
+        PacketType::Probe | PacketType::ProbeReply => probe(rest),
     }
 }

@@ -155,6 +155,10 @@ impl<F: FrameDriver> Net<F> {
         if sender.map(|(ip, _)| ip).or(terse).is_some_and(|ip| !self.routes.is_peer(ip)) {
             return Err(DropReason::BadSource);
         }
+        // Frames to it would come back here, or get lost: nobody else has our own address.
+        if sender.is_some_and(|(_, mac)| mac == self.mac) {
+            return Err(DropReason::BadSource);
+        }
         if asks {
             if !self.routes.is_own(target) {
                 return Err(DropReason::WrongAddress);

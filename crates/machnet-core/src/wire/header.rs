@@ -12,6 +12,9 @@ pub const VERSION: u8 = 1;
 /// Versions spoken, bit v for version v.
 pub const VERSIONS: u16 = 1 << VERSION;
 
+/// The path index of probes: their numbers are a space of their own.
+const PROBE_PATH: u8 = 255;
+
 const BLOCKS: u8 = 0b011;
 const ACK_NOW: u8 = 0b100;
 
@@ -40,6 +43,52 @@ pub enum PacketType {
     Data = 4,
     /// Says that a packet's flow is not known.
     Reset = 5,
+    /// Tries a pair of ports.
+    Probe = 6,
+    /// Says where that arrived, and tries the way back.
+    ProbeReply = 7,
+}
+
+impl PacketType {
+    /// The path index that its numbers belong to.
+    const fn path(self) -> u8 {
+        match self {
+            Self::Probe | Self::ProbeReply => PROBE_PATH,
+            _ => 0,
+        }
+    }
+}
+
+/// What of a packet says which engine of an endpoint it belongs to (`docs/spec/wire.md#several-engines`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Addressee {
+    /// The flow of this id.
+    Flow(u64),
+    /// Whoever accepts flows of this initiator.
+    Initiator {
+        /// The id that it chose.
+        source: u64,
+        /// It receives on one port alone.
+        single_port: bool,
+    },
+}
+
+/// Whom a packet is for, as far as that can be said without knowing any flow; `None` if it is nobody's, or says only whose
+/// packet it answers. Nothing else of the packet is looked at.
+#[must_use]
+#[inline]
+pub fn addressee(packet: &[u8]) -> Option<Addressee> {
+    let header = packet.first_chunk::<HEADER_LEN>()?;
+    if header[0] >> 4 != VERSION {
+        return None;
+    }
+    if header[0] & 0x0f == PacketType::Init as u8 {
+        let source = packet.get(16..24)?.try_into().ok().map(u64::from_be_bytes)?;
+        let ports = packet.get(48..52)?;
+        return Some(Addressee::Initiator { source, single_port: ports[..2] == ports[2..] });
+    }
+    let id = header[4..12].try_into().ok().map(u64::from_be_bytes)?;
+    (id != 0).then_some(Addressee::Flow(id))
 }
 
 /// The header's values.
@@ -78,11 +127,15 @@ impl Header {
             3 => PacketType::Retry,
             4 => PacketType::Data,
             5 => PacketType::Reset,
+            6 => PacketType::Probe,
+            7 => PacketType::ProbeReply,
             other => return Err(WireError::PacketType(other)),
         };
         let known = if packet_type == PacketType::Data { BLOCKS | ACK_NOW } else { 0 };
         zero("flags", raw.flags & !known)?;
-        zero("path", raw.path)?;
+        if raw.path != packet_type.path() {
+            return Err(WireError::Value { what: "path", value: raw.path.into() });
+        }
         zero("key", raw.key)?;
         let header = Self {
             packet_type,
@@ -93,9 +146,8 @@ impl Header {
         };
         match packet_type {
             PacketType::Init => zero("flow id of INIT", header.flow)?,
-            PacketType::Accept | PacketType::Retry | PacketType::Data if header.flow == 0 => {
-                return Err(WireError::Value { what: "flow id", value: 0 });
-            }
+            PacketType::Reset => {}
+            _ if header.flow == 0 => return Err(WireError::Value { what: "flow id", value: 0 }),
             _ => {}
         }
         Ok((header, rest))
@@ -109,7 +161,7 @@ impl Header {
         let raw = Raw {
             version_type: VERSION << 4 | self.packet_type as u8,
             flags: self.blocks & BLOCKS | if self.ack_now { ACK_NOW } else { 0 },
-            path: 0,
+            path: self.packet_type.path(),
             key: 0,
             flow: self.flow.into(),
             number: self.number.into(),

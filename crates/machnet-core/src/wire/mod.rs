@@ -8,13 +8,15 @@ mod chunk;
 mod data;
 mod handshake;
 mod header;
+mod probe;
 mod reset;
 
 pub use ack::{AckBlock, MAX_BITMAP_WORDS};
 pub use chunk::{CHUNK_HEADER_LEN, Chunk, Chunks};
 pub use data::{Data, MIN_ELICITING_LEN};
 pub use handshake::{Handshake, Retry};
-pub use header::{HEADER_LEN, Header, PacketType, VERSION, VERSIONS};
+pub use header::{Addressee, HEADER_LEN, Header, PacketType, VERSION, VERSIONS, addressee};
+pub use probe::{PROBE_LEN, Probe, SeenAt};
 pub use reset::{RESET_LEN, Reset};
 
 use crate::DropReason;

@@ -99,6 +99,38 @@ fn golden_handshake() {
 }
 
 #[test]
+fn golden_probe() {
+    let mut out = [0xff; HEADER_LEN];
+    Header { packet_type: PacketType::ProbeReply, blocks: 0, ack_now: false, flow: 1, number: 2 }.emit(&mut out);
+    assert_eq!(out, [0x17, 0, 255, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2]);
+    let seen = SeenAt { ports: (0x1b58, 0x1b59), engine: 4 };
+    let probe = Probe {
+        nonce: 0x0102_0304_0506_0708,
+        answers: Some((0x1112_1314_1516_1718, 3)),
+        seen: Some(seen),
+        settled: true,
+        home: false,
+        last: true,
+    };
+    let mut out = [0xff; PROBE_LEN - HEADER_LEN];
+    probe.emit(&mut out);
+    #[rustfmt::skip]
+    assert_eq!(out, [
+        1, 2, 3, 4, 5, 6, 7, 8, 0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x18, 3, 4, 0x1b, 0x58, 0x1b, 0x59, 5, 0,
+    ]);
+    assert_eq!(Probe::parse(&out), Ok(probe));
+    let none = Probe { answers: None, seen: None, settled: false, last: false, home: true, ..probe };
+    none.emit(&mut out);
+    assert_eq!(Probe::parse(&out), Ok(none));
+    for at in [22, 23] {
+        let mut bad = out;
+        bad[at] = 0x80;
+        assert!(matches!(Probe::parse(&bad), Err(WireError::Value { value: 0x80, .. })));
+    }
+    assert!(Probe::parse(&out[..23]).is_err() && Probe::parse(&[0; 24]).is_err(), "short, and without a nonce");
+}
+
+#[test]
 fn golden_retry_and_reset() {
     let mut out = [0xff; 6];
     assert_eq!(Retry { token: &[9, 8] }.emit(&mut out), 6);
@@ -125,7 +157,8 @@ fn each_forbidden_value_is_named() {
         Header::parse(&bytes).map(|_| ())
     };
     assert_eq!(with(0, 0x24), Err(WireError::Version(2)));
-    assert_eq!(with(0, 0x16), Err(WireError::PacketType(6)));
+    assert_eq!(with(0, 0x18), Err(WireError::PacketType(8)));
+    assert_eq!(with(0, 0x16), Err(WireError::Value { what: "path", value: 0 }), "a probe");
     assert_eq!(with(1, 0x08), Err(WireError::Value { what: "flags", value: 8 }));
     assert_eq!(with(2, 1), Err(WireError::Value { what: "path", value: 1 }));
     assert_eq!(with(3, 1), Err(WireError::Value { what: "key", value: 1 }));

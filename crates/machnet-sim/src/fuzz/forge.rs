@@ -2,12 +2,19 @@
 
 use arbitrary::{Result, Unstructured};
 use machnet_core::wire::{
-    AckBlock, Chunk, Data, HEADER_LEN, Handshake, Header, MAX_BITMAP_WORDS, MIN_ELICITING_LEN, PacketType, RESET_LEN,
-    Reason, Reset, Retry, VERSIONS,
+    AckBlock, Chunk, Data, HEADER_LEN, Handshake, Header, MAX_BITMAP_WORDS, MIN_ELICITING_LEN, PROBE_LEN, PacketType,
+    Probe, RESET_LEN, Reason, Reset, Retry, SeenAt, VERSIONS,
 };
 
-const TYPES: [PacketType; 5] =
-    [PacketType::Init, PacketType::Accept, PacketType::Retry, PacketType::Data, PacketType::Reset];
+const TYPES: [PacketType; 7] = [
+    PacketType::Init,
+    PacketType::Accept,
+    PacketType::Retry,
+    PacketType::Data,
+    PacketType::Reset,
+    PacketType::Probe,
+    PacketType::ProbeReply,
+];
 
 /// A well-formed packet of somebody who does not see the wire: its ids are none that `known` says are in use. Guessing one
 /// takes 2³² tries, but a fuzzer reads comparisons.
@@ -72,6 +79,20 @@ fn build(u: &mut Unstructured<'_>, packet_type: PacketType, flow: u64, source: u
             RESET_LEN - HEADER_LEN
         }
         PacketType::Data => contents(u, blocks, body)?,
+        PacketType::Probe | PacketType::ProbeReply => {
+            Probe {
+                nonce: u.int_in_range(1..=u64::MAX)?,
+                answers: u.arbitrary::<bool>()?.then_some((source.max(1), u.arbitrary()?)),
+                seen: u
+                    .arbitrary::<bool>()?
+                    .then_some(SeenAt { ports: u.arbitrary()?, engine: u.int_in_range(0..=254)? }),
+                settled: u.arbitrary()?,
+                home: u.arbitrary()?,
+                last: u.arbitrary()?,
+            }
+            .emit(body);
+            PROBE_LEN - HEADER_LEN
+        }
     };
     out.truncate(HEADER_LEN + len);
     Ok(out)

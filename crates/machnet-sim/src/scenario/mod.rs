@@ -5,6 +5,7 @@
 //! share.rs     bottlenecks: two flows, incast, policers, random loss
 //! small.rs     requests and replies, small messages, flows beside others
 //! ethernet.rs  engines on core's network layer, over frames
+//! rss/        hosts with several engines behind an opaque hash
 //! trouble.rs   black holes, silent acknowledgements, descheduled engines, readers that stop
 //! mix.rs       everything at once, drawn from the seed
 //! ```
@@ -15,6 +16,7 @@
 mod ethernet;
 mod mix;
 mod repair;
+mod rss;
 mod share;
 mod small;
 mod trouble;
@@ -106,9 +108,18 @@ const fn pending(name: &'static str, about: &'static str, run: fn(&Run), why: &'
 
 /// Every scenario, the mix last.
 pub fn all() -> impl Iterator<Item = Scenario> {
-    [repair::SCENARIOS, share::SCENARIOS, small::SCENARIOS, trouble::SCENARIOS, ethernet::SCENARIOS, mix::SCENARIOS]
-        .concat()
-        .into_iter()
+    [
+        repair::SCENARIOS,
+        share::SCENARIOS,
+        small::SCENARIOS,
+        trouble::SCENARIOS,
+        ethernet::SCENARIOS,
+        rss::SCENARIOS[0],
+        rss::SCENARIOS[1],
+        mix::SCENARIOS,
+    ]
+    .concat()
+    .into_iter()
 }
 
 /// The scenario of that name.

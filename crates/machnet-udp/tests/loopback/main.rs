@@ -8,4 +8,5 @@ mod large;
 mod namespace;
 mod node;
 mod ports;
+mod split;
 mod waiting;

@@ -6,8 +6,15 @@ use super::*;
 use crate::wire::{AckBlock, MAX_BITMAP_WORDS, MIN_ELICITING_LEN};
 
 const STATES: [&str; 5] = ["connecting", "half-open", "open", "aborting", "tombstone"];
-const TYPES: [PacketType; 5] =
-    [PacketType::Init, PacketType::Accept, PacketType::Retry, PacketType::Data, PacketType::Reset];
+const TYPES: [PacketType; 7] = [
+    PacketType::Init,
+    PacketType::Accept,
+    PacketType::Retry,
+    PacketType::Data,
+    PacketType::Reset,
+    PacketType::Probe,
+    PacketType::ProbeReply,
+];
 
 /// A host that is not the peer, at the peer's port.
 fn stranger() -> SocketAddr {
@@ -45,6 +52,7 @@ fn needed(packet_type: PacketType) -> usize {
         PacketType::Retry => HEADER_LEN + 4 + b"token".len(),
         PacketType::Data => HEADER_LEN + Data::FIXED_LEN,
         PacketType::Reset => crate::wire::RESET_LEN,
+        PacketType::Probe | PacketType::ProbeReply => crate::wire::PROBE_LEN,
     }
 }
 

@@ -108,6 +108,11 @@ fn questions_for_us_are_answered_and_no_others() {
     // Who says that he has our address is not believed.
     b.receive([say(7, mac(2), false, "10.0.0.2", "10.0.0.2", "10.0.0.2")]);
     assert_eq!((b.sent().len(), b.dropped(DropReason::BadSource)), (0, 1));
+    // Nor who says that he is at our Ethernet address: what we sent him would come back to us.
+    let mut ours = say(7, MacAddr::BROADCAST, true, "10.0.0.7", "10.0.0.2", "10.0.0.2");
+    ours[22..28].copy_from_slice(&mac(2).0);
+    b.receive([ours]);
+    assert_eq!((b.sent().len(), b.dropped(DropReason::BadSource)), (0, 2));
 }
 
 #[test]

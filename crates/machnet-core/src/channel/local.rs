@@ -1,8 +1,4 @@
-//! What the engine sees of applications.
-//!
-//! [`AppChannel`] is the seam: today's implementation, [`LocalChannel`], serves tasks of the engine's own process
-//! through [`machnet_channel`]'s mailboxes; the sidecar's will serve untrusting processes through shared memory. No
-//! call blocks, and none can fail: an engine never waits for an application.
+//! The applications of the engine's own process, through mailboxes and hint queues.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,99 +9,7 @@ use machnet_channel::{
 };
 use slab::Slab;
 
-/// A flow of the channel. Given out by the channel, valid until [`AppChannel::release`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Slot(pub u32);
-
-/// A listener of the channel. Given out by the channel, valid until [`AppChannel::unlisten`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct ListenSlot(pub u32);
-
-/// Something an application did that the engine has not looked at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hint {
-    /// A new flow wants to be connected.
-    Connect(Slot, SocketAddr),
-    /// A flow has messages to send, has consumed, or has a new intent.
-    Flow(Slot),
-    /// A new listener wants UDP port `port` (0: any).
-    Listen(ListenSlot, u16),
-    /// A listener is gone.
-    Unlisten(ListenSlot),
-}
-
-/// The applications of one engine.
-pub trait AppChannel: Send {
-    /// The next thing to look at.
-    fn next_hint(&mut self) -> Option<Hint>;
-
-    /// True if [`AppChannel::next_hint`] would find something, or the application wants to close: the engine must not
-    /// sleep. Called after the doorbell was armed.
-    fn has_work(&self) -> bool;
-
-    /// True once the application wants every flow ended.
-    fn is_closing(&self) -> bool;
-
-    /// The bell that wakes this channel's engine.
-    fn bell(&self) -> Arc<Doorbell>;
-
-    /// What the application chose for a flow that is to be connected.
-    fn options(&self, slot: Slot) -> FlowOptions;
-
-    /// What the application chose for the flows that a listener accepts.
-    fn listen_options(&self, listener: ListenSlot) -> FlowOptions;
-
-    /// What the application wants of a flow. Read it before draining [`AppChannel::take`].
-    fn intent(&self, slot: Slot) -> Intent;
-
-    /// Takes the next message to send.
-    fn take(&mut self, slot: Slot) -> Option<Message>;
-
-    /// Cumulative units the application has consumed.
-    fn consumed(&self, slot: Slot) -> u64;
-
-    /// Asks for a hint when `consumed` reaches `units`; returns `consumed` as it is after that.
-    fn set_tell_at(&mut self, slot: Slot, units: u64) -> u64;
-
-    /// Hands over a received message.
-    fn deliver(&mut self, slot: Slot, message: Message);
-
-    /// Cumulative units that may be posted, and that were acknowledged.
-    fn set_progress(&mut self, slot: Slot, room: u64, acknowledged: u64);
-
-    /// Publishes where the flow stands.
-    fn set_state(&mut self, slot: Slot, state: FlowState);
-
-    /// The address the flow uses on this side.
-    fn set_local(&mut self, slot: Slot, local: SocketAddr);
-
-    /// The largest message the flow carries, bytes.
-    fn set_max_message(&mut self, slot: Slot, bytes: u32);
-
-    /// Publishes the flow's counters.
-    fn set_stats(&mut self, slot: Slot, stats: &FlowStats);
-
-    /// Gives back the memory of past traffic: the flow is idle.
-    fn shed(&mut self, slot: Slot);
-
-    /// The engine has forgotten the flow. Whoever waits for it is woken.
-    fn release(&mut self, slot: Slot);
-
-    /// The result of a [`Hint::Listen`].
-    fn set_listening(&mut self, listener: ListenSlot, opened: Result<SocketAddr, &std::io::Error>);
-
-    /// True if the listener takes another flow now.
-    fn can_accept(&self, listener: ListenSlot) -> bool;
-
-    /// Queues a flow that finished its handshake at a listener.
-    fn accept(&mut self, listener: ListenSlot, local: SocketAddr, peer: SocketAddr) -> Slot;
-
-    /// The engine has forgotten the listener.
-    fn unlisten(&mut self, listener: ListenSlot);
-
-    /// Wakes everybody that the round concerns: the last thing an engine does in a round.
-    fn end_round(&mut self);
-}
+use super::{AppChannel, Hint, ListenSlot, Slot};
 
 /// The applications of the engine's own process.
 #[derive(Debug)]
@@ -242,7 +146,7 @@ impl AppChannel for LocalChannel {
         self.listeners[listener.0 as usize].end.backlog().options()
     }
 
-    fn intent(&self, slot: Slot) -> Intent {
+    fn intent(&mut self, slot: Slot) -> Intent {
         self.flow(slot).intent()
     }
 
@@ -250,7 +154,7 @@ impl AppChannel for LocalChannel {
         self.flow_mut(slot).take()
     }
 
-    fn consumed(&self, slot: Slot) -> u64 {
+    fn consumed(&mut self, slot: Slot) -> u64 {
         self.flow(slot).consumed()
     }
 
@@ -300,7 +204,7 @@ impl AppChannel for LocalChannel {
         self.listeners[listener.0 as usize].end.set_opened(opened);
     }
 
-    fn can_accept(&self, listener: ListenSlot) -> bool {
+    fn can_accept(&mut self, listener: ListenSlot) -> bool {
         let listening = &self.listeners[listener.0 as usize];
         listening.end.room() as usize > listening.accepted.len()
     }

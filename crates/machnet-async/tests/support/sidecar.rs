@@ -1,0 +1,68 @@
+//! The same tests with engines in daemons.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::{LazyLock, Mutex, OnceLock};
+
+use machnet_async::{AttachBuilder, Config, Endpoint, Udp};
+use machnet_daemon::{Allowance, Daemon, DriverUrl, Settings};
+
+/// In a test binary whose endpoints are attached to daemons: which ones.
+pub const OVER_SIDECAR: &str = "MACHNET_TEST_OVER_SIDECAR";
+
+/// A directory of this process for sockets.
+static SOCKETS: LazyLock<tempfile::TempDir> = LazyLock::new(|| tempfile::tempdir().unwrap());
+
+/// Daemons that live as long as the process.
+static DAEMONS: Mutex<Vec<Daemon>> = Mutex::new(Vec::new());
+
+/// Runs every test of this binary once more, but those in `except`, with two daemons: one for each endpoint.
+pub fn again_over_two_daemons(except: &[&str]) {
+    super::again("over two daemons", except, OVER_SIDECAR, |_| "two".to_owned());
+}
+
+/// The same with one daemon, which endpoints of the default configuration share: their flows never leave it.
+pub fn again_over_one_daemon(except: &[&str]) {
+    super::again("over one daemon", except, OVER_SIDECAR, |_| "one".to_owned());
+}
+
+/// A socket that nobody has.
+pub fn socket() -> PathBuf {
+    static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    SOCKETS.path().join(format!("{number}.sock"))
+}
+
+pub fn settings(config: Config) -> Settings {
+    let mut settings = Settings::new(socket(), vec![Allowance::everybody()]);
+    settings.engine = config;
+    settings
+}
+
+/// A daemon on loopback.
+pub fn daemon(config: Config) -> Daemon {
+    Daemon::start(Udp::bind((super::V4, 0)).unwrap(), settings(config)).unwrap()
+}
+
+/// In a test binary whose endpoints are attached to daemons: one.
+pub fn endpoint_at(ip: IpAddr, config: Config) -> Option<Endpoint> {
+    static SHARED: OnceLock<PathBuf> = OnceLock::new();
+    let which = std::env::var(OVER_SIDECAR).ok()?;
+    let path = if which == "one" && config == Config::default() && ip == super::V4 {
+        SHARED
+            .get_or_init(|| {
+                let driver: DriverUrl = "udp://127.0.0.1:0".parse().unwrap();
+                keep(Daemon::open(machnet_daemon::Config { driver, settings: settings(config) }).unwrap())
+            })
+            .clone()
+    } else {
+        keep(Daemon::start(Udp::bind((ip, 0)).unwrap(), settings(config)).unwrap())
+    };
+    Some(AttachBuilder::new(path).attach().unwrap())
+}
+
+fn keep(daemon: Daemon) -> PathBuf {
+    let path = daemon.socket().to_owned();
+    DAEMONS.lock().unwrap().push(daemon);
+    path
+}

@@ -1,0 +1,40 @@
+//! The channel between an application and a daemon that do not trust each other: words and pipes in one piece of shared
+//! memory (`docs/spec/sidecar.md`).
+//!
+//! ```text
+//!   application                    region                                   daemon
+//!   AppSide ── claims, intent ──▶ flows, listeners ──┐
+//!           ── messages ────────▶ pipe               ├─ marks: look there ─▶ DaemonSide
+//!           ◀─ state, progress ── flows, listeners ──┤
+//!           ◀─ messages ───────── pipe             ──┘
+//!                    wants: who sleeps, and what for; the bell is a socket beside the region
+//! ```
+//!
+//! Both sides run on any [`Words`](crate::Words): a [`ForeignRegion`](crate::ForeignRegion) in the product, plain or
+//! loom's atomics in tests. Neither believes the other: each word is read once and checked, and what cannot be is a
+//! [`Malformed`], after which the channel is over. State lies in words that are written over; what travels in pipes is
+//! payload; a mark only says "look there", so it may be early or superfluous, never lost.
+
+mod app;
+mod attachment;
+mod daemon;
+mod geometry;
+mod hello;
+#[cfg(all(test, machnet_loom))]
+pub(crate) mod loom;
+mod malformed;
+mod marks;
+mod table;
+mod tag;
+#[cfg(all(test, not(machnet_loom)))]
+mod tests;
+mod values;
+mod wants;
+
+pub use app::{AcceptedView, AppSide, FlowView, Incoming, ListenerView, Note};
+pub use attachment::{Afterwards, Attachment, Line, Over};
+pub use daemon::{DaemonSide, Event};
+pub use geometry::Geometry;
+pub use hello::{Attach, Call, FEATURES, HelloError, Refusal, Refused, Reply, VERSIONS, Welcome};
+pub use malformed::{Malformed, Word};
+pub use tag::Piece;

@@ -1,0 +1,119 @@
+//! What the engine sees of applications.
+//!
+//! [`AppChannel`] is the seam: [`LocalChannel`] serves tasks of the engine's own process through [`machnet_channel`]'s
+//! mailboxes, [`Tenants`] serves processes that nobody trusts, through memory shared with each. No call blocks, and none can fail: an engine never waits for an application.
+
+mod local;
+mod tenants;
+
+use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+use machnet_channel::{Doorbell, FlowOptions, FlowState, FlowStats, Intent, Message};
+
+pub use local::LocalChannel;
+pub use tenants::{Arrival, Counters, Ended, FlowReport, Gate, News, Ports, Quota, Report, TenantReport, Tenants};
+
+/// A flow of the channel. Given out by the channel, valid until [`AppChannel::release`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Slot(pub u32);
+
+/// A listener of the channel. Given out by the channel, valid until [`AppChannel::unlisten`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ListenSlot(pub u32);
+
+/// Something an application did that the engine has not looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hint {
+    /// A new flow wants to be connected.
+    Connect(Slot, SocketAddr),
+    /// A flow has messages to send, has consumed, or has a new intent.
+    Flow(Slot),
+    /// A new listener wants UDP port `port` (0: any).
+    Listen(ListenSlot, u16),
+    /// A listener is gone.
+    Unlisten(ListenSlot),
+}
+
+/// The applications of one engine.
+pub trait AppChannel: Send {
+    /// The next thing to look at.
+    fn next_hint(&mut self) -> Option<Hint>;
+
+    /// The engine wants to sleep: from now on, whoever does something that [`AppChannel::has_work`] would tell, rings.
+    /// Called before it, and after the doorbell was armed. It holds until the next [`AppChannel::next_hint`].
+    fn doze(&mut self) {}
+
+    /// True if [`AppChannel::next_hint`] would find something: the engine must not sleep.
+    fn has_work(&self) -> bool;
+
+    /// A file descriptor that polls readable when somebody rings who cannot ring the doorbell. It stays the same for the
+    /// channel's life.
+    fn wait(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    /// True once the application wants every flow ended.
+    fn is_closing(&self) -> bool;
+
+    /// The bell that wakes this channel's engine.
+    fn bell(&self) -> Arc<Doorbell>;
+
+    /// What the application chose for a flow that is to be connected.
+    fn options(&self, slot: Slot) -> FlowOptions;
+
+    /// What the application chose for the flows that a listener accepts.
+    fn listen_options(&self, listener: ListenSlot) -> FlowOptions;
+
+    /// What the application wants of a flow. Read it before draining [`AppChannel::take`].
+    fn intent(&mut self, slot: Slot) -> Intent;
+
+    /// Takes the next message to send.
+    fn take(&mut self, slot: Slot) -> Option<Message>;
+
+    /// Cumulative units the application has consumed.
+    fn consumed(&mut self, slot: Slot) -> u64;
+
+    /// Asks for a hint when `consumed` reaches `units`; returns `consumed` as it is after that.
+    fn set_tell_at(&mut self, slot: Slot, units: u64) -> u64;
+
+    /// Hands over a received message.
+    fn deliver(&mut self, slot: Slot, message: Message);
+
+    /// Cumulative units that may be posted, and that were acknowledged.
+    fn set_progress(&mut self, slot: Slot, room: u64, acknowledged: u64);
+
+    /// Publishes where the flow stands.
+    fn set_state(&mut self, slot: Slot, state: FlowState);
+
+    /// The address the flow uses on this side.
+    fn set_local(&mut self, slot: Slot, local: SocketAddr);
+
+    /// The largest message the flow carries, bytes.
+    fn set_max_message(&mut self, slot: Slot, bytes: u32);
+
+    /// Publishes the flow's counters.
+    fn set_stats(&mut self, slot: Slot, stats: &FlowStats);
+
+    /// Gives back the memory of past traffic: the flow is idle.
+    fn shed(&mut self, slot: Slot);
+
+    /// The engine has forgotten the flow. Whoever waits for it is woken.
+    fn release(&mut self, slot: Slot);
+
+    /// The result of a [`Hint::Listen`].
+    fn set_listening(&mut self, listener: ListenSlot, opened: Result<SocketAddr, &std::io::Error>);
+
+    /// True if the listener takes another flow now.
+    fn can_accept(&mut self, listener: ListenSlot) -> bool;
+
+    /// Queues a flow that finished its handshake at a listener.
+    fn accept(&mut self, listener: ListenSlot, local: SocketAddr, peer: SocketAddr) -> Slot;
+
+    /// The engine has forgotten the listener.
+    fn unlisten(&mut self, listener: ListenSlot);
+
+    /// Wakes everybody that the round concerns: the last thing an engine does in a round.
+    fn end_round(&mut self);
+}

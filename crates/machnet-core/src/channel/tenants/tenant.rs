@@ -1,0 +1,223 @@
+//! One application: what is known of it, what it sent, and what waits for it.
+
+use std::collections::VecDeque;
+
+use machnet_channel::shared::{DaemonSide, Piece};
+use machnet_channel::{Message, UNIT, Words, cost_in_units};
+
+use super::gate::{Arrival, Counters, Ended, Quota};
+use super::store::Store;
+
+/// No flow.
+pub(super) const NONE: u32 = u32::MAX;
+
+/// Bytes put into one application's pipe in one round, of what waited, at least if there are as many: the others' messages
+/// wait as long as that takes to copy.
+const PUT_PER_ROUND: usize = 128 << 10;
+/// What any flow may have underway, however much others of its application have: units.
+const LEAST_ROOM: u64 = 4096 / UNIT;
+
+/// An application.
+#[derive(Debug)]
+pub(super) struct Tenant<W> {
+    pub(super) id: u64,
+    /// `None` once it is no longer served.
+    pub(super) side: Option<Box<DaemonSide<W>>>,
+    pub(super) quota: Quota,
+    /// The engine's name for the flow in each slot, and for each listener.
+    pub(super) flows: Box<[u32]>,
+    pub(super) listeners: Box<[u32]>,
+    pub(super) open_flows: u32,
+    pub(super) open_listeners: u32,
+    pub(super) max_message: u32,
+    /// Units taken and not acknowledged, in whole messages.
+    pub(super) held: u64,
+    /// Units that its flows were given room for, and that are not acknowledged.
+    pub(super) promised: u64,
+    /// The beginning of a message in several pieces.
+    partial: Vec<u8>,
+    /// Received messages that wait for room in its pipe, each with the slot of its flow, and how far the first is in.
+    waiting: VecDeque<(u32, Message)>,
+    from: usize,
+    pub(super) waiting_bytes: u64,
+    /// What waits has room, and was left for the next round.
+    pub(super) more_to_put: bool,
+    /// What it sent is left in its pipe: there is no memory for it.
+    pub(super) is_full: bool,
+    /// Something was done that it is to be shown at the end of the round: it is in the list of those.
+    pub(super) is_dirty: bool,
+    /// Something was done that it must be shown.
+    shows: bool,
+    /// Bytes that it may still have taken in this rotation.
+    pub(super) deficit: i64,
+    pub(super) counters: Counters,
+}
+
+/// What was taken from a pipe.
+pub(super) enum Taken {
+    /// A message, whole.
+    Message(Message),
+    /// A part of one.
+    Part,
+}
+
+impl<W: Words + Clone> Tenant<W> {
+    pub(super) fn new(arrival: Arrival<W>) -> Self {
+        let Arrival { id, side, slots: (flows, listeners), max_message, quota } = arrival;
+        Self {
+            id,
+            side: Some(Box::new(side)),
+            quota,
+            flows: vec![NONE; 2 * flows as usize].into(),
+            listeners: vec![NONE; listeners as usize].into(),
+            open_flows: 0,
+            open_listeners: 0,
+            max_message,
+            held: 0,
+            promised: 0,
+            partial: Vec::new(),
+            waiting: VecDeque::new(),
+            from: 0,
+            waiting_bytes: 0,
+            more_to_put: false,
+            is_full: false,
+            is_dirty: false,
+            shows: false,
+            deficit: 0,
+            counters: Counters::default(),
+        }
+    }
+
+    /// True if the engine may forget it.
+    pub(super) const fn is_over(&self) -> bool {
+        self.side.is_none() && self.open_flows == 0 && self.open_listeners == 0
+    }
+
+    /// It is no longer served: forgets what it sent and what waits for it.
+    pub(super) fn end(&mut self) -> Option<Box<DaemonSide<W>>> {
+        self.partial = Vec::new();
+        self.waiting = VecDeque::new();
+        (self.waiting_bytes, self.more_to_put, self.is_full) = (0, false, false);
+        self.side.take()
+    }
+
+    /// Bytes that it has sent and that were not acknowledged.
+    pub(super) const fn held_bytes(&self) -> u64 {
+        self.held * UNIT + self.partial.len() as u64
+    }
+
+    /// The next piece that it sent, if there is memory for it.
+    pub(super) fn peek(&mut self) -> Result<Option<Piece>, Ended> {
+        self.is_full = false;
+        let Some(side) = &mut self.side else { return Ok(None) };
+        let piece = side.peek().map_err(Ended::Malformed)?;
+        // Pieces of flows that are over were dropped on the way, which leaves room.
+        self.shows = true;
+        let Some(piece) = piece else { return Ok(None) };
+        if piece.begins {
+            // What was begun before was given up.
+            self.partial.clear();
+        }
+        // One message always fits: none is longer than the quota.
+        if self.held > 0 && self.held_bytes() + piece.len as u64 > self.quota.memory {
+            self.is_full = true;
+            return Ok(None);
+        }
+        Ok(Some(piece))
+    }
+
+    /// Takes the piece that [`Tenant::peek`] showed.
+    pub(super) fn take(&mut self, piece: Piece, store: &mut Store) -> Result<Taken, Ended> {
+        let Piece { len, more, begins, .. } = piece;
+        let Some(side) = &mut self.side else { return Ok(Taken::Part) };
+        let message = if begins && !more {
+            store.message(len, |bytes| side.take(bytes)).map_err(Ended::Malformed)?
+        } else {
+            let at = self.partial.len();
+            self.partial.resize(at + len, 0);
+            side.take(&mut self.partial[at..]).map_err(Ended::Malformed)?;
+            if more {
+                return Ok(Taken::Part);
+            }
+            std::mem::take(&mut self.partial).into()
+        };
+        self.held += cost_in_units(message.len());
+        self.counters.messages_taken += 1;
+        self.counters.bytes_taken += message.len() as u64;
+        Ok(Taken::Message(message))
+    }
+
+    /// True if something was done since the last call that it must be shown.
+    pub(super) const fn shows_something(&mut self) -> bool {
+        std::mem::replace(&mut self.shows, false)
+    }
+
+    /// How far a flow may post that has `acknowledged` and was given `room` before, if its engine takes up to `most`.
+    ///
+    /// A quarter of what no flow of the application was promised, so that there is always some left for the next one, and
+    /// never nothing. Room is not taken back.
+    pub(super) fn room(&mut self, room: u64, was_acknowledged: u64, acknowledged: u64, most: u64) -> u64 {
+        self.promised = self.promised.saturating_sub(room.saturating_sub(was_acknowledged));
+        let free = (self.quota.memory / UNIT).saturating_sub(self.promised);
+        let room = room.max(acknowledged + (most - acknowledged).min((free / 4).max(LEAST_ROOM)));
+        self.promised += room - acknowledged;
+        room
+    }
+
+    /// Hands over a message: into the pipe, or behind those that wait for room in it.
+    pub(super) fn deliver(&mut self, slot: u32, message: Message) -> Result<(), Ended> {
+        let Some(side) = &mut self.side else { return Ok(()) };
+        side.count_delivered(slot, message.len());
+        self.shows = true;
+        self.counters.messages_put += 1;
+        self.counters.bytes_put += message.len() as u64;
+        if self.waiting.is_empty() {
+            let mut from = 0;
+            if side.put(slot, message.as_slice(), &mut from).map_err(Ended::Malformed)? {
+                return Ok(());
+            }
+            self.from = from;
+        }
+        self.waiting_bytes += message.len() as u64;
+        self.waiting.push_back((slot, message));
+        Ok(())
+    }
+
+    /// Puts what waits into the pipe, as far as there is room. Returns true if that was anything.
+    pub(super) fn put_waiting(&mut self) -> Result<bool, Ended> {
+        self.more_to_put = false;
+        let Some(side) = &mut self.side else { return Ok(false) };
+        let mut put = 0;
+        while let Some((slot, message)) = self.waiting.front() {
+            if put >= PUT_PER_ROUND {
+                self.more_to_put = true;
+                break;
+            }
+            let before = self.from;
+            let done = side.put(*slot, message.as_slice(), &mut self.from).map_err(Ended::Malformed)?;
+            put += self.from - before + usize::from(done);
+            if !done {
+                break;
+            }
+            self.waiting_bytes -= message.len() as u64;
+            self.from = 0;
+            self.waiting.pop_front();
+        }
+        self.shows |= put > 0;
+        Ok(put > 0)
+    }
+
+    /// The engine wants to sleep: asks to be rung.
+    pub(super) fn arm(&mut self) {
+        let room = !self.waiting.is_empty();
+        if let Some(side) = &mut self.side {
+            side.arm(room);
+        }
+    }
+
+    /// True if there is something to do for it.
+    pub(super) fn has_work(&self) -> bool {
+        let Some(side) = &self.side else { return false };
+        self.more_to_put || side.has_work(!self.is_full) || (!self.waiting.is_empty() && side.has_room())
+    }
+}

@@ -1,0 +1,140 @@
+//! The control thread: who may attach, and who is gone.
+//!
+//! ```text
+//!   socket ─ accept ─▶ callers (1 s to say what they want, 32 at a time)
+//!      ├─ ATTACH ─ admit ─▶ WELCOME with the region's descriptor; a seat; told to the engine
+//!      │            └─ no ─▶ REFUSED, why
+//!      └─ STAT ─▶ asks the engine ─▶ one message of JSON
+//!   connections of seats: watched for their end
+//! ```
+//!
+//! It does what takes time: memory, descriptors, configuration. No caller can hold it up: nothing is waited for but in
+//! one `poll`. All that it says is one message that fits a socket's buffer, or its receiver has lost it.
+
+mod callers;
+mod seats;
+mod stat;
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, Instant};
+
+use machnet_async::engine::{Outcome, Status};
+use machnet_core::News;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{SendFlags, Shutdown, send, shutdown};
+
+use crate::config::Settings;
+use crate::desk::Desk;
+use crate::socket::Listener;
+use callers::{Callers, Heard};
+use seats::Seats;
+
+/// How long to leave the socket alone after the system had no descriptor for a caller.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// What the thread is made of.
+#[derive(Debug)]
+pub(crate) struct Control {
+    pub(crate) settings: Settings,
+    pub(crate) home: SocketAddr,
+    pub(crate) driver: String,
+    pub(crate) listener: Listener,
+    pub(crate) desk: Arc<Desk>,
+    pub(crate) status: Arc<Status>,
+    pub(crate) started: Instant,
+}
+
+/// The engine's end wakes the thread.
+struct WakeControl(Arc<Desk>);
+
+impl Wake for WakeControl {
+    fn wake(self: Arc<Self>) {
+        self.0.wake_control();
+    }
+}
+
+impl Control {
+    /// Serves until the engine has ended; how it did.
+    pub(crate) fn run(self) -> io::Result<Outcome> {
+        let mut ended = Status::ended(&self.status);
+        let waker = Waker::from(Arc::new(WakeControl(Arc::clone(&self.desk))));
+        let mut callers = Callers::default();
+        let mut seats = Seats::new(&self.settings, self.home);
+        let mut askers: Vec<OwnedFd> = Vec::new();
+        let mut until = None;
+        loop {
+            if let Poll::Ready(outcome) = Pin::new(&mut ended).poll(&mut Context::from_waker(&waker)) {
+                return Ok(outcome);
+            }
+            if self.desk.is_closing() && until.is_none() {
+                crate::notify::stopping();
+                tracing::info!("ending: flows have {:?} to finish", self.settings.drain);
+                until = Some(Instant::now() + self.settings.drain);
+            }
+            if until.is_some_and(|until| Instant::now() >= until) {
+                let text = format!("flows had not ended after {:?}; they are cut off", self.settings.drain);
+                return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+            }
+            self.wait(&callers, &seats, until);
+            self.desk.clear_control();
+            let now = Instant::now();
+            callers.accept(&self.listener, now);
+            for heard in callers.hear(now) {
+                match heard {
+                    Heard::Attach(caller, attach) => {
+                        if let Some((arrival, line)) = seats.admit(caller, &attach, self.desk.is_closing()) {
+                            self.desk.tell(News::Came(arrival), Some(line));
+                        }
+                    }
+                    Heard::Stat(caller) => {
+                        if askers.is_empty() {
+                            self.desk.tell(News::Report, None);
+                        }
+                        askers.push(caller);
+                    }
+                    Heard::Nonsense(caller, why) => seats.refuse_nonsense(&caller, &why),
+                }
+            }
+            for gone in seats.hung_up() {
+                self.desk.tell(News::Gone(gone), None);
+            }
+            let outbox = self.desk.collect();
+            for (id, why, side) in outbox.dismissed {
+                drop(side);
+                if let Some(seat) = seats.leave(id, &why) {
+                    // Whatever else holds the descriptor: its application hears of it.
+                    let _ = shutdown(&*seat, Shutdown::Both);
+                }
+            }
+            if let Some(report) = outbox.report {
+                let json = stat::json(&self, &seats, &callers, report);
+                for asker in askers.drain(..) {
+                    // If it does not fit, or he went away, he has lost it.
+                    let _ = send(&asker, &json, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+                }
+            }
+        }
+    }
+
+    /// Sleeps until there is something to do.
+    fn wait(&self, callers: &Callers, seats: &Seats, until: Option<Instant>) {
+        let mut fds = vec![PollFd::new(&self.desk.control, PollFlags::IN)];
+        fds.extend(callers.sockets().map(|socket| PollFd::new(socket, PollFlags::IN)));
+        if callers.take_more() {
+            fds.push(PollFd::new(self.listener.socket(), PollFlags::IN));
+        }
+        // What they say there is for the engine.
+        fds.extend(seats.lines().map(|line| PollFd::new(line, PollFlags::RDHUP)));
+        let now = Instant::now();
+        let pause = callers.is_paused().then(|| now + PAUSE);
+        let nearest = [callers.nearest(), pause, until].into_iter().flatten().min();
+        let timeout = nearest.and_then(|at| Timespec::try_from(at.saturating_duration_since(now)).ok());
+        // An error cannot be but EINTR: another look does no harm.
+        let _ = poll(&mut fds, timeout.as_ref());
+    }
+}

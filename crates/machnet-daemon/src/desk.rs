@@ -1,0 +1,218 @@
+//! What the control thread and the engine thread hand to each other.
+//!
+//! ```text
+//!   control ─ came, gone, report? ─▶ desk ─ flag, doorbell ─▶ engine (Reception: its Gate)
+//!   control ◀─ eventfd ─ desk ◀──── dismissed, report ─────── engine
+//! ```
+//!
+//! The engine looks at a flag in each round, and takes a lock only if there is something. It writes bells (sockets) and
+//! closes nothing, maps nothing and unmaps nothing: that takes time which it has not.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use machnet_channel::shared::DaemonSide;
+use machnet_channel::{Doorbell, ForeignRegion};
+use machnet_core::{Ended, Gate, News, Report};
+use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
+use rustix::net::{RecvFlags, SendFlags, recv, send};
+
+/// The memory shared with one application.
+pub(crate) type Shared = Arc<ForeignRegion>;
+
+/// Rings of one application that are read at a time. An honest one sends one for each time that the daemon sleeps.
+const RINGS: usize = 16;
+/// Applications whose rings are read at a time; more the next time.
+const RINGERS: usize = 64;
+
+/// What both threads share.
+#[derive(Debug)]
+pub(crate) struct Desk {
+    /// Set when something lies in `inbox`.
+    has_news: AtomicBool,
+    closing: AtomicBool,
+    inbox: Mutex<Vec<Item>>,
+    outbox: Mutex<Outbox>,
+    /// The engine's bell.
+    bell: Arc<Doorbell>,
+    /// The control thread's: readable when `outbox` has something, and when the engine has ended.
+    pub(crate) control: OwnedFd,
+}
+
+/// For the engine.
+pub(crate) enum Item {
+    /// News, with the connection if it is of somebody who came.
+    News(News<Shared>, Option<Arc<OwnedFd>>),
+}
+
+impl fmt::Debug for Item {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Item")
+    }
+}
+
+/// For the control thread.
+#[derive(Default)]
+pub(crate) struct Outbox {
+    pub(crate) dismissed: Vec<(u64, Ended, Box<DaemonSide<Shared>>)>,
+    pub(crate) report: Option<Report>,
+}
+
+impl fmt::Debug for Outbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Outbox").field("dismissed", &self.dismissed.len()).finish_non_exhaustive()
+    }
+}
+
+/// None of these locks guards an invariant that a panic could break.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Desk {
+    pub(crate) fn new() -> std::io::Result<Arc<Self>> {
+        Ok(Arc::new(Self {
+            has_news: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
+            inbox: Mutex::new(Vec::new()),
+            outbox: Mutex::new(Outbox::default()),
+            bell: Arc::new(Doorbell::new()),
+            control: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+        }))
+    }
+
+    /// Control: news for the engine.
+    pub(crate) fn tell(&self, news: News<Shared>, line: Option<Arc<OwnedFd>>) {
+        lock(&self.inbox).push(Item::News(news, line));
+        self.has_news.store(true, Ordering::Release);
+        self.bell.ring();
+    }
+
+    /// Anybody: the daemon is to end.
+    pub(crate) fn close(&self) {
+        self.closing.store(true, Ordering::Release);
+        self.bell.ring();
+        self.wake_control();
+    }
+
+    /// True after [`Desk::close`].
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+
+    /// Control: what the engine has for it.
+    pub(crate) fn collect(&self) -> Outbox {
+        std::mem::take(&mut lock(&self.outbox))
+    }
+
+    pub(crate) fn wake_control(&self) {
+        // Fails only if the counter is full, and then it is readable anyway.
+        let _ = rustix::io::write(&self.control, &1_u64.to_ne_bytes());
+    }
+
+    /// Control: awake.
+    pub(crate) fn clear_control(&self) {
+        let mut count = [0; 8];
+        // EAGAIN if nobody rang after all.
+        let _ = rustix::io::read(&self.control, &mut count);
+    }
+}
+
+/// The engine's end.
+#[derive(Debug)]
+pub(crate) struct Reception {
+    desk: Arc<Desk>,
+    news: std::vec::IntoIter<Item>,
+    /// The connections of who is served, which are their bells.
+    lines: BTreeMap<u64, Arc<OwnedFd>>,
+    /// Readable when one of them has rung.
+    epoll: OwnedFd,
+}
+
+impl Reception {
+    pub(crate) fn new(desk: Arc<Desk>) -> std::io::Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        Ok(Self { desk, news: Vec::new().into_iter(), lines: BTreeMap::new(), epoll })
+    }
+}
+
+impl Gate for Reception {
+    type Words = Shared;
+
+    fn has_news(&self) -> bool {
+        self.news.len() > 0 || self.desk.has_news.load(Ordering::Acquire)
+    }
+
+    fn next(&mut self) -> Option<News<Shared>> {
+        if self.news.len() == 0 && self.desk.has_news.load(Ordering::Acquire) {
+            let mut inbox = lock(&self.desk.inbox);
+            self.desk.has_news.store(false, Ordering::Release);
+            self.news = std::mem::take(&mut *inbox).into_iter();
+        }
+        let Item::News(news, line) = self.news.next()?;
+        if let (News::Came(arrival), Some(line)) = (&news, line) {
+            // By edges: who leaves rings unread for us wakes us no more often than he sends.
+            let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+            if let Err(error) = epoll::add(&self.epoll, &*line, epoll::EventData::new_u64(arrival.id), flags) {
+                // It could never wake us.
+                tracing::warn!(%error, id = arrival.id, "cannot listen to an application's bell");
+                return self.next();
+            }
+            self.lines.insert(arrival.id, line);
+        }
+        Some(news)
+    }
+
+    fn ring(&mut self, tenant: u64) {
+        if let Some(line) = self.lines.get(&tenant) {
+            // If it does not fit, others wait there; if it is closed, the control thread sees that.
+            let _ = send(&**line, &[1], SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+        }
+    }
+
+    fn dismiss(&mut self, tenant: u64, why: &Ended, side: Box<DaemonSide<Shared>>) {
+        if let Some(line) = self.lines.remove(&tenant) {
+            let _ = epoll::delete(&self.epoll, &*line);
+        }
+        lock(&self.desk.outbox).dismissed.push((tenant, *why, side));
+        self.desk.wake_control();
+    }
+
+    fn report(&mut self, report: Report) {
+        lock(&self.desk.outbox).report = Some(report);
+        self.desk.wake_control();
+    }
+
+    fn is_closing(&self) -> bool {
+        self.desk.is_closing()
+    }
+
+    fn bell(&self) -> Arc<Doorbell> {
+        Arc::clone(&self.desk.bell)
+    }
+
+    fn wait(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.epoll.as_fd())
+    }
+
+    fn hush(&mut self) {
+        let mut events = [MaybeUninit::<epoll::Event>::uninit(); RINGERS];
+        let Ok((events, _)) = epoll::wait(&self.epoll, &mut events[..], Some(&Timespec::default())) else { return };
+        for event in events {
+            let Some(line) = self.lines.get(&event.data.u64()) else { continue };
+            let mut byte = [0; 1];
+            for _ in 0..RINGS {
+                // Descriptors that come along are closed by the kernel. 0: the connection is closed, which the control thread
+                // sees.
+                if recv(&**line, &mut byte[..], RecvFlags::DONTWAIT).is_ok_and(|(len, _)| len > 0) {
+                    continue;
+                }
+                break;
+            }
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! Machnet's sidecar: one engine that many applications share, which trust neither it nor each other.
+//!
+//! ```text
+//!   config/    machnet.toml
+//!   socket.rs  the file that applications connect to
+//!   control/   the thread that lets them in, watches them, and tells about them
+//!   desk.rs    between it and the engine's thread
+//!   notify.rs  the service manager
+//! ```
+//!
+//! What the engine does for them is [`Tenants`]; what lies in the memory that they share with it, `docs/spec/sidecar.md`;
+//! what an operator has to know, `docs/daemon.md`.
+//!
+//! The daemon trusts the kernel about who an application is (SO_PEERCRED), and nothing that the application says. It creates
+//! every descriptor, and takes none.
+#![forbid(unsafe_code)]
+
+mod config;
+mod control;
+mod desk;
+mod notify;
+mod socket;
+mod url;
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use machnet_async::engine::{EngineThread, Outcome, Status};
+use machnet_core::{Driver, EngineStats, Hairpin, Tenants};
+use machnet_shm::Shm;
+use machnet_udp::Udp;
+
+pub use config::{Allowance, Config, ConfigError, Mistake, Settings};
+use control::Control;
+use desk::{Desk, Reception};
+use socket::Listener;
+pub use url::DriverUrl;
+
+/// A daemon that runs. Dropped, it ends, as by [`Daemon::stop`], and that is waited for.
+#[derive(Debug)]
+pub struct Daemon {
+    desk: Arc<Desk>,
+    status: Arc<Status>,
+    home: SocketAddr,
+    socket: PathBuf,
+    control: Option<JoinHandle<io::Result<Outcome>>>,
+}
+
+impl Daemon {
+    /// Starts what a configuration describes.
+    ///
+    /// # Errors
+    /// The vNIC cannot be opened; `AddrInUse`: another daemon serves the socket; else as [`Daemon::start`].
+    pub fn open(config: Config) -> io::Result<Self> {
+        let Config { driver, settings } = config;
+        let name = driver.to_string();
+        match driver {
+            DriverUrl::Udp(address) => {
+                let driver = Udp::bind(address)?;
+                Self::run(Hairpin::shared(driver, own_addresses(address.ip())), settings, name)
+            }
+            DriverUrl::Shm(wire) => Self::run(Hairpin::alone(Shm::attach(&wire)?), settings, name),
+            #[cfg(feature = "dpdk")]
+            DriverUrl::Dpdk(port) => Self::run(Hairpin::alone(port.open()?), settings, name),
+        }
+    }
+
+    /// Starts a daemon on a driver of one's own: for tests and simulations. Nothing is turned around that the driver does
+    /// not.
+    ///
+    /// # Errors
+    /// `AddrInUse`: another daemon serves the socket. `InvalidInput`: the engine's limits contradict each other or the
+    /// driver. Else what the system says: no such directory, no descriptors, no threads.
+    pub fn start<D: Driver + 'static>(driver: D, settings: Settings) -> io::Result<Self> {
+        let name = format!("at {}", driver.home());
+        Self::run(driver, settings, name)
+    }
+
+    fn run<D: Driver + 'static>(driver: D, settings: Settings, name: String) -> io::Result<Self> {
+        let started = Instant::now();
+        let listener = Listener::bind(&settings.socket, settings.mode, settings.group)?;
+        let (desk, status, home) = (Desk::new()?, Arc::new(Status::default()), driver.home());
+        let channel = Tenants::new(Reception::new(Arc::clone(&desk))?)?;
+        let (config, idle, core) = (settings.engine, settings.idle, settings.core);
+        let engine = EngineThread { driver, channel, config, idle, name: "machnet-engine".to_owned(), core };
+        engine.start(&status)?;
+        let socket = settings.socket.clone();
+        let control = Control {
+            settings,
+            home,
+            driver: name.clone(),
+            listener,
+            desk: Arc::clone(&desk),
+            status: Arc::clone(&status),
+            started,
+        };
+        let thread = std::thread::Builder::new().name("machnet-control".to_owned());
+        let control = match thread.spawn(move || control.run()) {
+            Ok(thread) => thread,
+            Err(error) => {
+                desk.close();
+                return Err(error);
+            }
+        };
+        tracing::info!(driver = name, %home, socket = %socket.display(), "serving");
+        notify::ready(&format!("serving {} at {}", home, socket.display()));
+        Ok(Self { desk, status, home, socket, control: Some(control) })
+    }
+
+    /// The address that its applications' flows leave from.
+    #[must_use]
+    pub const fn home(&self) -> SocketAddr {
+        self.home
+    }
+
+    /// Where applications find it.
+    #[must_use]
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Its engine's counters, as last published.
+    #[must_use]
+    pub fn stats(&self) -> EngineStats {
+        self.status.stats()
+    }
+
+    /// How often its engine went to sleep.
+    #[must_use]
+    pub fn sleeps(&self) -> u64 {
+        self.status.parks()
+    }
+
+    /// What ends it from another thread, or a signal's.
+    #[must_use]
+    pub fn stopper(&self) -> Stopper {
+        Stopper(Arc::clone(&self.desk))
+    }
+
+    /// Asks it to end: flows finish what their applications have sent, bounded by [`Settings::drain`].
+    pub fn stop(&self) {
+        self.desk.close();
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// `TimedOut`: flows were cut off. `Other`: its engine failed.
+    pub fn join(mut self) -> io::Result<()> {
+        self.wait()
+    }
+
+    fn wait(&mut self) -> io::Result<()> {
+        let Some(control) = self.control.take() else { return Ok(()) };
+        match control.join() {
+            Ok(Ok(Outcome::Finished)) => Ok(()),
+            Ok(Ok(_)) => Err(io::Error::other("the engine panicked")),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(io::Error::other("the control thread panicked")),
+        }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.stop();
+        if let Err(error) = self.wait() {
+            tracing::warn!(%error, "the daemon did not end in order");
+        }
+    }
+}
+
+/// Ends a [`Daemon`].
+#[derive(Clone, Debug)]
+pub struct Stopper(Arc<Desk>);
+
+impl Stopper {
+    /// As [`Daemon::stop`].
+    pub fn stop(&self) {
+        self.0.close();
+    }
+}
+
+/// The addresses that a driver bound to `ip` is reached at: of a wildcard, those of all interfaces as they are now.
+fn own_addresses(ip: IpAddr) -> Vec<IpAddr> {
+    if !ip.is_unspecified() {
+        return vec![ip];
+    }
+    let interfaces = nix::ifaddrs::getifaddrs().into_iter().flatten().filter_map(|interface| interface.address);
+    let addresses = interfaces.filter_map(|address| {
+        let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+        v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
+    });
+    addresses.filter(|address| address.is_ipv4() == ip.is_ipv4()).collect()
+}

@@ -1,0 +1,82 @@
+//! Whatever the hash does, every message arrives once and in order.
+
+use super::super::{Run, Scenario, kept};
+use super::cluster::{Cluster, Host};
+use crate::setup::{micros, millis, seconds};
+use crate::{Link, Rss};
+
+pub(super) const SCENARIOS: &[Scenario] = &[
+    kept("rss-wrong", "every packet hits a wrong queue: all are handed over, none is lost or doubled", wrong),
+    kept(
+        "rss-spray",
+        "a queue drawn for each packet, on links that lose and double, makes no second flow of an INIT",
+        spray,
+    ),
+    kept("rss-counts", "1 to 9 engines at one end and others at the other, under random keys and tables", counts),
+    kept("rss-remap", "the NIC's key and table change while flows are busy", remap),
+    kept("rss-single", "several engines and a single socket, either way round", single),
+];
+
+fn link() -> Link {
+    Link::with_rate(10_000_000_000, micros(20), 1 << 20)
+}
+
+fn wrong(run: &Run) {
+    for engines in [2, 3, 8] {
+        let host = Host::of(engines, Rss::Wrong);
+        let mut cluster = Cluster::new(run, &link(), host, host);
+        let talk = cluster.talk(&mut run.rng(), 0, 6, 40, 20_000);
+        cluster.finish(&talk, seconds(10));
+        let ratio = cluster.note(run, &format!("{engines} engines"));
+        assert!(ratio > 0.9, "{ratio}");
+        cluster.end(&talk);
+    }
+}
+
+fn spray(run: &Run) {
+    let link = Link { loss: 0.05, duplicate: 0.2, reorder: 0.1, reorder_by: micros(100), ..link() };
+    let mut cluster = Cluster::new(run, &link, Host::of(3, Rss::Spray), Host::of(5, Rss::Spray));
+    let talk = cluster.talk(&mut run.rng(), 0, 12, 10, 5_000);
+    cluster.finish(&talk, seconds(20));
+    cluster.note(run, "3 and 5 engines");
+    // Whose last packets may still be answered, and nobody else.
+    let [_, servers] = cluster.stats();
+    assert!(servers.flows <= 12, "{} flows for 12", servers.flows);
+    cluster.end(&talk);
+}
+
+fn counts(run: &Run) {
+    let mut rng = run.rng();
+    for rss in [Rss::Toeplitz, Rss::Random] {
+        let [a, b] = [0; 2].map(|_| 1 + rng.below(9) as usize);
+        let mut cluster = Cluster::new(run, &link(), Host::of(a, rss), Host::of(b, rss));
+        let talk = cluster.talk(&mut rng, 0, 10, 60, 20_000);
+        cluster.finish(&talk, seconds(10));
+        cluster.note(run, &format!("{rss:?}, {a} and {b} engines"));
+        cluster.end(&talk);
+    }
+}
+
+fn remap(run: &Run) {
+    let mut cluster = Cluster::new(run, &link(), Host::of(4, Rss::Toeplitz), Host::of(3, Rss::Random));
+    let talk = cluster.talk(&mut run.rng(), 0, 8, 400, 20_000);
+    for step in 0..10 {
+        cluster.world.run_for(micros(400)).unwrap();
+        let queue = if step % 2 == 0 { cluster.clients[0] } else { cluster.servers[0] };
+        cluster.world.fabric().redraw_rss(cluster.world.driver(queue));
+    }
+    cluster.finish(&talk, seconds(20));
+    cluster.note(run, "4 and 3 engines");
+    cluster.end(&talk);
+}
+
+fn single(run: &Run) {
+    for (clients, servers) in [(Host::SINGLE, Host::of(4, Rss::Random)), (Host::of(4, Rss::Random), Host::SINGLE)] {
+        let mut cluster = Cluster::new(run, &link(), clients, servers);
+        let talk = cluster.talk(&mut run.rng(), 0, 8, 100, 20_000);
+        cluster.finish(&talk, seconds(10));
+        cluster.note(run, &format!("{} and {} engines", clients.engines, servers.engines));
+        cluster.world.run_for(millis(1)).unwrap();
+        cluster.end(&talk);
+    }
+}
