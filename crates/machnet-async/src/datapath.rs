@@ -24,7 +24,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use machnet_channel::{CloseReason, FlowState, Intake};
-use machnet_core::{AppChannel, Config, Driver, Engine, EngineStats, LocalChannel};
+use machnet_core::{AppChannel, Config, Driver, Engine, EngineStats, LocalChannel, Member};
 use rustix::thread::CpuSet;
 use slab::Slab;
 
@@ -46,12 +46,32 @@ pub(crate) struct Datapath<D> {
 impl<D: Driver + 'static> Datapath<D> {
     /// Starts the thread; returns when it is pinned and its engine exists.
     pub(crate) fn start(self) -> io::Result<Arc<EngineHandle>> {
+        self.start_as(Intake::new(), None)
+    }
+
+    /// Starts a thread for each of `engines` engines, on drivers that the one is divided into.
+    pub(crate) fn start_several(self, engines: usize) -> io::Result<Vec<Arc<EngineHandle>>> {
+        let Self { driver, config, idle, thread_name, core, recv_spin } = self;
+        let intakes: Vec<_> = (0..engines).map(|_| Intake::new()).collect();
+        let bells: Vec<_> = intakes.iter().map(|intake| Arc::clone(intake.bell())).collect();
+        let members = Member::group(&bells, seed()?);
+        let parts = driver.split(engines)?.into_iter().zip(intakes).zip(members).enumerate();
+        parts
+            .map(|(n, ((driver, intake), member))| {
+                let thread_name = format!("{thread_name}-{n}");
+                let core = core.map(|core| core + n);
+                Self { driver, config, idle, thread_name, core, recv_spin }.start_as(intake, Some(member))
+            })
+            .collect()
+    }
+
+    fn start_as(self, intake: Arc<Intake>, member: Option<Member>) -> io::Result<Arc<EngineHandle>> {
         let Self { driver, config, idle, thread_name, core, recv_spin } = self;
         let local = driver.home();
-        let handle = EngineHandle::new(Intake::new(), local, config.max_message as usize, recv_spin);
+        let handle = EngineHandle::new(intake, local, config.max_message as usize, recv_spin);
         let channel = LocalChannel::new(Arc::clone(&handle.intake));
         let thread = EngineThread { driver, channel, config, idle, name: thread_name, core };
-        thread.start(&handle.status)?;
+        thread.start_as(&handle.status, member)?;
         tracing::debug!(%local, "endpoint started");
         Ok(handle)
     }
@@ -80,6 +100,11 @@ impl<D: Driver + 'static, C: AppChannel + 'static> EngineThread<D, C> {
     /// # Errors
     /// As [`EndpointBuilder::start`](crate::EndpointBuilder::start).
     pub fn start(self, status: &Arc<Status>) -> io::Result<()> {
+        self.start_as(status, None)
+    }
+
+    /// [`EngineThread::start`] for one of several engines of an endpoint.
+    fn start_as(self, status: &Arc<Status>, member: Option<Member>) -> io::Result<()> {
         if self.name.contains('\0') {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the engine thread's name contains a NUL"));
         }
@@ -89,7 +114,7 @@ impl<D: Driver + 'static, C: AppChannel + 'static> EngineThread<D, C> {
         let (tell, told) = mpsc::sync_channel(1);
         let thread = std::thread::Builder::new().name(self.name.clone());
         thread.spawn(move || {
-            let outcome = catch_unwind(AssertUnwindSafe(|| self.run(&status, seed, &tell)));
+            let outcome = catch_unwind(AssertUnwindSafe(|| self.run(&status, seed, member, &tell)));
             // The engine is gone by now, also after a panic: whoever waited for a flow was woken.
             status.end(match outcome {
                 Ok(()) => Outcome::Finished,
@@ -103,7 +128,13 @@ impl<D: Driver + 'static, C: AppChannel + 'static> EngineThread<D, C> {
     }
 
     /// The thread's body, until the applications have gone and every flow has ended.
-    fn run(self, status: &Arc<Status>, seed: [u8; 32], tell: &mpsc::SyncSender<io::Result<()>>) {
+    fn run(
+        self,
+        status: &Arc<Status>,
+        seed: [u8; 32],
+        member: Option<Member>,
+        tell: &mpsc::SyncSender<io::Result<()>>,
+    ) {
         let local = self.driver.home();
         let start = || -> io::Result<_> {
             if let Some(core) = self.core {
@@ -112,8 +143,11 @@ impl<D: Driver + 'static, C: AppChannel + 'static> EngineThread<D, C> {
             // The default slack of 50 µs would blunt every timer. Best effort.
             let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1000));
             let parker = Parker::new()?;
-            let engine = Engine::new(self.driver, self.channel, self.config, seed)
-                .map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
+            let engine = match member {
+                Some(member) => Engine::join(self.driver, self.channel, self.config, seed, member),
+                None => Engine::new(self.driver, self.channel, self.config, seed),
+            };
+            let engine = engine.map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
             Ok((Runner::new(engine, Arc::clone(status), self.idle), parker))
         };
         match start() {

@@ -8,15 +8,18 @@ use std::env::{self, VarError};
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use crate::{Config, Driver as _, Endpoint, Flow, Listener, Shm, Udp};
+use machnet_core::MAX_ENGINES;
+
+use crate::{AttachBuilder, Config, Driver as _, Endpoint, Flow, Listener, Reconnect, Shm, Udp};
 
 /// Which endpoint processes use by default.
 const VARIABLE: &str = "MACHNET_ENDPOINT";
 
 /// What is meant if the variable is unset.
-const FALLBACK: Url = Url::Udp(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0));
+const FALLBACK: Url = Url::Udp(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0), 1);
 
 impl Flow {
     /// Connects to whoever listens at `peer`, from the process's default endpoint: see [`Endpoint::default_for`].
@@ -58,8 +61,11 @@ impl Endpoint {
     /// | `udp://0.0.0.0`, or not set | UDP sockets, any local address; for IPv6 peers another one, on `[::]` |
     /// | `udp://[::]` | the same |
     /// | `udp://192.0.2.1:7000` | UDP sockets at this address; flows leave from this port. Without one, or 0: any |
+    /// | `udp://192.0.2.1:7000?engines=4` | the same with so many engines, 1 to 64, each with sockets and a thread of its own |
     /// | `shm://name` | memory shared with processes of this host that use the same name: see [`Shm::attach`] |
     /// | `dpdk://0000:00:06.0?ip=10.0.0.5/24` | a port of DPDK's, with the feature `dpdk`: see `dpdk::DpdkUrl` |
+    /// | `unix:///run/machnet/machnet.sock` | the daemon that listens there: see [`Endpoint::attach`] |
+    /// | `unix:///run/machnet/machnet.sock?reconnect=yes` | the same; listeners outlive the daemon: see [`Reconnect`] |
     ///
     /// It lives as long as the process, whatever runtimes come and go. Shut down ([`Endpoint::shutdown`], to wait before
     /// the process exits until everything that was sent has arrived), the next call starts another.
@@ -67,13 +73,14 @@ impl Endpoint {
     /// # Errors
     /// `InvalidInput`: `MACHNET_ENDPOINT` is malformed; the error says where. `Unsupported`: it names a kind of endpoint
     /// that this version does not have; the error lists those it has. Else as [`Udp::bind`],
-    /// [`Shm::attach`] and [`EndpointBuilder::start`](crate::EndpointBuilder::start).
+    /// [`Shm::attach`], [`Endpoint::attach`] and [`EndpointBuilder::start`](crate::EndpointBuilder::start).
     pub fn default_for(peer: IpAddr) -> io::Result<Self> {
         match url()? {
-            Url::Udp(address) => udp_at(address, connects_from(address, peer)),
+            Url::Udp(address, engines) => udp_at(address, *engines, connects_from(address, peer)),
             Url::Shm(name) => shm(name),
             #[cfg(feature = "dpdk")]
             Url::Dpdk(url) => dpdk(url),
+            Url::Unix(path, reconnect) => attached(path, *reconnect),
         }
     }
 }
@@ -112,9 +119,9 @@ fn endpoint(key: IpAddr, start: impl FnOnce() -> io::Result<Endpoint>) -> io::Re
 }
 
 /// UDP sockets at `ip`.
-fn udp_at(url: &SocketAddr, ip: IpAddr) -> io::Result<Endpoint> {
+fn udp_at(url: &SocketAddr, engines: usize, ip: IpAddr) -> io::Result<Endpoint> {
     let port = if ip == url.ip() { url.port() } else { 0 };
-    endpoint(ip, || Endpoint::builder().driver(Udp::bind((ip, port))?).start())
+    endpoint(ip, || Endpoint::builder().driver(Udp::bind((ip, port))?).engines(engines).start())
 }
 
 /// The one endpoint over shared memory.
@@ -141,10 +148,15 @@ fn dpdk(url: &crate::dpdk::DpdkUrl) -> io::Result<Endpoint> {
     })
 }
 
+/// The one endpoint of a daemon's.
+fn attached(path: &Path, reconnect: Reconnect) -> io::Result<Endpoint> {
+    endpoint(Ipv4Addr::UNSPECIFIED.into(), || AttachBuilder::new(path).reconnect(reconnect).attach())
+}
+
 /// The endpoint that listens at `asked`.
 fn listening_at(url: &Url, asked: IpAddr) -> io::Result<Endpoint> {
     match url {
-        Url::Udp(address) => udp_at(address, listens_at(address.ip(), asked, url)?),
+        Url::Udp(address, engines) => udp_at(address, *engines, listens_at(address.ip(), asked, url)?),
         Url::Shm(name) => {
             let endpoint = shm(name)?;
             listens_at(endpoint.local_addr().ip(), asked, url)?;
@@ -152,8 +164,14 @@ fn listening_at(url: &Url, asked: IpAddr) -> io::Result<Endpoint> {
         }
         #[cfg(feature = "dpdk")]
         Url::Dpdk(port) => {
-            listens_at(port.address(), asked, url)?;
-            dpdk(port)
+            let endpoint = dpdk(port)?;
+            listens_at(endpoint.local_addr().ip(), asked, url)?;
+            Ok(endpoint)
+        }
+        Url::Unix(path, reconnect) => {
+            let endpoint = attached(path, *reconnect)?;
+            listens_at(endpoint.local_addr().ip(), asked, url)?;
+            Ok(endpoint)
         }
     }
 }
@@ -174,7 +192,11 @@ fn listens_at(own: IpAddr, asked: IpAddr, url: &Url) -> io::Result<IpAddr> {
     } else if asked.is_unspecified() && asked.is_ipv4() == own.is_ipv4() {
         Ok(own)
     } else {
-        let at = if matches!(url, Url::Shm(_)) { format!(", and this process is {own} there") } else { String::new() };
+        let at = match url {
+            Url::Shm(_) => format!(", and this process is {own} there"),
+            Url::Unix(..) => format!(", and the daemon is {own}"),
+            _ => String::new(),
+        };
         let text = format!("cannot listen at {asked}: {VARIABLE} is {url}{at}");
         Err(io::Error::new(io::ErrorKind::AddrNotAvailable, text))
     }
@@ -183,13 +205,15 @@ fn listens_at(own: IpAddr, asked: IpAddr, url: &Url) -> io::Result<IpAddr> {
 /// What `MACHNET_ENDPOINT` says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Url {
-    /// UDP sockets at an address.
-    Udp(SocketAddr),
+    /// UDP sockets at an address, and how many engines.
+    Udp(SocketAddr, usize),
     /// Shared memory of a name.
     Shm(String),
     /// A port of DPDK's.
     #[cfg(feature = "dpdk")]
     Dpdk(Box<crate::dpdk::DpdkUrl>),
+    /// A daemon's socket, and what to do when it is gone.
+    Unix(PathBuf, Reconnect),
 }
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -206,8 +230,16 @@ enum UrlError {
     NoIp(String),
     #[error("\"{}\" is no port: a number up to 65535", .0.escape_debug())]
     NoPort(String),
-    #[error("nothing may follow the address, but \"{}\" does", .0.escape_debug())]
+    #[error("\"{}\" is no number of engines: 1 to {MAX_ENGINES}", .0.escape_debug())]
+    NoEngines(String),
+    #[error("nothing but ?engines=N may follow the address, but \"{}\" does", .0.escape_debug())]
     Trailing(String),
+    #[error("no path after \"unix://\"; wanted is for example unix:///run/machnet/machnet.sock")]
+    NoPath,
+    #[error("\"{}\" is no absolute path, beginning with \"/\"; wanted is for example unix:///run/machnet/machnet.sock", .0.escape_debug())]
+    RelativePath(String),
+    #[error("nothing but ?reconnect=yes or ?reconnect=no may follow the path, but \"{}\" does", .0.escape_debug())]
+    NoReconnect(String),
     #[cfg(feature = "dpdk")]
     #[error(transparent)]
     Dpdk(#[from] crate::dpdk::UrlError),
@@ -223,10 +255,10 @@ impl UrlError {
 }
 
 /// Schemes of this build.
-const KNOWN: &str = if cfg!(feature = "dpdk") { "udp, shm, dpdk" } else { "udp, shm" };
+const KNOWN: &str = if cfg!(feature = "dpdk") { "udp, shm, unix, dpdk" } else { "udp, shm, unix" };
 
 /// Schemes of other builds or later versions.
-const PLANNED: [&str; 3] = ["dpdk", "xdp", "unix"];
+const PLANNED: [&str; 2] = ["dpdk", "xdp"];
 
 impl Url {
     fn parse(text: &str) -> Result<Self, UrlError> {
@@ -238,6 +270,9 @@ impl Url {
         if let Some(planned) = PLANNED.into_iter().find(|planned| scheme.eq_ignore_ascii_case(planned)) {
             return Err(UrlError::Planned(planned));
         }
+        if scheme.eq_ignore_ascii_case("unix") {
+            return unix(rest);
+        }
         let rest = rest.strip_suffix('/').unwrap_or(rest);
         if scheme.eq_ignore_ascii_case("shm") {
             // What may be in a name is for the driver to say.
@@ -247,9 +282,11 @@ impl Url {
             return Err(UrlError::UnknownScheme(scheme.to_owned()));
         }
         let (authority, trailing) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
-        if !trailing.is_empty() {
-            return Err(UrlError::Trailing(trailing.to_owned()));
-        }
+        let engines = match trailing.strip_prefix("?engines=") {
+            Some(number) => engines(number)?,
+            None if trailing.is_empty() => 1,
+            None => return Err(UrlError::Trailing(trailing.to_owned())),
+        };
         if authority.is_empty() {
             return Err(UrlError::NoAddress);
         }
@@ -260,8 +297,31 @@ impl Url {
             None => IpAddr::V4(ip.parse::<Ipv4Addr>().map_err(no_ip)?),
         };
         let port = port.map_or(Ok(0), |port| port.parse().map_err(|_| UrlError::NoPort(port.to_owned())))?;
-        Ok(Self::Udp(SocketAddr::new(address, port)))
+        Ok(Self::Udp(SocketAddr::new(address, port), engines))
     }
+}
+
+/// Reads `PATH` and `PATH?reconnect=yes`.
+fn unix(rest: &str) -> Result<Url, UrlError> {
+    let (path, query) = rest.split_once('?').map_or((rest, None), |(path, query)| (path, Some(query)));
+    let reconnect = match query {
+        None | Some("reconnect=no") => Reconnect::Never,
+        Some("reconnect=yes") => Reconnect::new(),
+        Some(other) => return Err(UrlError::NoReconnect(format!("?{other}"))),
+    };
+    if path.is_empty() {
+        return Err(UrlError::NoPath);
+    }
+    if !path.starts_with('/') {
+        return Err(UrlError::RelativePath(path.to_owned()));
+    }
+    Ok(Url::Unix(path.into(), reconnect))
+}
+
+/// Reads a number of engines.
+fn engines(text: &str) -> Result<usize, UrlError> {
+    let number = text.parse().ok().filter(|number| (1..=MAX_ENGINES).contains(number));
+    number.ok_or_else(|| UrlError::NoEngines(text.to_owned()))
 }
 
 /// Divides at the colon before the port, not at one within the address.
@@ -275,10 +335,13 @@ fn split_port(authority: &str) -> (&str, Option<&str>) {
 impl fmt::Display for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Udp(address) => write!(f, "udp://{address}"),
+            Self::Udp(address, 1) => write!(f, "udp://{address}"),
+            Self::Udp(address, engines) => write!(f, "udp://{address}?engines={engines}"),
             Self::Shm(name) => write!(f, "shm://{name}"),
             #[cfg(feature = "dpdk")]
             Self::Dpdk(url) => url.fmt(f),
+            Self::Unix(path, Reconnect::Never) => write!(f, "unix://{}", path.display()),
+            Self::Unix(path, Reconnect::BackingOff { .. }) => write!(f, "unix://{}?reconnect=yes", path.display()),
         }
     }
 }
@@ -297,10 +360,22 @@ mod tests {
             ("udp://[::1]", "[::1]:0"),
             ("udp://[2001:db8::1]:65535", "[2001:db8::1]:65535"),
         ] {
-            assert_eq!(Url::parse(text), Ok(Url::Udp(address.parse().unwrap())), "{text}");
+            assert_eq!(Url::parse(text), Ok(Url::Udp(address.parse().unwrap(), 1)), "{text}");
         }
+        let four = Url::parse("udp://127.0.0.1:7400?engines=4").unwrap();
+        assert_eq!(four, Url::Udp("127.0.0.1:7400".parse().unwrap(), 4));
+        assert_eq!(Url::parse(&four.to_string()), Ok(four));
         for (text, name) in [("shm://x", "x"), ("SHM://perf-1/", "perf-1"), ("shm://", "")] {
             assert_eq!(Url::parse(text), Ok(Url::Shm(name.to_owned())), "{text}");
+        }
+        for (text, reconnect) in [
+            ("unix:///run/m.sock", Reconnect::Never),
+            ("UNIX:///run/m.sock?reconnect=no", Reconnect::Never),
+            ("unix:///run/m.sock?reconnect=yes", Reconnect::new()),
+        ] {
+            let url = Url::parse(text).unwrap();
+            assert_eq!(url, Url::Unix("/run/m.sock".into(), reconnect), "{text}");
+            assert_eq!(Url::parse(&url.to_string()), Ok(url));
         }
         assert_eq!(Url::parse(&FALLBACK.to_string()), Ok(FALLBACK));
     }
@@ -319,16 +394,20 @@ mod tests {
             ("udp://1.2.3.4:65536", "\"65536\" is no port", io::ErrorKind::InvalidInput),
             ("udp://1.2.3.4:", "\"\" is no port", io::ErrorKind::InvalidInput),
             ("udp://1.2.3.4:1?x=y", "\"?x=y\"", io::ErrorKind::InvalidInput),
+            ("udp://1.2.3.4:1?engines=0", "\"0\" is no number of engines: 1 to 64", io::ErrorKind::InvalidInput),
+            ("udp://1.2.3.4:1?engines=", "\"\" is no number of engines", io::ErrorKind::InvalidInput),
             #[cfg(not(feature = "dpdk"))]
             (
                 "dpdk://0000:00:06.0",
-                "\"dpdk\" is not in this build (its feature `dpdk` is off); known schemes: udp, shm",
+                "\"dpdk\" is not in this build (its feature `dpdk` is off); known schemes: udp, shm, unix",
                 io::ErrorKind::Unsupported,
             ),
             #[cfg(feature = "dpdk")]
             ("dpdk://0000:00:06.0", "no own address: add ip=", io::ErrorKind::InvalidInput),
             ("xdp://eth1", "\"xdp\" is not in this version", io::ErrorKind::Unsupported),
-            ("unix:///run/machnet.sock", "\"unix\" is not in this version", io::ErrorKind::Unsupported),
+            ("unix://", "no path after \"unix://\"", io::ErrorKind::InvalidInput),
+            ("unix://run/m.sock", "\"run/m.sock\" is no absolute path", io::ErrorKind::InvalidInput),
+            ("unix:///m?x=1", "but \"?x=1\" does", io::ErrorKind::InvalidInput),
             ("tcp://0.0.0.0", "unknown scheme \"tcp\"; known schemes: udp, shm", io::ErrorKind::Unsupported),
         ] {
             let error = Url::parse(text).unwrap_err();
@@ -345,13 +424,13 @@ mod tests {
             let any: SocketAddr = any.parse().unwrap();
             assert_eq!((connects_from(&any, v4), connects_from(&any, v6)), (ip("0.0.0.0"), ip("::")));
             for asked in [v4, v6, ip("::")] {
-                assert_eq!(listens_at(any.ip(), asked, &Url::Udp(any)).unwrap(), asked);
+                assert_eq!(listens_at(any.ip(), asked, &Url::Udp(any, 1)).unwrap(), asked);
             }
         }
         let one: SocketAddr = "10.0.0.1:0".parse().unwrap();
         assert_eq!((connects_from(&one, v4), connects_from(&one, v6)), (one.ip(), one.ip()));
         for (url, text) in [
-            (Url::Udp(one), "MACHNET_ENDPOINT is udp://10.0.0.1:0"),
+            (Url::Udp(one, 1), "MACHNET_ENDPOINT is udp://10.0.0.1:0"),
             (Url::Shm("x".to_owned()), "MACHNET_ENDPOINT is shm://x, and this process is 10.0.0.1 there"),
         ] {
             for asked in [ip("0.0.0.0"), one.ip()] {

@@ -7,8 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use machnet_core::{Config, Driver, EngineStats};
-use pin_project::pin_project;
+use machnet_core::{Config, Driver, EngineStats, MAX_ENGINES};
 
 use crate::IdlePolicy;
 use crate::datapath::{Datapath, Ended, EngineHandle, Outcome};
@@ -24,7 +23,7 @@ const DEFAULT_BACKLOG: u32 = 128;
 /// Use [`Endpoint::shutdown`] to wait for that, above all before the process exits.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
-    engine: Arc<EngineHandle>,
+    engines: Arc<[Arc<EngineHandle>]>,
 }
 
 impl Endpoint {
@@ -38,22 +37,23 @@ impl Endpoint {
             core: None,
             placement: Placement::default(),
             recv_spin: Duration::ZERO,
+            engines: 1,
         }
     }
 
-    pub(crate) const fn on(engine: Arc<EngineHandle>) -> Self {
-        Self { engine }
+    pub(crate) fn on(engine: Arc<EngineHandle>) -> Self {
+        Self { engines: Arc::new([engine]) }
     }
 
-    /// True once it was shut down, or its engine is gone.
+    /// True once it was shut down, or an engine of it is gone.
     pub(crate) fn is_closing(&self) -> bool {
-        self.engine.is_closing() || self.engine.status().is_gone()
+        self.engines.iter().any(|engine| engine.is_closing() || engine.status().is_gone())
     }
 
     /// The address that connected flows leave from.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
-        self.engine.local()
+        self.engines[0].local()
     }
 
     /// Listens on UDP port `port` of the endpoint's address; 0 takes any free one, which
@@ -78,7 +78,7 @@ impl Endpoint {
     /// # Cancel safety
     /// As [`Endpoint::listen`].
     pub fn listen_with(&self, port: u16, backlog: u32) -> Listen {
-        Listen::new(&self.engine, port, backlog)
+        Listen::new(&self.engines, port, backlog)
     }
 
     /// Connects a flow to whoever listens at `peer`, within [`Config::connect_timeout`].
@@ -92,24 +92,42 @@ impl Endpoint {
     /// # Cancel safety
     /// Dropping the future gives the flow up; a peer that accepted it meanwhile sees it end.
     pub fn connect(&self, peer: SocketAddr) -> Connect {
-        Connect::new(&self.engine, peer)
+        // Each half of a flow holds its engine: the one that is held least has least to do.
+        let engine = self.engines.iter().min_by_key(|engine| Arc::strong_count(engine));
+        Connect::new(engine.unwrap_or(&self.engines[0]), peer)
     }
 
-    /// The engine's counters; published when it becomes idle, and every few hundred rounds while it is busy.
+    /// The engine's counters; published when it becomes idle, and every few hundred rounds while it is busy. Of several
+    /// engines the sums.
     #[must_use]
     pub fn stats(&self) -> EngineStats {
-        self.engine.stats()
+        let mut sum = EngineStats::default();
+        self.engines.iter().for_each(|engine| sum.add(&engine.stats()));
+        sum
+    }
+
+    /// The counters of each engine.
+    #[must_use]
+    pub fn engine_stats(&self) -> Vec<EngineStats> {
+        self.engines.iter().map(|engine| engine.stats()).collect()
     }
 
     /// What waking cost so far, on both sides.
     #[must_use]
     pub fn wake_stats(&self) -> WakeStats {
-        let intake = self.engine.intake();
-        let (rings, parks) = match intake.pump() {
-            Some(pump) => pump.rings(),
-            None => (intake.bell().rings(), self.engine.status().parks()),
-        };
-        WakeStats { wakers_called: intake.woken(), handed_over: intake.handed_over(), rings, parks }
+        self.engines.iter().fold(WakeStats::default(), |sum, engine| {
+            let intake = engine.intake();
+            let (rings, parks) = match intake.pump() {
+                Some(pump) => pump.rings(),
+                None => (intake.bell().rings(), engine.status().parks()),
+            };
+            WakeStats {
+                wakers_called: sum.wakers_called + intake.woken(),
+                handed_over: sum.handed_over + intake.handed_over(),
+                rings: sum.rings + rings,
+                parks: sum.parks + parks,
+            }
+        })
     }
 
     /// Ends every flow and listener of the endpoint, also those held elsewhere, and resolves when the engine is gone:
@@ -123,32 +141,35 @@ impl Endpoint {
     /// # Cancel safety
     /// Once polled, the end goes on without the future. It may be called again, also on a clone.
     pub fn shutdown(&self) -> Shutdown {
-        Shutdown { ended: self.engine.ended(), engine: Arc::clone(&self.engine) }
+        let ended = self.engines.iter().map(|engine| engine.ended()).collect();
+        Shutdown { ended, engines: Arc::clone(&self.engines) }
     }
 }
 
 /// Future of [`Endpoint::shutdown`].
-#[pin_project]
 #[derive(Debug)]
 #[must_use = "futures do nothing unless polled"]
 pub struct Shutdown {
-    #[pin]
-    ended: Ended,
-    engine: Arc<EngineHandle>,
+    ended: Vec<Ended>,
+    engines: Arc<[Arc<EngineHandle>]>,
 }
 
 impl Future for Shutdown {
     type Output = io::Result<()>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        this.engine.intake().shut_down();
-        Poll::Ready(match ready!(this.ended.poll(cx)) {
-            Outcome::Finished => Ok(()),
-            Outcome::Panicked => Err(io::Error::other("the engine panicked")),
-            Outcome::DaemonGone => Err(io::Error::new(io::ErrorKind::NetworkDown, "the daemon is gone")),
-            Outcome::Abandoned => Err(io::Error::other("the runtime that polled the engine was dropped")),
-        })
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Self { ended, engines } = &mut *self;
+        engines.iter().for_each(|engine| engine.intake().shut_down());
+        let mut result = Ok(());
+        for engine in ended {
+            result = Err(match ready!(Pin::new(engine).poll(cx)) {
+                Outcome::Finished => continue,
+                Outcome::Panicked => io::Error::other("the engine panicked"),
+                Outcome::DaemonGone => io::Error::new(io::ErrorKind::NetworkDown, "the daemon is gone"),
+                Outcome::Abandoned => io::Error::other("the runtime that polled the engine was dropped"),
+            });
+        }
+        Poll::Ready(result)
     }
 }
 
@@ -197,18 +218,29 @@ pub struct EndpointBuilder<D = NoDriver> {
     core: Option<usize>,
     placement: Placement,
     recv_spin: Duration,
+    engines: usize,
 }
 
 impl<D> EndpointBuilder<D> {
     /// The vNIC to use, for example [`Udp`](crate::Udp). The endpoint's address is the driver's.
     pub fn driver<E>(self, driver: E) -> EndpointBuilder<E> {
-        let Self { driver: _, config, idle, thread_name, core, placement, recv_spin } = self;
-        EndpointBuilder { driver, config, idle, thread_name, core, placement, recv_spin }
+        let Self { driver: _, config, idle, thread_name, core, placement, recv_spin, engines } = self;
+        EndpointBuilder { driver, config, idle, thread_name, core, placement, recv_spin, engines }
     }
 
     /// Limits and times. Default: [`Config::default`].
     pub const fn config(mut self, config: Config) -> Self {
         self.config = config;
+        self
+    }
+
+    /// How many engines share the endpoint's flows: 1 to 64, each with a thread and a queue of the driver of its own. Default: 1.
+    ///
+    /// For more traffic than one core carries. Connected flows go to the engine that has fewest, accepted ones to any with the
+    /// same chance. Limits are each engine's. With [`Placement::Thread`] only, and drivers that can be
+    /// [divided](Driver::split), as [`Udp`](crate::Udp) can: with four ports for each engine beside its own.
+    pub const fn engines(mut self, engines: usize) -> Self {
+        self.engines = engines;
         self
     }
 
@@ -242,7 +274,7 @@ impl<D> EndpointBuilder<D> {
     }
 
     /// Runs the engine thread on this core only, numbered as Linux does. By default it runs wherever the thread that
-    /// calls [`EndpointBuilder::start`] may run.
+    /// calls [`EndpointBuilder::start`] may run. Several engines take this core and those after it.
     pub const fn pin_to_core(mut self, core: usize) -> Self {
         self.core = Some(core);
         self
@@ -255,18 +287,24 @@ impl<D: Driver + 'static> EndpointBuilder<D> {
     /// # Errors
     /// `InvalidInput`: a limit of the configuration that contradicts another, a core that does not exist or is not
     /// allowed, a thread name with a NUL; the error says which. `Unsupported`: [`Placement::Inline`] outside of a tokio
-    /// runtime, or in one that is not a current-thread runtime. Else what the operating system says if it has no thread
+    /// runtime, or in one that is not a current-thread runtime; several engines on a driver that serves only one. Else what the operating system says if it has no thread
     /// or file descriptor left.
     ///
     /// # Panics
     /// [`Placement::Inline`] in a runtime without IO, as tokio's own sockets do (`Builder::enable_io`).
     pub fn start(self) -> io::Result<Endpoint> {
-        let Self { driver, config, idle, thread_name, core, placement, recv_spin } = self;
+        let Self { driver, config, idle, thread_name, core, placement, recv_spin, engines } = self;
         let datapath = Datapath { driver, config, idle, thread_name, core, recv_spin };
-        let engine = match placement {
-            Placement::Thread => datapath.start(),
-            Placement::Inline => datapath.start_inline(),
-        }?;
-        Ok(Endpoint { engine })
+        let bad = |text: String| Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        let engines: Arc<[_]> = match (placement, engines) {
+            (Placement::Thread, 1) => Arc::new([datapath.start()?]),
+            (Placement::Inline, 1) => Arc::new([datapath.start_inline()?]),
+            (Placement::Thread, 2..=MAX_ENGINES) => datapath.start_several(engines)?.into(),
+            (Placement::Inline, 2..=MAX_ENGINES) => {
+                return bad(format!("{engines} inline engines: one runtime polls one engine"));
+            }
+            _ => return bad(format!("{engines} engines: there may be 1 to {MAX_ENGINES}")),
+        };
+        Ok(Endpoint { engines })
     }
 }

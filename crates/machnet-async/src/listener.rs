@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use futures_core::Stream;
 use futures_core::stream::FusedStream;
-use machnet_channel::{Backlog, BacklogConsumer, FlowOptions};
+use machnet_channel::{Accepted, Backlog, BacklogConsumer, FlowOptions};
 
 use crate::Flow;
 use crate::coop;
@@ -20,8 +20,17 @@ use crate::datapath::EngineHandle;
 #[derive(Debug)]
 #[must_use = "dropped, it stops listening"]
 pub struct Listener {
-    backlog: BacklogConsumer,
+    /// At each engine of the endpoint.
+    ears: Vec<Ear>,
+    /// Who is asked first, in turn.
+    next: usize,
     local: SocketAddr,
+}
+
+/// A listener at one engine.
+#[derive(Debug)]
+struct Ear {
+    backlog: BacklogConsumer,
     /// Last, so that the engine hears of the end of `backlog` first.
     engine: Arc<EngineHandle>,
 }
@@ -56,23 +65,37 @@ impl Listener {
     /// # Errors
     /// As [`Listener::accept`].
     pub fn poll_accept(&mut self, cx: &Context<'_>) -> Poll<io::Result<(Flow, SocketAddr)>> {
-        let Some(accepted) = ready!(self.backlog.poll_accept(cx)) else {
+        let Some((accepted, engine)) = ready!(self.poll_ears(cx)) else {
             return Poll::Ready(Err(self.ended()));
         };
-        let flow = Flow::new(accepted.send, accepted.recv, &self.engine);
+        let flow = Flow::new(accepted.send, accepted.recv, engine);
         let peer = flow.peer_addr();
         tracing::debug!(local = %flow.local_addr(), %peer, "flow accepted");
         Poll::Ready(Ok((flow, peer)))
     }
 
     fn ended(&self) -> io::Error {
-        if self.engine.is_closing() {
+        let is_any = |is: fn(&EngineHandle) -> bool| self.ears.iter().any(|ear| is(&ear.engine));
+        if is_any(EngineHandle::is_closing) {
             io::Error::new(io::ErrorKind::NotConnected, "the endpoint was shut down")
-        } else if self.engine.intake().pump().is_some() {
+        } else if is_any(|engine| engine.intake().pump().is_some()) {
             io::Error::new(io::ErrorKind::NetworkDown, "the daemon is gone, or no longer listens there")
         } else {
             io::Error::new(io::ErrorKind::NotConnected, "the engine is gone")
         }
+    }
+
+    /// What was accepted by the first engine that has something, and that engine. With none, all of them wake the task.
+    fn poll_ears(&mut self, cx: &Context<'_>) -> Poll<Option<(Accepted, &Arc<EngineHandle>)>> {
+        let count = self.ears.len();
+        for turn in 0..count {
+            let at = (self.next + turn) % count;
+            if let Poll::Ready(accepted) = self.ears[at].backlog.poll_accept(cx) {
+                self.next = (at + 1) % count;
+                return Poll::Ready(accepted.map(|accepted| (accepted, &self.ears[at].engine)));
+            }
+        }
+        Poll::Pending
     }
 }
 
@@ -125,14 +148,19 @@ pub struct Listen {
     port: u16,
     limit: u32,
     options: FlowOptions,
-    backlog: Option<BacklogConsumer>,
-    /// Last, so that the engine hears of the end of `backlog` first.
-    engine: Arc<EngineHandle>,
+    /// At the engines that opened the port already, and at the next.
+    ears: Vec<Ear>,
+    opening: Option<BacklogConsumer>,
+    /// Last, so that the engine hears of the end of `opening` first.
+    engines: Arc<[Arc<EngineHandle>]>,
 }
 
 impl Listen {
-    pub(crate) fn new(engine: &Arc<EngineHandle>, port: u16, limit: u32) -> Self {
-        Self { port, limit, options: FlowOptions::new(), backlog: None, engine: Arc::clone(engine) }
+    pub(crate) fn new(engines: &Arc<[Arc<EngineHandle>]>, port: u16, limit: u32) -> Self {
+        let (ears, engines) = (Vec::new(), Arc::clone(engines));
+        // Between them.
+        let limit = limit.div_ceil(engines.len() as u32);
+        Self { port, limit, options: FlowOptions::new(), ears, opening: None, engines }
     }
 
     /// Chooses something for the flows to be accepted that the endpoint has otherwise. Of no effect once the future was
@@ -147,22 +175,30 @@ impl Future for Listen {
     type Output = io::Result<Listener>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Self { port, limit, options, backlog, engine } = &mut *self;
-        let mut opening =
-            backlog.take().unwrap_or_else(|| Backlog::listen_with(engine.intake(), *port, *limit, *options));
-        Poll::Ready(match opening.poll_opened(cx) {
-            Poll::Pending => {
-                *backlog = Some(opening);
-                return Poll::Pending;
+        let Self { port, limit, options, ears, opening, engines } = &mut *self;
+        // The first chooses the port if it was 0; the others join it.
+        for engine in &engines[ears.len()..] {
+            let mut next =
+                opening.take().unwrap_or_else(|| Backlog::listen_with(engine.intake(), *port, *limit, *options));
+            match next.poll_opened(cx) {
+                Poll::Pending => {
+                    *opening = Some(next);
+                    return Poll::Pending;
+                }
+                Poll::Ready(Ok(local)) => {
+                    *port = local.port();
+                    ears.push(Ear { backlog: next, engine: Arc::clone(engine) });
+                }
+                Poll::Ready(Err(error)) => {
+                    let asked = SocketAddr::new(engine.local().ip(), *port);
+                    let text = format!("cannot listen on {asked}: {error}");
+                    return Poll::Ready(Err(io::Error::new(error.kind(), text)));
+                }
             }
-            Poll::Ready(Ok(local)) => {
-                tracing::debug!(%local, "listening");
-                Ok(Listener { backlog: opening, local, engine: Arc::clone(engine) })
-            }
-            Poll::Ready(Err(error)) => {
-                let asked = SocketAddr::new(engine.local().ip(), *port);
-                Err(io::Error::new(error.kind(), format!("cannot listen on {asked}: {error}")))
-            }
-        })
+        }
+        let mut local = engines[0].local();
+        local.set_port(*port);
+        tracing::debug!(%local, "listening");
+        Poll::Ready(Ok(Listener { ears: std::mem::take(ears), next: 0, local }))
     }
 }

@@ -5,15 +5,19 @@
 //! wire/     what carries messages: Machnet endpoints, and rivals behind the same calls
 //! perf/     `machnet perf server`, `machnet perf client`
 //! ping.rs   `machnet ping`
+//! daemon.rs `machnet daemon`
+//! stat.rs   `machnet stat`
 //! doctor.rs `machnet doctor`
 //! ```
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks to its user")]
 
 mod args;
+mod daemon;
 mod doctor;
 mod perf;
 mod ping;
+mod stat;
 mod wire;
 
 use std::io;
@@ -23,7 +27,7 @@ use clap::{Parser, Subcommand};
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 #[derive(Parser)]
-#[command(name = "machnet", version, about = "Measure Machnet flows and their rivals, ping Machnet hosts")]
+#[command(name = "machnet", version, about = "Share an engine, measure flows and their rivals, ping Machnet hosts")]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -36,6 +40,10 @@ enum Command {
     Perf(perf::Perf),
     /// Handshakes with a Machnet host, timed
     Ping(ping::Options),
+    /// An engine that the applications of this host share: a sidecar, until SIGTERM
+    Daemon(daemon::Options),
+    /// How a daemon and its applications do
+    Stat(stat::Options),
     /// What would work on this machine, what is missing, and what mends it
     Doctor(doctor::Options),
 }
@@ -67,6 +75,8 @@ fn main() -> ExitCode {
     let (result, failure) = match cli.command {
         Command::Perf(perf) => (perf.run(), 1),
         Command::Ping(options) => (ping::run(&options), 2),
+        Command::Daemon(options) => (daemon::run(&options), 1),
+        Command::Stat(options) => (stat::run(&options), 1),
         Command::Doctor(options) => (doctor::run(&options), 1),
     };
     result.unwrap_or_else(|error| {

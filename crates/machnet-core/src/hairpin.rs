@@ -37,7 +37,7 @@ pub struct Hairpin<D> {
     own: Vec<IpAddr>,
     /// Nobody but this driver has these addresses.
     alone: bool,
-    /// Open ports, and how often.
+    /// Ports that were opened, and how often.
     open: BTreeMap<u16, u32>,
     turned: VecDeque<RxPacket>,
     refused: VecDeque<Unreachable>,
@@ -63,13 +63,11 @@ impl<D: Driver> Hairpin<D> {
         own.retain(|ip| !ip.is_unspecified() && !ip.is_multicast());
         own.sort_unstable();
         own.dedup();
-        // The home port is open from the beginning.
-        let open = BTreeMap::from([(driver.home().port(), 1)]);
         Self {
             driver,
             own,
             alone,
-            open,
+            open: BTreeMap::new(),
             turned: VecDeque::new(),
             refused: VecDeque::new(),
             drops: Drops::default(),
@@ -93,13 +91,18 @@ impl<D: Driver> Hairpin<D> {
     }
 
     fn turns(&self, to: SocketAddr) -> bool {
-        self.own.contains(&to.ip()) && (self.alone || self.open.contains_key(&to.port()))
+        self.own.contains(&to.ip()) && (self.alone || self.is_open(to.port()))
+    }
+
+    fn is_open(&self, port: u16) -> bool {
+        let (first, last) = self.driver.ports();
+        (first..=last).contains(&port) || self.open.contains_key(&port)
     }
 
     fn turn(&mut self, packet: &TxPacket) -> Result<(), DropReason> {
         let Meta { local, remote, .. } = packet.meta;
         let bytes = packet.payload.as_ref();
-        if !self.open.contains_key(&remote.port()) {
+        if !self.is_open(remote.port()) {
             let mut quoted = [0; 16];
             let len = bytes.len().min(quoted.len());
             quoted[..len].copy_from_slice(&bytes[..len]);
@@ -139,6 +142,10 @@ impl<D: Driver> Driver for Hairpin<D> {
 
     fn home(&self) -> SocketAddr {
         self.driver.home()
+    }
+
+    fn ports(&self) -> (u16, u16) {
+        self.driver.ports()
     }
 
     fn begin(&mut self, now: Instant) {

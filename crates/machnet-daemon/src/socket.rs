@@ -116,7 +116,7 @@ mod tests {
         assert!(error.to_string().contains("m.sock: a daemon serves this socket already"), "{error}");
         // It dies: the file stays.
         let Listener { socket, _lock, .. } = &*std::mem::ManuallyDrop::new(first);
-        // SAFETY-free: descriptors are closed by hand, as the kernel would.
+        // What the kernel does when a process ends.
         rustix::net::shutdown(socket, rustix::net::Shutdown::Both).unwrap();
         flock(_lock, FlockOperation::Unlock).unwrap();
         let second = Listener::bind(&path, 0o600, None);

@@ -69,9 +69,8 @@ impl Bench {
                 Some(lossbox)
             }
             Wire::Dpdk(ports) => {
-                // A port of its own, and the server's address.
-                let (_, server) = url.rsplit_once("&server=").context("a server names itself")?;
-                url = format!("{}&server={server}", ports.urls(contender.scheme).1);
+                // A port of its own, which names the server.
+                url = ports.urls(contender.scheme).1;
                 None
             }
             Wire::Veth | Wire::Loopback | Wire::Local => None,

@@ -19,7 +19,7 @@ use super::control::{Control, Hello, Mode, Sample, Settings, encode};
 use super::host;
 use super::load::{End, Flow, Phase, Plan, come_and_go, wait};
 use super::options::{Running, asked_to_end};
-use super::report::{Report, SideReport};
+use super::report::{self, Report, SideReport};
 use super::usage::Usage;
 use crate::args::{self, Limit};
 use crate::wire::{self, Job, Rx, Side, Tx, Url, Wire};
@@ -303,7 +303,7 @@ impl<W: Wire> Opened<W> {
             }
         }
         let server_before = within(options.running.timeout, self.control.sample()).await.context("before measuring")?;
-        let client_before = Usage::now();
+        let (client_before, counts_before) = (Usage::now(), wire.facts());
         let phase = Phase::new(&plan, options.limit());
         let bar = progress_bar(options.limit());
         let end = self.phase(options, wire, &phase, interrupted, |done| show(&bar, &phase, done)).await;
@@ -331,6 +331,9 @@ impl<W: Wire> Opened<W> {
             server.counts = facts;
             server
         });
+        let counted =
+            [(&counts_before, Some(&client.counts)), (&server_before.facts, server.as_ref().map(|s| &s.counts))];
+        let handover_ratio = report::handover_ratio(&counted);
         let total = |server: &SideReport| Some(client.cpu_us_per_op? + server.cpu_us_per_op?);
         let mut report = Report {
             cpu_us_per_op: server.as_ref().and_then(total),
@@ -338,6 +341,7 @@ impl<W: Wire> Opened<W> {
             client,
             server,
             opening_s: self.opening_s,
+            handover_ratio,
             load_before,
             ..options.report()
         };

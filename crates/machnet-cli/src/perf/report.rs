@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 use super::control::Mode;
 use super::recorder::Recorded;
 use super::usage::{Thread, Usage};
+use crate::wire::{HANDED_OVER, RECEIVED};
 
 /// One measurement. Times are µs, sizes are bytes; `None` is what was not, or cannot be, measured.
 #[derive(Default, Serialize)]
@@ -43,6 +44,9 @@ pub(crate) struct Report {
     pub(crate) percentiles: Vec<(f64, f64)>,
     /// Both sides together.
     pub(crate) cpu_us_per_op: Option<f64>,
+    /// What of the packets that both sides received while it was measured belonged to another engine than the one that received
+    /// them.
+    pub(crate) handover_ratio: Option<f64>,
     pub(crate) client: SideReport,
     pub(crate) server: Option<SideReport>,
     /// How long it took to open the flows, s.
@@ -93,6 +97,15 @@ impl SideReport {
             counts: Map::new(),
         }
     }
+}
+
+/// Of what both sides counted before and after.
+pub(crate) fn handover_ratio(counted: &[(&Map<String, Value>, Option<&Map<String, Value>>)]) -> Option<f64> {
+    let grown = |name: &str| -> Option<u64> {
+        counted.iter().map(|(before, after)| Some((*after)?.get(name)?.as_u64()? - before.get(name)?.as_u64()?)).sum()
+    };
+    let received = grown(RECEIVED)?;
+    (received > 0).then_some(grown(HANDED_OVER)? as f64 / received as f64)
 }
 
 /// The percentiles of `percentiles`: what a plot needs to show a tail.
@@ -156,6 +169,9 @@ impl Report {
         if let Some(cpu) = self.cpu_us_per_op {
             rows.push(("CPU", format!("{cpu:.2} us per operation, both sides")));
         }
+        if let Some(ratio) = self.handover_ratio.filter(|_| self.url.contains("engines=")) {
+            rows.push(("handover_ratio", format!("{ratio:.6}")));
+        }
         for (name, side) in [("client", Some(&self.client)), ("server", self.server.as_ref())] {
             let Some(side) = side else { continue };
             let threads: Vec<_> =
@@ -164,7 +180,7 @@ impl Report {
         }
         let mut text = String::new();
         for (name, value) in rows {
-            text += &format!("{name:<12}{value}\n");
+            text += &format!("{name:<16}{value}\n");
         }
         text
     }

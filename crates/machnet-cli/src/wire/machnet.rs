@@ -1,18 +1,25 @@
-//! `udp://`, `shm://` and `dpdk://`: flows of a Machnet endpoint, over UDP sockets, shared memory or a DPDK port.
+//! `udp://`, `shm://`, `dpdk://`: flows of a Machnet endpoint, over UDP sockets, shared memory or a DPDK port; `unix://`: of
+//! one whose engine is in a daemon.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::path::Path;
 
 #[cfg(feature = "dpdk")]
 use machnet::Congestion;
-use machnet::{Config, Driver, Endpoint, Message, RecvHalf, SendHalf, Udp};
+use machnet::{AttachBuilder, Config, Driver, Endpoint, Message, RecvHalf, SendHalf, Udp};
 use machnet_shm::Shm;
 use serde_json::{Map, Value};
 
+use super::url::DEFAULT_PORT;
 use super::{Link, Listener, Rx, Setup, Side, Tx, Wire};
 
 /// Flows that may wait to be accepted.
 const BACKLOG: u32 = 1024;
+
+/// Facts: packets received, and those of them that belonged to another engine of the endpoint.
+pub(crate) const RECEIVED: &str = "packets_received";
+pub(crate) const HANDED_OVER: &str = "packets_handed_over";
 
 pub(crate) struct Machnet {
     endpoint: Endpoint,
@@ -25,12 +32,12 @@ pub(crate) struct Machnet {
 
 impl Machnet {
     /// Starts an endpoint on UDP sockets: a server's at the address that `at` names, a client's at one that reaches it.
-    pub(crate) fn udp(at: SocketAddr, setup: &Setup, side: Side) -> io::Result<Self> {
+    pub(crate) fn udp(at: SocketAddr, engines: usize, setup: &Setup, side: Side) -> io::Result<Self> {
         let from = match (side, at) {
             (Side::Server, _) => at.ip(),
             (Side::Client, _) => setup.bind.unwrap_or_else(|| source(at)),
         };
-        Self::open(Udp::bind((from, 0))?, at, setup, |_, at| format!("udp://{at}"), "")
+        Self::open(Udp::bind((from, 0))?, engines, at, setup, |_, at| format!("udp://{at}"), "")
     }
 
     /// Starts an endpoint on shared memory: the server is the hub of `name`.
@@ -42,7 +49,7 @@ impl Machnet {
         // Packets as large as the hub's wires carry.
         let setup =
             Setup { max_payload: setup.max_payload.or(Some(driver.capabilities().max_payload)), ..setup.clone() };
-        Self::open(driver, (Shm::HUB, port).into(), &setup, |name, at| format!("shm://{name}:{}", at.port()), name)
+        Self::open(driver, 1, (Shm::HUB, port).into(), &setup, |name, at| format!("shm://{name}:{}", at.port()), name)
     }
 
     /// Starts an endpoint on a DPDK port. A client elsewhere needs a port of its own to name beside the server's address.
@@ -53,11 +60,21 @@ impl Machnet {
         setup.max_payload.get_or_insert(driver.capabilities().max_payload);
         // As the library's default endpoint.
         setup.congestion.get_or_insert(Congestion::Cubic);
-        Self::open(driver, server, &setup, |port, at| format!("{port}&server={at}"), &port.to_string())
+        Self::open(driver, 1, server, &setup, super::url::with_server, &port.to_string())
+    }
+
+    /// Attaches to a daemon. The server is at `server`; without it, at the daemon's own address.
+    pub(crate) fn unix(path: &Path, server: Option<SocketAddr>, setup: &Setup) -> io::Result<Self> {
+        let builder = AttachBuilder::new(path).flows(setup.flows).recv_spin(setup.recv_spin);
+        let endpoint = builder.attach()?;
+        let at = server.unwrap_or_else(|| SocketAddr::new(reachable(endpoint.local_addr().ip()), DEFAULT_PORT));
+        let url = |path: &str, at| format!("unix://{path}?server={}", reachable_at(at));
+        Ok(Self { endpoint, at, max_size: super::MAX_SIZE, url, name: path.display().to_string() })
     }
 
     fn open<D: Driver + 'static>(
         driver: D,
+        engines: usize,
         at: SocketAddr,
         setup: &Setup,
         url: fn(&str, SocketAddr) -> String,
@@ -71,13 +88,26 @@ impl Machnet {
             config.max_payload = bytes;
         }
         let max_size = config.max_message as usize;
-        let mut builder = Endpoint::builder().driver(driver).config(config);
+        let mut builder = Endpoint::builder().driver(driver).engines(engines).config(config);
         if let Some(core) = setup.engine_core {
             builder = builder.pin_to_core(core);
         }
         let endpoint = builder.placement(setup.placement).idle(setup.idle).thread_name("engine").start()?;
         Ok(Self { endpoint, at, max_size, url, name: name.to_owned() })
     }
+}
+
+/// An address of this host's to reach who is at all of them.
+fn reachable(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    }
+}
+
+fn reachable_at(at: SocketAddr) -> SocketAddr {
+    SocketAddr::new(reachable(at.ip()), at.port())
 }
 
 /// The address that the kernel would send to `to` from: an endpoint there has packets as long as that one interface takes,
@@ -143,9 +173,11 @@ impl Wire for Machnet {
             ("doorbell_rings", wakes.rings),
             ("engine_parks", wakes.parks),
             ("packets_sent", engine.packets_sent),
-            ("packets_received", engine.packets_received),
+            (RECEIVED, engine.packets_received),
             ("packets_lost", engine.packets_lost),
             ("packets_dropped", engine.drops.total()),
+            (HANDED_OVER, engine.handed_over),
+            ("probes_sent", engine.probes_sent),
         ];
         facts.into_iter().map(|(name, count)| (name.to_owned(), Value::from(count))).collect()
     }

@@ -104,6 +104,22 @@ pub struct EngineStats {
     pub drops: Drops,
 }
 
+impl EngineStats {
+    /// Adds the counters of another engine of the same endpoint.
+    pub fn add(&mut self, other: &Self) {
+        self.packets_received += other.packets_received;
+        self.handed_over += other.handed_over;
+        self.taken_over += other.taken_over;
+        self.probes_sent += other.probes_sent;
+        self.packets_sent += other.packets_sent;
+        self.packets_lost += other.packets_lost;
+        self.retries_sent += other.retries_sent;
+        self.flows += other.flows;
+        self.buffers_in_use += other.buffers_in_use;
+        self.drops.add(&other.drops);
+    }
+}
+
 /// A listening port.
 #[derive(Clone, Copy, Debug)]
 struct Listening {
@@ -363,6 +379,9 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
                 Some(at) if at <= self.now => {
                     any = true;
                     flow.on_timer(self.now);
+                    if flow.is_unanswered() {
+                        self.tx.driver.doubt(flow.remote.ip());
+                    }
                     self.touch(key);
                 }
                 // It was postponed meanwhile.
@@ -518,7 +537,8 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             self.touched.push(key);
         }
         if flow.wants_turn(self.now) {
-            self.turns.push(key);
+            let group = flow.slot.map_or(0, |slot| self.channel.group(slot));
+            self.turns.push(key, group);
         }
     }
 
@@ -560,6 +580,12 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
     /// The applications.
     pub const fn channel(&self) -> &C {
         &self.channel
+    }
+
+    /// The applications, for tests that play them.
+    #[cfg(test)]
+    pub(crate) const fn channel_mut(&mut self) -> &mut C {
+        &mut self.channel
     }
 
     /// The last engine of a group to end its flows ends them all.

@@ -180,7 +180,7 @@ impl Config {
 
         let mut socket = root.section(reader, "socket");
         match socket.take(reader, "path", socket_path) {
-            Some(path) => settings.socket = path.value,
+            Some(path) => settings.socket = path,
             None if socket.is_whole() => {
                 let reason = "socket.path is missing; wanted is for example \"/run/machnet.sock\"";
                 reader.note(socket.span(), reason.to_owned());
@@ -188,7 +188,7 @@ impl Config {
             None => {}
         }
         set(&mut settings.mode, socket.take(reader, "mode", mode));
-        settings.group = socket.take(reader, "group", group).map(|at| at.value);
+        settings.group = socket.take(reader, "group", group);
         socket.finish(reader, &["path", "mode", "group"]);
 
         let mut limits = root.section(reader, "limits");
@@ -206,7 +206,7 @@ impl Config {
             reader.note(0..0, "nobody may attach: wanted is at least one [[allow]]".to_owned());
         }
         root.finish(reader, &["driver", "engine", "socket", "limits", "allow"]);
-        Some(Self { driver: url?.value, settings })
+        Some(Self { driver: url?, settings })
     }
 }
 
@@ -232,16 +232,16 @@ const ALLOW_KEYS: &[&str] =
     &["name", "user", "group", "ports", "applications", "flows", "listeners", "memory", "pipe", "pieces", "piece"];
 
 /// A value, if one was given.
-fn set<T>(place: &mut T, given: Option<read::At<T>>) {
+fn set<T>(place: &mut T, given: Option<T>) {
     if let Some(given) = given {
-        *place = given.value;
+        *place = given;
     }
 }
 
 /// [`set`], of what was checked to fit.
-fn set_u32(place: &mut u32, given: Option<read::At<u64>>) {
+fn set_u32(place: &mut u32, given: Option<u64>) {
     if let Some(given) = given {
-        *place = given.value as u32;
+        *place = given as u32;
     }
 }
 
@@ -249,7 +249,7 @@ impl Settings {
     fn read_engine(&mut self, reader: &mut Reader<'_>, section: &mut Section<'_>) {
         let engine = &mut self.engine;
         let cores = rustix::thread::CpuSet::MAX_CPU as u64 - 1;
-        self.core = section.take(reader, "core", number(0..=cores)).map(|at| at.value as usize);
+        self.core = section.take(reader, "core", number(0..=cores)).map(|core| core as usize);
         set(&mut self.idle, section.take(reader, "idle", idle));
         set_u32(&mut engine.max_message, section.take(reader, "max_message", size(1..=MAX_MESSAGE.into())));
         set_u32(&mut engine.receive_window, section.take(reader, "receive_window", size(2048..=1 << 30)));
@@ -260,7 +260,7 @@ impl Settings {
         set(&mut engine.dead_peer_timeout, section.take(reader, "dead_peer_timeout", time));
         set(&mut engine.linger, section.take(reader, "linger", time));
         set(&mut engine.max_ack_delay, section.take(reader, "max_ack_delay", time));
-        engine.congestion = section.take(reader, "congestion", congestion).map(|at| at.value);
+        engine.congestion = section.take(reader, "congestion", congestion);
         set_u32(&mut engine.max_payload, section.take(reader, "max_payload", size(1232..=65_507)));
         set(&mut engine.reassembly_bytes, section.take(reader, "reassembly", size(1 << 20..=1 << 46)));
         set(&mut engine.peer_reassembly_bytes, section.take(reader, "peer_reassembly", size(1 << 16..=1 << 46)));
@@ -271,11 +271,11 @@ impl Allowance {
     fn read(reader: &mut Reader<'_>, section: &mut Section<'_>, settings: &Settings) -> Self {
         let mut allowance = Self::everybody();
         set(&mut allowance.name, section.take(reader, "name", text));
-        allowance.user = section.take(reader, "user", user).map(|at| at.value);
-        allowance.group = section.take(reader, "group", group).map(|at| at.value);
+        allowance.user = section.take(reader, "user", user);
+        allowance.group = section.take(reader, "group", group);
         set_u32(&mut allowance.applications, section.take(reader, "applications", number(1..=1024)));
         let Quota { flows, listeners, memory, ports: may } = &mut allowance.quota;
-        *may = section.take(reader, "ports", ports).map_or_else(Ports::default, |at| at.value);
+        *may = section.take(reader, "ports", ports).unwrap_or_default();
         set_u32(flows, section.take(reader, "flows", number(1..=16_384)));
         set_u32(listeners, section.take(reader, "listeners", number(0..=64)));
         set(memory, section.take(reader, "memory", size(1 << 20..=1 << 46)));

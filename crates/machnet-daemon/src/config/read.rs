@@ -65,13 +65,6 @@ pub(super) struct Section<'t> {
     whole: bool,
 }
 
-/// A value of a key, and where it stands.
-#[derive(Clone, Debug)]
-pub(super) struct At<T> {
-    pub(super) value: T,
-    pub(super) span: Range<usize>,
-}
-
 impl<'t> Section<'t> {
     /// Where it stands.
     pub(super) fn span(&self) -> Range<usize> {
@@ -98,10 +91,10 @@ impl<'t> Section<'t> {
         reader: &mut Reader<'_>,
         key: &str,
         read: impl FnOnce(&DeValue<'_>) -> Result<T, String>,
-    ) -> Option<At<T>> {
+    ) -> Option<T> {
         let (span, value) = self.remove(key)?;
         match read(&value) {
-            Ok(value) => Some(At { value, span }),
+            Ok(value) => Some(value),
             Err(reason) => {
                 self.whole = false;
                 let found = shown(&value);

@@ -175,7 +175,9 @@ impl Seats {
         let (region, fd) = ForeignRegion::create("machnet", geometry.bytes())
             .map_err(|error| (Refusal::NoMemory, format!("the daemon has no memory or descriptors left: {error}")))?;
         // Here, not in the engine's rounds, its pages are made.
-        region.words().iter().step_by(PAGE_WORDS).for_each(|word| drop(word.load(Ordering::Relaxed)));
+        region.words().iter().step_by(PAGE_WORDS).for_each(|word| {
+            word.load(Ordering::Relaxed);
+        });
         // So that a few messages fit the quota at a time.
         let max_message = u64::from(self.max_message).min(allowance.quota.memory / 4) as u32;
         let side = DaemonSide::new(Arc::new(region), &geometry, max_message);

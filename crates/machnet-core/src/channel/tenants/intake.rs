@@ -185,8 +185,8 @@ impl<G: Gate> Tenants<G> {
                     let tenant = &mut self.tenants[key];
                     tenant.counters.refused += 1;
                     if let Some(side) = &mut tenant.side {
+                        // Its slot is in use until the application drops it.
                         side.set_listening(listener, Err(&error));
-                        side.unlisten(listener);
                         self.touch(key);
                     }
                     return;
@@ -195,9 +195,15 @@ impl<G: Gate> Tenants<G> {
                 self.hints.push_back(Hint::Listen(ListenSlot(slot), port));
             }
             Event::Unlisten { listener } => {
-                let slot = self.tenants[key].listeners[listener as usize];
-                if slot != NONE {
+                let tenant = &mut self.tenants[key];
+                let slot = tenant.listeners[listener as usize];
+                if let Some(listening) = self.listeners.get_mut(slot as usize) {
+                    listening.is_dropped = true;
                     self.hints.push_back(Hint::Unlisten(ListenSlot(slot)));
+                } else if let Some(side) = &mut tenant.side {
+                    // The engine has forgotten it, or never knew it: it was refused.
+                    side.unlisten(listener);
+                    self.touch(key);
                 }
             }
         }
@@ -226,7 +232,8 @@ impl<G: Gate> Tenants<G> {
     }
 
     fn insert_listener(&mut self, key: usize, slot: u32, options: FlowOptions) -> u32 {
-        let listening = Listening { tenant: key, slot, port: None, options, is_known: false, is_orphan: false };
+        let listening =
+            Listening { tenant: key, slot, port: None, options, is_known: false, is_dropped: false, is_orphan: false };
         let listener = self.listeners.insert(listening) as u32;
         let tenant = &mut self.tenants[key];
         tenant.open_listeners += 1;

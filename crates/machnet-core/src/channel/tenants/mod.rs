@@ -80,6 +80,8 @@ struct Listening {
     port: Option<u16>,
     options: FlowOptions,
     is_known: bool,
+    /// The application has dropped it.
+    is_dropped: bool,
     is_orphan: bool,
 }
 
@@ -256,7 +258,9 @@ impl<G: Gate> Tenants<G> {
         if let Some(known) = tenant.listeners.get_mut(listening.slot as usize) {
             *known = NONE;
         }
-        if let Some(side) = &mut tenant.side {
+        if let Some(side) = &mut tenant.side
+            && listening.is_dropped
+        {
             side.unlisten(listening.slot);
             self.touch(listening.tenant);
         }
@@ -362,6 +366,10 @@ impl<G: Gate> AppChannel for Tenants<G> {
 
     fn bell(&self) -> Arc<Doorbell> {
         Arc::clone(&self.bell)
+    }
+
+    fn group(&self, slot: Slot) -> u32 {
+        self.flows[slot.0 as usize].tenant as u32
     }
 
     fn options(&self, slot: Slot) -> FlowOptions {

@@ -1,1 +1,6 @@
+//! Tenants behind an engine whose host talks to itself, in virtual time; applications as `AppSide`s.
 
+mod fairness;
+mod hostile;
+mod life;
+mod rig;

@@ -161,14 +161,7 @@ impl Cluster {
     pub(super) fn stats(&self) -> [EngineStats; 2] {
         [&self.clients, &self.servers].map(|machines| {
             machines.iter().fold(EngineStats::default(), |mut sum, &machine| {
-                let stats = self.world.stats(machine);
-                sum.packets_received += stats.packets_received;
-                sum.packets_sent += stats.packets_sent;
-                sum.flows += stats.flows;
-                sum.handed_over += stats.handed_over;
-                sum.taken_over += stats.taken_over;
-                sum.probes_sent += stats.probes_sent;
-                sum.drops.add(&stats.drops);
+                sum.add(&self.world.stats(machine));
                 sum
             })
         })

@@ -1,0 +1,189 @@
+//! `machnet stat`: how a daemon and its applications do. Rates come from asking twice.
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use machnet_channel::shared::Call;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recv, send, socket_with,
+};
+use serde_json::{Value, json};
+
+use crate::args::positive_duration;
+
+/// How long a daemon may take to answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// More than a daemon sends.
+const LONGEST: usize = 1 << 20;
+
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// The daemon's socket; by default that of MACHNET_ENDPOINT=unix://…, else /run/machnet/machnet.sock
+    #[arg(long)]
+    socket: Option<PathBuf>,
+    /// As JSON, for programs
+    #[arg(long)]
+    json: bool,
+    /// Ask twice, so long apart, for rates
+    #[arg(long, default_value = "200ms", value_parser = positive_duration)]
+    interval: Duration,
+}
+
+pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
+    let path = options.socket.clone().unwrap_or_else(default_socket);
+    let before = ask(&path)?;
+    std::thread::sleep(options.interval);
+    let mut after = ask(&path)?;
+    add_rates(&before, &mut after);
+    if options.json {
+        println!("{after:#}")
+    } else {
+        show(&after)
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn default_socket() -> PathBuf {
+    let endpoint = std::env::var("MACHNET_ENDPOINT").ok();
+    let path = endpoint.as_deref().and_then(|url| url.strip_prefix("unix://"));
+    path.unwrap_or("/run/machnet/machnet.sock").into()
+}
+
+fn ask(path: &Path) -> anyhow::Result<Value> {
+    let at = || format!("no daemon at {}", path.display());
+    let flags = SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    connect(&socket, &SocketAddrUnix::new(path).with_context(at)?).map_err(|error| match error.kind() {
+        ErrorKind::NotFound => anyhow::anyhow!("{}: there is no such socket", at()),
+        ErrorKind::ConnectionRefused => anyhow::anyhow!("{}: nobody listens there any more", at()),
+        _ => anyhow::Error::from(error).context(at()),
+    })?;
+    send(&socket, &Call::Stat.emit(), SendFlags::NOSIGNAL).with_context(at)?;
+    let patience = Timespec::try_from(PATIENCE)?;
+    loop {
+        match poll(&mut [PollFd::new(&socket, PollFlags::IN)], Some(&patience)) {
+            Ok(0) => bail!("the daemon at {} does not answer", path.display()),
+            Ok(_) => break,
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let mut bytes = vec![0; LONGEST];
+    let (len, _) = recv(&socket, &mut bytes[..], RecvFlags::empty()).with_context(at)?;
+    if len == 0 {
+        bail!("the daemon at {} closed the connection", path.display());
+    }
+    serde_json::from_slice(&bytes[..len]).context("the daemon's answer is no JSON")
+}
+
+/// Counters of applications that have a rate, and its name.
+const RATES: [(&str, &str); 4] = [
+    ("messages_sent", "messages_sent_per_s"),
+    ("messages_received", "messages_received_per_s"),
+    ("bytes_sent", "bytes_sent_per_s"),
+    ("bytes_received", "bytes_received_per_s"),
+];
+
+fn add_rates(before: &Value, after: &mut Value) {
+    let seconds = (number(after, "uptime_ns") - number(before, "uptime_ns")) / 1e9;
+    let add = |before: &Value, after: &mut Value, counter: &str, rate: &str| {
+        if seconds > 0.0 {
+            after[rate] = json!(((number(after, counter) - number(before, counter)) / seconds).round());
+        }
+    };
+    for counter in ["packets_received", "packets_sent"] {
+        add(&before["engine"], &mut after["engine"], counter, &format!("{counter}_per_s"));
+    }
+    let earlier: Vec<Value> = before["applications"].as_array().cloned().unwrap_or_default();
+    for application in after["applications"].as_array_mut().into_iter().flatten() {
+        if let Some(before) = earlier.iter().find(|before| before["id"] == application["id"]) {
+            for (counter, rate) in RATES {
+                add(before, application, counter, rate);
+            }
+        }
+    }
+}
+
+fn number(value: &Value, key: &str) -> f64 {
+    value[key].as_f64().unwrap_or_default()
+}
+
+fn text(value: &Value, key: &str) -> String {
+    match &value[key] {
+        Value::String(text) => text.clone(),
+        Value::Null => "-".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+fn counts(value: &Value) -> String {
+    let pairs = value.as_object().into_iter().flatten();
+    let shown: Vec<String> = pairs.map(|(name, n)| format!("{name} {n}")).collect();
+    if shown.is_empty() { "none".to_owned() } else { shown.join(", ") }
+}
+
+fn show(value: &Value) {
+    let engine = &value["engine"];
+    println!(
+        "{} at {}, {} s up",
+        text(value, "driver"),
+        text(value, "home"),
+        (number(value, "uptime_ns") / 1e9).round()
+    );
+    println!(
+        "packets: {} received ({}/s), {} sent ({}/s), {} lost; {} flows; slept {} times",
+        text(engine, "packets_received"),
+        text(engine, "packets_received_per_s"),
+        text(engine, "packets_sent"),
+        text(engine, "packets_sent_per_s"),
+        text(engine, "packets_lost"),
+        text(engine, "flows"),
+        text(engine, "sleeps"),
+    );
+    println!("dropped: {}", counts(&engine["drops"]));
+    println!(
+        "attached {}; refused: {}; ended: {}",
+        text(value, "attached"),
+        counts(&value["refused"]),
+        counts(&value["ended"])
+    );
+    for application in value["applications"].as_array().into_iter().flatten() {
+        println!(
+            "\n{} (process {}, user {}, as {:?}): {} flows, ports {}",
+            text(application, "name"),
+            text(application, "pid"),
+            text(application, "uid"),
+            text(application, "allowed_as"),
+            text(application, "flows"),
+            text(application, "ports"),
+        );
+        println!(
+            "  sent {} messages ({}/s, {} B/s), received {} ({}/s, {} B/s); {} B held, {} B wait; {} refused",
+            text(application, "messages_sent"),
+            text(application, "messages_sent_per_s"),
+            text(application, "bytes_sent_per_s"),
+            text(application, "messages_received"),
+            text(application, "messages_received_per_s"),
+            text(application, "bytes_received_per_s"),
+            text(application, "held_bytes"),
+            text(application, "waiting_bytes"),
+            text(application, "refused"),
+        );
+        for flow in application["some_flows"].as_array().into_iter().flatten() {
+            println!(
+                "  {} → {} {}: rtt {} µs, {} packets lost of {}",
+                text(flow, "local"),
+                text(flow, "peer"),
+                text(flow, "state"),
+                number(flow, "rtt_ns") / 1e3,
+                text(flow, "packets_lost"),
+                text(flow, "packets_sent"),
+            );
+        }
+    }
+}

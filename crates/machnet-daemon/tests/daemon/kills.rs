@@ -1,0 +1,64 @@
+//! Real processes that are killed at any instruction.
+
+use std::env;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use crate::client::{Client, echo, pair};
+use crate::stage::{Stage, descriptors};
+
+/// Says to a process of this program that it is to be killed, and where the daemon is.
+const VICTIM: &str = "MACHNET_TEST_VICTIM";
+/// How often to kill, if not as often as CI does: `cargo xtask test --only kills` says 1 000.
+const KILLS: &str = "MACHNET_KILLS";
+
+/// Attaches, listens, connects to itself, sends and reads for ever.
+#[test]
+fn victim() {
+    let Ok(socket) = env::var(VICTIM) else { return };
+    let socket = PathBuf::from(socket);
+    loop {
+        let (mut server, mut client, accepted, flow) = pair(&socket);
+        echo(&mut server, &mut client, accepted, flow, 20);
+    }
+}
+
+fn spawn(stage: &Stage) -> Child {
+    let mut command = Command::new(env::current_exe().unwrap());
+    command.args(["--exact", "kills::victim", "--nocapture"]).env(VICTIM, stage.socket());
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+}
+
+#[test]
+fn killed_at_any_instruction_they_leave_nothing() {
+    let kills: u64 = env::var(KILLS).ok().map_or(100, |text| text.parse().expect("a number of kills"));
+    let stage = Stage::alone();
+    let (mut server, mut client, accepted, flow) = pair(&stage.socket());
+    let taken = stage.stat()["memory"]["taken"].clone();
+    let before = descriptors();
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    for kill in 0..kills {
+        let mut victim = spawn(&stage);
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        // From before it attaches to well after.
+        std::thread::sleep(Duration::from_micros(500 + state % 30_000));
+        victim.kill().unwrap();
+        victim.wait().unwrap();
+        if kill % 10 == 0 {
+            echo(&mut server, &mut client, accepted, flow, 5);
+        }
+    }
+    let stat = stage.until(|stat| {
+        stat["applications"].as_array().unwrap().len() == 2 && stat["engine"]["flows"].as_u64() <= Some(2)
+    });
+    assert_eq!(stat["memory"]["taken"], taken);
+    let ended = stat["ended"].as_object().unwrap();
+    assert!(ended.keys().all(|why| why == "gone"), "who dies leaves no word that cannot be: {ended:?}");
+    assert!(ended["gone"].as_u64() > Some(kills / 4), "{ended:?}: most were attached");
+    crate::stage::until(|| descriptors() <= before + 1);
+    echo(&mut server, &mut client, accepted, flow, 100);
+    drop(Client::attached(&stage.socket()));
+}
