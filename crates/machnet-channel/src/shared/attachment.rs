@@ -20,6 +20,7 @@ use std::task::Context;
 
 use smallvec::SmallVec;
 
+use super::TAIL;
 use super::app::{AppSide, FlowView, Incoming, ListenerView, Note};
 use super::malformed::Malformed;
 use super::tag::Piece;
@@ -467,7 +468,7 @@ impl<W: Words + Clone + Send + 'static, L: Line> Served<W, L> {
         while self.underway.is_none()
             && let Some(message) = left.take()
         {
-            if !flow.has_room(side, slot, &mut self.touched) {
+            if !flow.has_room(side, slot, intent, &mut self.touched) {
                 flow.held = Some(message);
                 break;
             }
@@ -754,12 +755,20 @@ impl Flow {
     }
 
     /// True if the daemon takes another message of this flow; else it tells when it does.
-    fn has_room<W: Words + Clone>(&mut self, side: &mut AppSide<W>, slot: u32, touched: &mut Vec<u32>) -> bool {
+    fn has_room<W: Words + Clone>(
+        &mut self,
+        side: &mut AppSide<W>,
+        slot: u32,
+        intent: Intent,
+        touched: &mut Vec<u32>,
+    ) -> bool {
         if self.posted >= self.progress.0 {
             let progress = side.progress(slot, true);
             self.advance(slot, progress, touched);
         }
-        self.posted < self.progress.0
+        let room = self.progress.0;
+        // FIN must not wait for a peer that does not read: the engine's linger begins with it.
+        self.posted < if room > 0 && intent.has(Intent::FIN) { room + TAIL } else { room }
     }
 
     /// Room and acknowledged. True if they are others than before: who waits is woken, and only then, for being woken they
