@@ -304,3 +304,14 @@ fn flows_have_the_congestion_control_that_was_chosen() {
 fn all_of_it_over_shared_memory() {
     support::again_over_shm(&["over_ipv6"]);
 }
+
+#[test]
+fn all_of_it_over_two_daemons() {
+    // An engine's counters are its daemon's.
+    support::sidecar::again_over_two_daemons(&["counters_count"]);
+}
+
+#[test]
+fn all_of_it_over_one_daemon() {
+    support::sidecar::again_over_one_daemon(&["counters_count"]);
+}

@@ -163,6 +163,8 @@ struct Flow {
     delivered: u64,
     state: FlowState,
     released: bool,
+    /// Room and acknowledged, as the mailbox knows them.
+    progress: (u64, u64),
     /// What the daemon was told.
     intent: Intent,
     /// When it wants to be told of consumption, and what of that the mailbox knows.
@@ -436,10 +438,8 @@ impl<W: Words + Clone + Send + 'static, L: Line> Served<W, L> {
         let Some(flow) = &mut self.flows[slot as usize] else { return Ok(()) };
         let asks = flow.end.asks();
         if asks.has(Asks::PROGRESS) {
-            let (room, acknowledged) = side.progress(slot, asks.has(Asks::WAIT));
-            flow.end.set_room(room);
-            flow.end.set_acknowledged(acknowledged);
-            flow.touch(slot, Wakes::TX, &mut self.touched);
+            let progress = side.progress(slot, asks.has(Asks::WAIT));
+            flow.advance(slot, progress, &mut self.touched);
         }
         if asks.has(Asks::STATS) {
             flow.end.set_stats(&side.stats(slot));
@@ -589,7 +589,9 @@ impl<W: Words + Clone + Send + 'static, L: Line> Served<W, L> {
                 if let Some(mut end) = port.end.take() {
                     end.set_opened_quietly(Err(&error));
                     self.rest.unlistened.push(end);
-                    side.unlisten(slot);
+                }
+                if side.unlisten(slot) {
+                    self.ports[slot as usize] = None;
                 }
             }
             ListenerView::Released => self.ports[slot as usize] = None,
@@ -718,6 +720,7 @@ impl Flow {
             delivered: 0,
             state: FlowState::CONNECTING,
             released: false,
+            progress: (0, 0),
             intent: Intent::default(),
             asked: u64::MAX,
             tell_at: u64::MAX,
@@ -730,6 +733,20 @@ impl Flow {
             touched.push(slot);
         }
         self.wakes = self.wakes.with(wakes);
+    }
+
+    /// Room and acknowledged. True if they are others than before: who waits is woken, and only then, for being woken they
+    /// ask again.
+    fn advance(&mut self, slot: u32, progress: (u64, u64), touched: &mut Vec<u32>) -> bool {
+        let changed = progress != self.progress;
+        if changed {
+            self.progress = progress;
+            let (room, acknowledged) = progress;
+            self.end.set_room(room);
+            self.end.set_acknowledged(acknowledged);
+            self.touch(slot, Wakes::TX, touched);
+        }
+        changed
     }
 
     /// Tells the daemon what was consumed. Again only when it asks again.
@@ -757,10 +774,9 @@ impl Flow {
             self.end.set_max_message(max_message);
         }
         // Before the state, which may be the end: what was acknowledged is known by then.
-        self.end.set_room(room);
-        self.end.set_acknowledged(acknowledged);
-        self.touch(slot, Wakes::TX, touched);
-        side.wait_no_more(slot);
+        if self.advance(slot, (room, acknowledged), touched) {
+            side.wait_no_more(slot);
+        }
         if tell_at != self.asked {
             (self.asked, self.tell_at) = (tell_at, tell_at);
             let consumed = self.end.set_tell_at(tell_at);
@@ -798,7 +814,8 @@ impl Port {
     fn unlisten<W: Words + Clone>(&mut self, side: &mut AppSide<W>, slot: u32, unlistened: &mut Vec<BacklogProducer>) {
         if let Some(end) = self.end.take() {
             unlistened.push(end);
-            side.unlisten(slot);
+            // The slot is free when the daemon has said so.
+            let _ = side.unlisten(slot);
         }
     }
 }

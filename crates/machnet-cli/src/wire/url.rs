@@ -21,6 +21,8 @@ pub(crate) enum Scheme {
     /// Bare frames between two DPDK ports.
     #[cfg(feature = "dpdk")]
     DpdkRaw,
+    /// Machnet in a daemon.
+    Unix,
     /// tokio's TCP.
     Tcp,
     /// TCP sockets, busily polled.
@@ -42,6 +44,7 @@ impl Scheme {
         ("dpdk", Self::Dpdk),
         #[cfg(feature = "dpdk")]
         ("dpdk+raw", Self::DpdkRaw),
+        ("unix", Self::Unix),
         ("tcp", Self::Tcp),
         ("tcp+spin", Self::TcpSpin),
         ("udp+spin", Self::UdpSpin),
@@ -71,7 +74,7 @@ impl Scheme {
     /// True if this is Machnet itself, not a rival.
     pub(crate) fn is_machnet(self) -> bool {
         match self {
-            Self::Udp | Self::Shm => true,
+            Self::Udp | Self::Shm | Self::Unix => true,
             #[cfg(feature = "dpdk")]
             Self::Dpdk => true,
             _ => false,
@@ -80,10 +83,10 @@ impl Scheme {
 }
 
 /// Schemes of Machnet endpoints that later versions have.
-const PLANNED: [&str; 3] = ["dpdk", "xdp", "unix"];
+const PLANNED: [&str; 2] = ["dpdk", "xdp"];
 
-/// The port of `shm://` and `dpdk://` URLs without one.
-const DEFAULT_PORT: u16 = 7000;
+/// The port of `shm://`, `dpdk://` and `unix://` URLs without one.
+pub(super) const DEFAULT_PORT: u16 = 7000;
 
 /// Where a server is: a transport and a place.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,6 +105,8 @@ pub(crate) enum Place {
     Host { name: String, port: u16 },
     /// A file.
     Path(PathBuf),
+    /// A daemon's socket, and the server's address.
+    Daemon { socket: PathBuf, server: Option<SocketAddr> },
     /// A port of this machine with the host on it, and the server's address, unless that is this host's.
     #[cfg(feature = "dpdk")]
     Dpdk { port: Box<machnet::dpdk::DpdkUrl>, server: Option<SocketAddr> },
@@ -157,6 +162,14 @@ impl Url {
         }
     }
 
+    /// A daemon's socket, and the server's address.
+    pub(crate) fn daemon(&self) -> (&Path, Option<SocketAddr>) {
+        match &self.place {
+            Place::Daemon { socket, server } => (socket, *server),
+            _ => (Path::new(""), None),
+        }
+    }
+
     /// The file.
     pub(crate) fn path(&self) -> &Path {
         match &self.place {
@@ -196,6 +209,8 @@ impl FromStr for Url {
                 return Err("no path; wanted is for example uds:///tmp/machnet.sock".to_owned());
             }
             Place::Path(PathBuf::from(rest))
+        } else if scheme == Scheme::Unix {
+            daemon(rest)?
         } else if scheme == Scheme::Shm && !rest.is_empty() && !rest.contains(':') {
             Place::Host { name: rest.to_owned(), port: DEFAULT_PORT }
         } else {
@@ -209,6 +224,23 @@ impl FromStr for Url {
 fn engines(text: &str) -> Result<usize, String> {
     let number = text.parse().ok().filter(|number| (1..=MAX_ENGINES).contains(number));
     number.ok_or_else(|| format!("{text:?} is no number of engines: 1 to {MAX_ENGINES}"))
+}
+
+/// Reads `PATH` and `PATH?server=ADDRESS:PORT`.
+fn daemon(rest: &str) -> Result<Place, String> {
+    let wanted = "wanted is for example unix:///run/machnet/machnet.sock?server=10.0.0.1:7000";
+    let (path, query) = rest.split_once('?').map_or((rest, None), |(path, query)| (path, Some(query)));
+    if path.is_empty() {
+        return Err(format!("no path; {wanted}"));
+    }
+    let server = match query {
+        None => None,
+        Some(query) => {
+            let server = query.strip_prefix("server=").and_then(|server| server.parse().ok());
+            Some(server.ok_or_else(|| format!("{query:?} after the path; {wanted}"))?)
+        }
+    };
+    Ok(Place::Daemon { socket: path.into(), server })
 }
 
 /// Reads `DEVICE?…&server=ADDRESS:PORT`: all but `server` is the library's. Without it the server is this host.
@@ -243,6 +275,8 @@ impl fmt::Display for Place {
             Self::Host { name, port } if name.contains(':') => write!(f, "[{name}]:{port}"),
             Self::Host { name, port } => write!(f, "{name}:{port}"),
             Self::Path(path) => path.display().fmt(f),
+            Self::Daemon { socket, server: None } => socket.display().fmt(f),
+            Self::Daemon { socket, server: Some(server) } => write!(f, "{}?server={server}", socket.display()),
             #[cfg(feature = "dpdk")]
             Self::Dpdk { port, server: None } => f.write_str(port.to_string().trim_start_matches("dpdk://")),
             #[cfg(feature = "dpdk")]
@@ -273,6 +307,8 @@ mod tests {
             "udp+spin://h:2",
             "uds:///tmp/x",
             "shm://n:7",
+            "unix:///tmp/m.sock",
+            "unix:///tmp/m.sock?server=10.0.0.1:7000",
             "udp://127.0.0.1:7400?engines=4",
         ] {
             let url: Url = text.parse().unwrap();
@@ -305,6 +341,8 @@ mod tests {
             ("tcp://h:7?engines=2", "is no port"),
             ("udp://::1:70", "brackets"),
             ("uds://", "no path"),
+            ("unix://", "no path; wanted is for example unix:///run"),
+            ("unix:///m?server=h:1", "\"server=h:1\" after the path"),
         ] {
             let error = text.parse::<Url>().unwrap_err();
             assert!(error.contains(part), "{text}: {error}");

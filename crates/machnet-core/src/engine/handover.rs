@@ -92,5 +92,5 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
 
 /// The engine of `engines` that an INIT belongs to: every copy of it says the same.
 pub(super) fn place(key: &super::Keyed, ip: IpAddr, source: u64, engines: u8) -> u8 {
-    (u128::from(key.hash_one((ip, source))) * u128::from(engines) >> 64) as u8
+    ((u128::from(key.hash_one((ip, source))) * u128::from(engines)) >> 64) as u8
 }

@@ -537,7 +537,8 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             self.touched.push(key);
         }
         if flow.wants_turn(self.now) {
-            self.turns.push(key);
+            let group = flow.slot.map_or(0, |slot| self.channel.group(slot));
+            self.turns.push(key, group);
         }
     }
 
