@@ -8,7 +8,8 @@
 //! `--two-process` makes each node a process, in which the engine is a task of the current-thread runtime (inline) and the
 //! runtime has the park hook: nothing crosses threads.
 //!
-//! With `MACHNET_ENDPOINT=shm://name` machnet's messages go through shared memory instead of UDP; TCP stays what it is.
+//! With `MACHNET_ENDPOINT=shm://name` machnet's messages go through shared memory instead of UDP, with
+//! `unix:///path` through the daemon (`machnet daemon`) that listens there; TCP stays what it is.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program")]
 
 mod measure;
@@ -19,6 +20,7 @@ use std::env::VarError;
 use std::error::Error;
 use std::io::{self, IsTerminal};
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::mpsc;
 use std::thread;
@@ -27,7 +29,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use clap::{Parser, ValueEnum};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use machnet::{Config, Driver as _, Endpoint, IdlePolicy, ParkHook, Shm, Udp, WakeStats};
+use machnet::{AttachBuilder, Config, Driver as _, Endpoint, IdlePolicy, ParkHook, Shm, Udp, WakeStats};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -133,14 +135,15 @@ impl Args {
             EnginePlace::Inline => machnet::Placement::Inline,
         };
         let endpoint = Endpoint::builder().idle(idle).thread_name(thread_name).placement(placement);
-        match shm_name()? {
-            None => endpoint.driver(Udp::bind((self.bind, 0))?).start(),
-            Some(name) => {
+        match Wire::chosen()? {
+            Wire::Udp => endpoint.driver(Udp::bind((self.bind, 0))?).start(),
+            Wire::Shm(name) => {
                 let shm = Shm::attach(&name)?;
                 let mut config = Config::default();
                 config.max_payload = shm.capabilities().max_payload;
                 endpoint.driver(shm).config(config).start()
             }
+            Wire::Daemon(path) => AttachBuilder::new(path).name(thread_name.replace("engine", "of echo")).attach(),
         }
     }
 
@@ -155,16 +158,30 @@ impl Args {
     }
 }
 
-/// The shared memory to use instead of UDP, if `MACHNET_ENDPOINT` says so.
-fn shm_name() -> io::Result<Option<String>> {
-    match std::env::var("MACHNET_ENDPOINT") {
-        Err(VarError::NotPresent) => Ok(None),
-        Ok(url) if url.starts_with("udp://") => Ok(None),
-        Ok(url) if url.starts_with("shm://") => Ok(Some(url["shm://".len()..].to_owned())),
-        other => Err(io::Error::new(
-            io::ErrorKind::Unsupported,
-            format!("MACHNET_ENDPOINT is {other:?}; this example takes shm://name, or UDP without it"),
-        )),
+/// What machnet's messages go over.
+enum Wire {
+    Udp,
+    Shm(String),
+    Daemon(PathBuf),
+}
+
+impl Wire {
+    /// What `MACHNET_ENDPOINT` says; UDP without it.
+    fn chosen() -> io::Result<Self> {
+        let url = match std::env::var("MACHNET_ENDPOINT") {
+            Err(VarError::NotPresent) => return Ok(Self::Udp),
+            Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidInput, error)),
+            Ok(url) => url,
+        };
+        match url.split_once("://") {
+            Some(("udp", _)) => Ok(Self::Udp),
+            Some(("shm", name)) => Ok(Self::Shm(name.to_owned())),
+            Some(("unix", path)) => Ok(Self::Daemon(path.into())),
+            _ => Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                format!("MACHNET_ENDPOINT is {url:?}; this example takes shm://name, unix:///path, or UDP without it"),
+            )),
+        }
     }
 }
 
@@ -255,7 +272,12 @@ async fn serve(args: &Args, tell: impl FnOnce(SocketAddr, SocketAddr) -> io::Res
     let endpoint = args.endpoint("server engine")?;
     let mut flows = endpoint.listen(0).await?;
     let streams = TcpListener::bind((args.bind, 0)).await?;
-    tell(flows.local_addr(), streams.local_addr()?)?;
+    // A daemon may be at every address of its host.
+    let mut at = flows.local_addr();
+    if at.ip().is_unspecified() {
+        at.set_ip(args.bind);
+    }
+    tell(at, streams.local_addr()?)?;
 
     let machnet = async {
         let (flow, _) = flows.accept().await?;
@@ -328,11 +350,16 @@ fn print(args: &Args, Rows { rows, waking }: &Rows, cores: Cores) {
     let nodes = if args.two_process { "two processes" } else { "two nodes in one process, each a thread" };
     let hook = if args.has_hook() { ", with the park hook" } else { "" };
     println!("Echo over loopback, {nodes} with one tokio current-thread runtime{hook}.");
+    let (wire, is_daemon) = match Wire::chosen() {
+        Ok(Wire::Shm(_)) => ("shared memory", false),
+        Ok(Wire::Daemon(_)) => ("a daemon, and back by it without a NIC", true),
+        Ok(Wire::Udp) | Err(_) => ("UDP", false),
+    };
     let engine = match args.engine() {
+        _ if is_daemon => "the engine is the daemon's, wherever it runs",
         EnginePlace::Thread => "a node has an engine thread",
         EnginePlace::Inline => "the engine is polled inline, as a task of the node's runtime",
     };
-    let wire = if matches!(shm_name(), Ok(Some(_))) { "shared memory" } else { "UDP" };
     println!(
         "machnet: over {wire}; {engine}; without work it spins for {} us, then yields for {} us, then parks.",
         args.spin_us, args.yield_us

@@ -88,7 +88,7 @@ fn watched(url: &str) -> (Endpoint, Places) {
     let url: DpdkUrl = url.parse().unwrap();
     let places = Places::default();
     let device = Watched { port: url.port().open().unwrap(), received: Arc::clone(&places) };
-    let driver = Net::new(device, url.net()).unwrap();
+    let driver = Net::new(device, &url.net().unwrap()).unwrap();
     let config = config(driver.capabilities().max_payload);
     (Endpoint::builder().driver(driver).config(config).start().unwrap(), places)
 }

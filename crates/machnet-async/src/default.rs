@@ -8,11 +8,12 @@ use std::env::{self, VarError};
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use machnet_core::MAX_ENGINES;
 
-use crate::{Config, Driver as _, Endpoint, Flow, Listener, Shm, Udp};
+use crate::{AttachBuilder, Config, Driver as _, Endpoint, Flow, Listener, Reconnect, Shm, Udp};
 
 /// Which endpoint processes use by default.
 const VARIABLE: &str = "MACHNET_ENDPOINT";
@@ -63,6 +64,8 @@ impl Endpoint {
     /// | `udp://192.0.2.1:7000?engines=4` | the same with so many engines, 1 to 64, each with sockets and a thread of its own |
     /// | `shm://name` | memory shared with processes of this host that use the same name: see [`Shm::attach`] |
     /// | `dpdk://0000:00:06.0?ip=10.0.0.5/24` | a port of DPDK's, with the feature `dpdk`: see `dpdk::DpdkUrl` |
+    /// | `unix:///run/machnet/machnet.sock` | the daemon that listens there: see [`Endpoint::attach`] |
+    /// | `unix:///run/machnet/machnet.sock?reconnect=yes` | the same; listeners outlive the daemon: see [`Reconnect`] |
     ///
     /// It lives as long as the process, whatever runtimes come and go. Shut down ([`Endpoint::shutdown`], to wait before
     /// the process exits until everything that was sent has arrived), the next call starts another.
@@ -70,13 +73,14 @@ impl Endpoint {
     /// # Errors
     /// `InvalidInput`: `MACHNET_ENDPOINT` is malformed; the error says where. `Unsupported`: it names a kind of endpoint
     /// that this version does not have; the error lists those it has. Else as [`Udp::bind`],
-    /// [`Shm::attach`] and [`EndpointBuilder::start`](crate::EndpointBuilder::start).
+    /// [`Shm::attach`], [`Endpoint::attach`] and [`EndpointBuilder::start`](crate::EndpointBuilder::start).
     pub fn default_for(peer: IpAddr) -> io::Result<Self> {
         match url()? {
             Url::Udp(address, engines) => udp_at(address, *engines, connects_from(address, peer)),
             Url::Shm(name) => shm(name),
             #[cfg(feature = "dpdk")]
             Url::Dpdk(url) => dpdk(url),
+            Url::Unix(path, reconnect) => attached(path, *reconnect),
         }
     }
 }
@@ -144,6 +148,11 @@ fn dpdk(url: &crate::dpdk::DpdkUrl) -> io::Result<Endpoint> {
     })
 }
 
+/// The one endpoint of a daemon's.
+fn attached(path: &Path, reconnect: Reconnect) -> io::Result<Endpoint> {
+    endpoint(Ipv4Addr::UNSPECIFIED.into(), || AttachBuilder::new(path).reconnect(reconnect).attach())
+}
+
 /// The endpoint that listens at `asked`.
 fn listening_at(url: &Url, asked: IpAddr) -> io::Result<Endpoint> {
     match url {
@@ -155,8 +164,14 @@ fn listening_at(url: &Url, asked: IpAddr) -> io::Result<Endpoint> {
         }
         #[cfg(feature = "dpdk")]
         Url::Dpdk(port) => {
-            listens_at(port.address(), asked, url)?;
-            dpdk(port)
+            let endpoint = dpdk(port)?;
+            listens_at(endpoint.local_addr().ip(), asked, url)?;
+            Ok(endpoint)
+        }
+        Url::Unix(path, reconnect) => {
+            let endpoint = attached(path, *reconnect)?;
+            listens_at(endpoint.local_addr().ip(), asked, url)?;
+            Ok(endpoint)
         }
     }
 }
@@ -177,7 +192,11 @@ fn listens_at(own: IpAddr, asked: IpAddr, url: &Url) -> io::Result<IpAddr> {
     } else if asked.is_unspecified() && asked.is_ipv4() == own.is_ipv4() {
         Ok(own)
     } else {
-        let at = if matches!(url, Url::Shm(_)) { format!(", and this process is {own} there") } else { String::new() };
+        let at = match url {
+            Url::Shm(_) => format!(", and this process is {own} there"),
+            Url::Unix(..) => format!(", and the daemon is {own}"),
+            _ => String::new(),
+        };
         let text = format!("cannot listen at {asked}: {VARIABLE} is {url}{at}");
         Err(io::Error::new(io::ErrorKind::AddrNotAvailable, text))
     }
@@ -193,6 +212,8 @@ enum Url {
     /// A port of DPDK's.
     #[cfg(feature = "dpdk")]
     Dpdk(Box<crate::dpdk::DpdkUrl>),
+    /// A daemon's socket, and what to do when it is gone.
+    Unix(PathBuf, Reconnect),
 }
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -213,6 +234,12 @@ enum UrlError {
     NoEngines(String),
     #[error("nothing but ?engines=N may follow the address, but \"{}\" does", .0.escape_debug())]
     Trailing(String),
+    #[error("no path after \"unix://\"; wanted is for example unix:///run/machnet/machnet.sock")]
+    NoPath,
+    #[error("\"{}\" is no absolute path, beginning with \"/\"; wanted is for example unix:///run/machnet/machnet.sock", .0.escape_debug())]
+    RelativePath(String),
+    #[error("nothing but ?reconnect=yes or ?reconnect=no may follow the path, but \"{}\" does", .0.escape_debug())]
+    NoReconnect(String),
     #[cfg(feature = "dpdk")]
     #[error(transparent)]
     Dpdk(#[from] crate::dpdk::UrlError),
@@ -228,10 +255,10 @@ impl UrlError {
 }
 
 /// Schemes of this build.
-const KNOWN: &str = if cfg!(feature = "dpdk") { "udp, shm, dpdk" } else { "udp, shm" };
+const KNOWN: &str = if cfg!(feature = "dpdk") { "udp, shm, unix, dpdk" } else { "udp, shm, unix" };
 
 /// Schemes of other builds or later versions.
-const PLANNED: [&str; 3] = ["dpdk", "xdp", "unix"];
+const PLANNED: [&str; 2] = ["dpdk", "xdp"];
 
 impl Url {
     fn parse(text: &str) -> Result<Self, UrlError> {
@@ -242,6 +269,9 @@ impl Url {
         }
         if let Some(planned) = PLANNED.into_iter().find(|planned| scheme.eq_ignore_ascii_case(planned)) {
             return Err(UrlError::Planned(planned));
+        }
+        if scheme.eq_ignore_ascii_case("unix") {
+            return unix(rest);
         }
         let rest = rest.strip_suffix('/').unwrap_or(rest);
         if scheme.eq_ignore_ascii_case("shm") {
@@ -271,6 +301,23 @@ impl Url {
     }
 }
 
+/// Reads `PATH` and `PATH?reconnect=yes`.
+fn unix(rest: &str) -> Result<Url, UrlError> {
+    let (path, query) = rest.split_once('?').map_or((rest, None), |(path, query)| (path, Some(query)));
+    let reconnect = match query {
+        None | Some("reconnect=no") => Reconnect::Never,
+        Some("reconnect=yes") => Reconnect::new(),
+        Some(other) => return Err(UrlError::NoReconnect(format!("?{other}"))),
+    };
+    if path.is_empty() {
+        return Err(UrlError::NoPath);
+    }
+    if !path.starts_with('/') {
+        return Err(UrlError::RelativePath(path.to_owned()));
+    }
+    Ok(Url::Unix(path.into(), reconnect))
+}
+
 /// Reads a number of engines.
 fn engines(text: &str) -> Result<usize, UrlError> {
     let number = text.parse().ok().filter(|number| (1..=MAX_ENGINES).contains(number));
@@ -293,6 +340,8 @@ impl fmt::Display for Url {
             Self::Shm(name) => write!(f, "shm://{name}"),
             #[cfg(feature = "dpdk")]
             Self::Dpdk(url) => url.fmt(f),
+            Self::Unix(path, Reconnect::Never) => write!(f, "unix://{}", path.display()),
+            Self::Unix(path, Reconnect::BackingOff { .. }) => write!(f, "unix://{}?reconnect=yes", path.display()),
         }
     }
 }
@@ -319,6 +368,15 @@ mod tests {
         for (text, name) in [("shm://x", "x"), ("SHM://perf-1/", "perf-1"), ("shm://", "")] {
             assert_eq!(Url::parse(text), Ok(Url::Shm(name.to_owned())), "{text}");
         }
+        for (text, reconnect) in [
+            ("unix:///run/m.sock", Reconnect::Never),
+            ("UNIX:///run/m.sock?reconnect=no", Reconnect::Never),
+            ("unix:///run/m.sock?reconnect=yes", Reconnect::new()),
+        ] {
+            let url = Url::parse(text).unwrap();
+            assert_eq!(url, Url::Unix("/run/m.sock".into(), reconnect), "{text}");
+            assert_eq!(Url::parse(&url.to_string()), Ok(url));
+        }
         assert_eq!(Url::parse(&FALLBACK.to_string()), Ok(FALLBACK));
     }
 
@@ -341,13 +399,15 @@ mod tests {
             #[cfg(not(feature = "dpdk"))]
             (
                 "dpdk://0000:00:06.0",
-                "\"dpdk\" is not in this build (its feature `dpdk` is off); known schemes: udp, shm",
+                "\"dpdk\" is not in this build (its feature `dpdk` is off); known schemes: udp, shm, unix",
                 io::ErrorKind::Unsupported,
             ),
             #[cfg(feature = "dpdk")]
             ("dpdk://0000:00:06.0", "no own address: add ip=", io::ErrorKind::InvalidInput),
             ("xdp://eth1", "\"xdp\" is not in this version", io::ErrorKind::Unsupported),
-            ("unix:///run/machnet.sock", "\"unix\" is not in this version", io::ErrorKind::Unsupported),
+            ("unix://", "no path after \"unix://\"", io::ErrorKind::InvalidInput),
+            ("unix://run/m.sock", "\"run/m.sock\" is no absolute path", io::ErrorKind::InvalidInput),
+            ("unix:///m?x=1", "but \"?x=1\" does", io::ErrorKind::InvalidInput),
             ("tcp://0.0.0.0", "unknown scheme \"tcp\"; known schemes: udp, shm", io::ErrorKind::Unsupported),
         ] {
             let error = Url::parse(text).unwrap_err();

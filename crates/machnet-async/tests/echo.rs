@@ -6,7 +6,9 @@ use std::task::Poll;
 
 use futures::executor::block_on;
 use machnet_async::{Config, Congestion, Endpoint, Flow, FlowOptions, IdlePolicy, Udp};
-use support::{Pair, V4, content, echo, endpoint, endpoint_at, open, pair, pair_with, run, within_a_minute};
+use support::{
+    Pair, V4, content, echo, endpoint, endpoint_at, engine_stats, open, pair, pair_with, run, within_a_minute,
+};
 
 const SIZES: [usize; 10] = [0, 1, 63, 64, 65, 1200, 1300, 5000, 70_000, 1 << 20];
 
@@ -257,7 +259,7 @@ fn counters_count() {
         finish(near).await;
         server.await.unwrap();
         client.shutdown().await.unwrap();
-        assert!(client.stats().packets_received >= stats.packets_received);
+        assert!(engine_stats(&client).packets_received >= stats.packets_received);
     });
 }
 
@@ -303,4 +305,14 @@ fn flows_have_the_congestion_control_that_was_chosen() {
 #[test]
 fn all_of_it_over_shared_memory() {
     support::again_over_shm(&["over_ipv6"]);
+}
+
+#[test]
+fn all_of_it_over_two_daemons() {
+    support::sidecar::again_over_two_daemons(&[]);
+}
+
+#[test]
+fn all_of_it_over_one_daemon() {
+    support::sidecar::again_over_one_daemon(&[]);
 }

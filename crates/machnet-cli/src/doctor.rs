@@ -59,6 +59,11 @@ struct Interface {
     rx_queues: usize,
     tx_queues: usize,
     numa_node: Option<u32>,
+    /// What a DPDK port on the same hardware takes over (`ip=kernel`).
+    #[cfg(feature = "dpdk")]
+    addresses: Vec<String>,
+    #[cfg(feature = "dpdk")]
+    gateways: Vec<String>,
 }
 
 /// What an opened port can do.
@@ -78,6 +83,8 @@ struct Port {
     rss: bool,
     rss_table: u16,
     link_events: bool,
+    /// What is known of its driver, and from where.
+    notes: Vec<String>,
 }
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
@@ -110,6 +117,7 @@ fn port(options: &Options) -> anyhow::Result<Option<Port>> {
         rss: facts.rss,
         rss_table: facts.rss_table,
         link_events: facts.link_events,
+        notes: facts.notes.clone(),
     }))
 }
 
@@ -233,8 +241,20 @@ fn interface(path: &Path) -> Option<Interface> {
         Some(target.file_name()?.to_str()?.to_owned())
     };
     let queues = |kind| begins(&path.join("queues"), kind).count();
+    let name = path.file_name()?.to_str()?.to_owned();
+    #[cfg(feature = "dpdk")]
+    let known = machnet::dpdk::Interface::named(&name).ok();
+    #[cfg(feature = "dpdk")]
+    let gateways = |one: &machnet::dpdk::Interface| {
+        let v6 = one.gateway_v6.map(|v6| v6.to_string());
+        one.gateway_v4.map(|v4| v4.to_string()).into_iter().chain(v6).collect()
+    };
     Some(Interface {
-        name: path.file_name()?.to_str()?.to_owned(),
+        #[cfg(feature = "dpdk")]
+        addresses: known.iter().flat_map(|one| &one.addresses).map(ToString::to_string).collect(),
+        #[cfg(feature = "dpdk")]
+        gateways: known.as_ref().map(gateways).unwrap_or_default(),
+        name,
         driver: last("device/driver"),
         device: last("device"),
         state: text(&path.join("operstate"))?,
@@ -268,6 +288,12 @@ impl Report {
             let driver = one.driver.as_deref().unwrap_or("virtual");
             let device = one.device.as_deref().unwrap_or("");
             println!("{name:<14}{state:<8} MTU {mtu}, queues {rx_queues}/{tx_queues}, {driver} {device}");
+            #[cfg(feature = "dpdk")]
+            if !one.addresses.is_empty() {
+                let via =
+                    if one.gateways.is_empty() { String::new() } else { format!(", via {}", one.gateways.join(" ")) };
+                println!("{:<14}{}{via}", "", one.addresses.join(" "));
+            }
         }
         if let Some(port) = &self.port {
             println!("\n{} ({}, {}): tier {}", port.name, port.driver, port.mac, port.tier);
@@ -277,6 +303,9 @@ impl Report {
             println!(
                 "checksums: verified {rx_checksum}, computed {tx_checksum}; RSS {rss}, table {rss_table}; link events {link_events}"
             );
+            for note in &port.notes {
+                println!("- {note}");
+            }
         }
     }
 }

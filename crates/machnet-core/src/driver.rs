@@ -8,7 +8,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -169,6 +169,12 @@ pub trait Driver: Send {
     /// The next ICMP "unreachable" that arrived, on drivers that learn of it.
     fn unreachable(&mut self) -> Option<Unreachable> {
         None
+    }
+
+    /// What was sent to `remote` was not answered, again and again. A driver that looks for neighbours looks whether that one is still
+    /// where it was: the rest need not do anything.
+    fn doubt(&mut self, remote: IpAddr) {
+        let _ = remote;
     }
 
     /// A file descriptor that polls readable when [`Driver::rx_burst`], [`Driver::unreachable`] or a refused

@@ -16,7 +16,7 @@ use crate::{Device, Eal, Facts, HugePages, Port, ffi, log};
 pub(crate) const ETHERNET: u32 = 14;
 /// What the least common denominator has.
 const DESCRIPTORS: u16 = 256;
-/// The usual MTU.
+/// The usual MTU, and the longest unless more is asked for or the kernel's interface has more.
 const MTU: u32 = 1500;
 /// The least room of an mbuf that drivers are written for.
 const ROOM: u32 = 2048;
@@ -36,12 +36,14 @@ pub struct PortBuilder {
     frames: u32,
     descriptors: u16,
     mtu: Option<u32>,
+    /// The longest by default.
+    usual: u32,
     checksums: bool,
 }
 
 impl PortBuilder {
     pub(crate) const fn new(device: Device) -> Self {
-        Self { device, eal: None, frames: 4096, descriptors: DESCRIPTORS, mtu: None, checksums: false }
+        Self { device, eal: None, frames: 4096, descriptors: DESCRIPTORS, mtu: None, usual: MTU, checksums: false }
     }
 
     /// How DPDK is started, if it does not run in this process yet.
@@ -70,6 +72,12 @@ impl PortBuilder {
     #[must_use]
     pub const fn mtu(mut self, bytes: u32) -> Self {
         self.mtu = Some(bytes);
+        self
+    }
+
+    /// No longer ones than the kernel's interface takes, unless the MTU is chosen.
+    pub(crate) const fn mtu_at_most(mut self, bytes: u32) -> Self {
+        self.usual = bytes;
         self
     }
 
@@ -168,7 +176,7 @@ impl PortBuilder {
         };
         (facts.rx_descriptors, facts.tx_descriptors) = queues.descriptors;
         let room = (facts.mtu + ETHERNET + ALIGNED).max(ROOM).max(raw.min_rx_buffer).next_multiple_of(ALIGNED);
-        let rings = u32::from(facts.rx_descriptors) + u32::from(facts.tx_descriptors);
+        let rings = (u32::from(facts.rx_descriptors) + u32::from(facts.tx_descriptors)).max(quirks.ring_frames);
         let node = facts.node.map_or(-1, |node| node as i32);
         let pool = Pool::new(&pool_name(), self.frames, rings, room as u16, node)?;
         // SAFETY: a pool is freed after its port is gone.
@@ -178,7 +186,8 @@ impl PortBuilder {
             Revival::Start => Comeback::Start,
             Revival::Alone => Comeback::Alone,
         };
-        Ok(Port::new(id, facts, pool, HEADROOM, self.checksums, revival))
+        let interface = quirks.interface(arguments).map(str::to_owned);
+        Ok(Port::new(id, facts, pool, HEADROOM, self.checksums, revival, interface))
     }
 
     /// The MTU: what is wished for, or the device's but no more than usual.
@@ -189,7 +198,7 @@ impl PortBuilder {
         let by_frame = if known { longest_frame - ETHERNET } else { u32::MAX };
         let by_device = if facts.max_mtu == 0 { u32::MAX } else { facts.max_mtu.into() };
         let most = by_device.min(by_buffer).min(by_frame).min(MAX_MTU);
-        let usual = if facts.mtu == 0 { MTU } else { facts.mtu.min(MTU) };
+        let usual = if facts.mtu == 0 { self.usual } else { facts.mtu.min(self.usual) };
         match self.mtu {
             None => Ok(usual.min(most)),
             Some(mtu) if mtu <= most => Ok(mtu),

@@ -5,6 +5,8 @@ use std::ffi::{CStr, c_char};
 use dpdk_sys::dpdk_facts;
 use machnet_core::net::MacAddr;
 
+use crate::quirks::Quirks;
+
 /// What a port says of itself, once it is set up. None of it is relied on beyond a queue pair.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -23,7 +25,7 @@ pub struct Facts {
     pub rx_descriptors: u16,
     /// Descriptors of the transmit ring.
     pub tx_descriptors: u16,
-    /// Queue pairs that it could have. Some drivers claim more than their device has.
+    /// Queue pairs that it could have. Some drivers claim more than their device has; of those that are known it is right.
     pub max_queues: u16,
     /// It verifies UDP checksums.
     pub rx_checksum: bool,
@@ -39,6 +41,8 @@ pub struct Facts {
     pub interface: u32,
     /// The NUMA node that it is near to, if that is known.
     pub node: Option<u32>,
+    /// What else is known of its driver, each with its source; the first says whether it was ever run with Machnet.
+    pub notes: Vec<String>,
 }
 
 /// How much a port has beyond what every cloud's vNIC has. Machnet works the same on each; it is for choosing machines.
@@ -56,15 +60,17 @@ pub enum Tier {
 impl Facts {
     pub(crate) fn new(raw: &dpdk_facts) -> Self {
         let has = |capabilities: u64, one: u64| capabilities & one != 0;
+        let driver = text(&raw.driver);
+        let quirks = Quirks::of(&driver);
         Self {
             name: text(&raw.name),
-            driver: text(&raw.driver),
+            driver,
             mac: MacAddr(raw.mac),
             mtu: raw.mtu.into(),
             max_mtu: raw.max_mtu,
             rx_descriptors: 0,
             tx_descriptors: 0,
-            max_queues: raw.max_rx_queues.min(raw.max_tx_queues),
+            max_queues: raw.max_rx_queues.min(raw.max_tx_queues).min(quirks.queues),
             rx_checksum: has(raw.rx_offloads, dpdk_sys::DPDK_RX_UDP_CKSUM),
             tx_checksum: has(raw.tx_offloads, dpdk_sys::DPDK_TX_UDP_CKSUM),
             rss: raw.rss_fields != 0,
@@ -72,6 +78,7 @@ impl Facts {
             link_events: raw.link_events != 0,
             interface: raw.interface,
             node: u32::try_from(raw.node).ok(),
+            notes: quirks.notes(),
         }
     }
 

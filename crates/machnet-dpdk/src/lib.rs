@@ -7,6 +7,7 @@
 //! port.rs     a port, as a FrameDriver                             pool.rs    mbufs as frames of a region
 //! attach.rs   devices come and go
 //! quirks.rs   what single drivers want                             ffi.rs     every call into DPDK
+//! interface.rs  what the kernel knows of a port's network
 //! ```
 //!
 //! What holds:
@@ -30,6 +31,7 @@ mod device;
 mod eal;
 mod facts;
 mod ffi;
+mod interface;
 mod log;
 mod pool;
 mod port;
@@ -40,5 +42,6 @@ pub use config::{Dpdk, PortBuilder};
 pub use device::{Device, NoDevice};
 pub use eal::{Eal, HugePages};
 pub use facts::{Facts, Tier};
+pub use interface::Interface;
 pub use port::{Port, PortStats};
 pub use url::{DpdkUrl, UrlError};

@@ -1,16 +1,29 @@
 //! What single drivers want done differently. Everything else follows from what a port says of itself.
 //!
-//! Found by running them (`docs/drivers.md` has what was run), or from the drivers' sources where no such device was at hand.
+//! [`table`] has them all, each with its source.
+
+mod table;
 
 use std::net::IpAddr;
 
 use machnet_core::net::MacAddr;
+
+use crate::Device;
+use table::{NONE, TABLE};
 
 /// How a port that is driven by a given driver differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Quirks {
     /// Its driver, as it calls itself.
     driver: &'static str,
+    /// Who has run it.
+    pub(crate) run: Run,
+    /// What to know of it, and where that is from.
+    pub(crate) facts: &'static [Known],
+    /// Queue pairs that it has, whatever it says.
+    pub(crate) queues: u16,
+    /// Frames that its rings take, if those are more than it has descriptors.
+    pub(crate) ring_frames: u32,
     /// The device is told which MTU it has. memif refuses all but its default, and takes what its buffers hold.
     pub(crate) takes_mtu: bool,
     /// The device argument that says how long a frame may be, how long it is without, and how many of its bytes are not the
@@ -21,6 +34,10 @@ pub(crate) struct Quirks {
     pub(crate) listens: Option<(&'static str, When)>,
     /// Attaching it waits for the peer, if it is the one that listens.
     pub(crate) waits: bool,
+    /// The argument that names an interface of the kernel's, which the device is.
+    interface: Option<&'static str>,
+    /// The kernel receives what it receives.
+    shares: bool,
     /// What brings its link back, if its arguments are such.
     comeback: Option<(When, Revival)>,
     /// It must be told to hear of its link by interrupts. Its driver takes them anyway, and unless it is told, it handles them also after
@@ -30,6 +47,25 @@ pub(crate) struct Quirks {
     /// It has a random Ethernet address unless it is told one (`mac=`), so that its peers would look for a process that was
     /// started again where it was before.
     pub(crate) wants_mac: bool,
+}
+
+/// Where a driver was seen to work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Run {
+    /// With this crate: `cargo xtask test --only dpdk`.
+    Here,
+    /// With DPDK's own program, on a device that QEMU imitates; never with this crate.
+    Imitated,
+    /// Nowhere: what is known is from documents and sources.
+    Nowhere,
+}
+
+/// Something that is known of a driver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Known {
+    pub(crate) what: &'static str,
+    /// Files are of DPDK 22.11.11.
+    pub(crate) source: &'static str,
 }
 
 /// Which of a driver's devices are meant.
@@ -62,52 +98,27 @@ pub(crate) enum Revival {
     Attach,
 }
 
-const NONE: Quirks = Quirks {
-    driver: "",
-    takes_mtu: true,
-    buffer: None,
-    listens: None,
-    waits: false,
-    comeback: None,
-    hears_of_link: false,
-    wants_mac: false,
-};
-
-const TABLE: [Quirks; 5] = [
-    Quirks {
-        driver: "net_memif",
-        takes_mtu: false,
-        buffer: Some(("bsize", 2048, 0)),
-        listens: Some(("socket", When::Without("role=client"))),
-        comeback: Some((When::With("role=client"), Revival::Start)),
-        wants_mac: true,
-        ..NONE
-    },
-    Quirks { driver: "net_vhost", takes_mtu: false, listens: Some(("iface", When::Without("client=1"))), ..NONE },
-    // As a client it connects once, when it is attached (virtio_user/vhost_user.c).
-    Quirks {
-        driver: "net_virtio_user",
-        listens: Some(("path", When::With("server=1"))),
-        waits: true,
-        comeback: Some((When::Without("server=1"), Revival::Attach)),
-        hears_of_link: true,
-        wants_mac: true,
-        ..NONE
-    },
-    // Of each slot of its ring, TPACKET2_HDRLEN, rounded up, is the kernel's.
-    Quirks { driver: "net_af_packet", takes_mtu: false, buffer: Some(("framesz", 2048, 66)), ..NONE },
-    // The kernel's interface has the MTU, and setting it there is not this driver's business.
-    Quirks { driver: "net_af_xdp", takes_mtu: false, ..NONE },
-];
-
 impl Quirks {
     /// Those of a driver, or of a virtual device by its name.
     pub(crate) fn of(driver: &str) -> Self {
-        let driver = driver.trim_end_matches(|c: char| c.is_ascii_digit());
-        TABLE
-            .into_iter()
-            .find(|quirks| quirks.driver == driver || driver == "virtio_user" && quirks.driver == "net_virtio_user")
-            .unwrap_or(NONE)
+        let kind = driver.trim_end_matches(|c: char| c.is_ascii_digit());
+        let kind = if kind == "virtio_user" { "net_virtio_user" } else { kind };
+        // Some end with a digit themselves.
+        TABLE.into_iter().find(|quirks| [driver, kind].contains(&quirks.driver)).unwrap_or(NONE)
+    }
+
+    /// What is known, for people.
+    pub(crate) fn notes(&self) -> Vec<String> {
+        if self.driver.is_empty() {
+            return vec!["nothing is known of its driver: it is taken at its word".to_owned()];
+        }
+        let run = match self.run {
+            Run::Here => "tested with Machnet",
+            Run::Imitated => "never run with Machnet; DPDK's own program was, on a device that QEMU imitates",
+            Run::Nowhere => "never run with Machnet: no such device was at hand",
+        };
+        let facts = self.facts.iter().map(|fact| format!("{} ({})", fact.what, fact.source));
+        std::iter::once(run.to_owned()).chain(facts).collect()
     }
 
     /// The longest frame that its buffers hold.
@@ -121,6 +132,16 @@ impl Quirks {
     pub(crate) fn socket<'a>(&self, arguments: &'a str) -> Option<&'a str> {
         let (name, when) = self.listens?;
         argument(arguments, name).filter(|_| when.holds(arguments))
+    }
+
+    /// True if the kernel receives what `device` receives.
+    pub(crate) fn shares_with_kernel(device: &Device) -> bool {
+        matches!(device, Device::Vdev { name, .. } if Self::of(name).shares)
+    }
+
+    /// The kernel's interface that a virtual device is.
+    pub(crate) fn interface<'a>(&self, arguments: &'a str) -> Option<&'a str> {
+        argument(arguments, self.interface?)
     }
 
     /// What brings the link of a device with these arguments back.
@@ -158,9 +179,42 @@ mod tests {
 
     #[test]
     fn drivers_are_found_by_their_devices_names() {
-        for (name, driver) in [("net_memif0", "net_memif"), ("virtio_user12", "net_virtio_user"), ("net_ena", "")] {
+        for (name, driver) in [
+            ("net_memif0", "net_memif"),
+            ("virtio_user12", "net_virtio_user"),
+            ("net_virtio", "net_virtio"),
+            ("net_ena", "net_ena"),
+            ("net_gve", "net_gve"),
+            ("net_netvsc", "net_netvsc"),
+            ("net_mana", "net_mana"),
+            ("mlx5_pci", "mlx5_pci"),
+            ("net_ixgbe_vf", "net_ixgbe_vf"),
+            ("net_vmxnet3", "net_vmxnet3"),
+            ("net_vmxnet", ""),
+            ("net_ixgbe", ""),
+            ("", ""),
+        ] {
             assert_eq!(Quirks::of(name).driver, driver, "{name}");
         }
+    }
+
+    #[test]
+    fn every_driver_is_there_once_and_every_fact_has_a_source() {
+        for (i, quirks) in TABLE.iter().enumerate() {
+            assert!(TABLE[..i].iter().all(|other| other.driver != quirks.driver), "{}", quirks.driver);
+            assert!(
+                quirks.facts.iter().all(|fact| !fact.what.is_empty() && !fact.source.is_empty()),
+                "{}",
+                quirks.driver
+            );
+            assert!(quirks.run == Run::Here || !quirks.facts.is_empty(), "{}: nothing is known of it", quirks.driver);
+        }
+        let run: Vec<_> = TABLE.iter().filter(|quirks| quirks.run == Run::Here).map(|quirks| quirks.driver).collect();
+        assert_eq!(run, ["net_memif", "net_vhost", "net_virtio_user", "net_af_packet", "net_af_xdp"]);
+        assert!(Quirks::of("net_ena").notes()[0].starts_with("never run with Machnet"));
+        assert!(Quirks::of("net_ena").notes()[1].ends_with("(doc/guides/nics/ena.rst)"));
+        assert_eq!(Quirks::of("net_memif0").notes(), ["tested with Machnet"]);
+        assert_eq!((Quirks::of("net_e1000_em").queues, Quirks::of("net_ena").queues), (1, u16::MAX));
     }
 
     #[test]

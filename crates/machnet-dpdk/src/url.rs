@@ -5,15 +5,17 @@ use std::io;
 use std::net::IpAddr;
 use std::str::FromStr;
 
+use ipnet::IpNet;
 use machnet_core::net::NetConfig;
 
-use crate::{Device, Dpdk, Eal, HugePages, NoDevice, Port, PortBuilder};
+use crate::quirks::Quirks;
+use crate::{Device, Dpdk, Eal, HugePages, Interface, NoDevice, Port, PortBuilder};
 
 /// What a URL names: `dpdk://DEVICE?KEY=VALUE&…`. The device as [`Device`] reads it; the keys:
 ///
 /// | key | meaning | default |
 /// |---|---|---|
-/// | `ip` | own address with its prefix, `10.0.0.5/24`; needed, may be repeated | |
+/// | `ip` | own address with its prefix, `10.0.0.5/24`; may be repeated. `kernel`: those of the kernel's interface for the same hardware, with its gateways, further routes and MTU where the URL says none | `kernel` |
 /// | `gateway` | where packets for other networks go; one per family | none |
 /// | `route` | a further prefix that is on the link; may be repeated | none |
 /// | `port` | the UDP port that flows leave from | any |
@@ -34,14 +36,18 @@ use crate::{Device, Dpdk, Eal, HugePages, NoDevice, Port, PortBuilder};
 /// use machnet_dpdk::DpdkUrl;
 ///
 /// let url: DpdkUrl = "dpdk://vdev:net_memif0,role=client,socket=/tmp/m.sock?ip=10.0.0.1/24&huge=no".parse()?;
-/// assert_eq!(url.address().to_string(), "10.0.0.1");
-/// # Ok::<(), machnet_dpdk::UrlError>(())
+/// assert_eq!(url.address()?.to_string(), "10.0.0.1");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct DpdkUrl {
     text: String,
+    device: Device,
     port: PortBuilder,
+    /// Without addresses: the kernel's.
     net: NetConfig,
+    /// Which were asked for.
+    kernel: bool,
 }
 
 /// What is wrong with a `dpdk://` URL.
@@ -54,9 +60,9 @@ pub enum UrlError {
     /// What should name the device does not.
     #[error(transparent)]
     Device(#[from] NoDevice),
-    /// No own address.
-    #[error("no own address: add ip= and an address with its prefix, such as ?ip=10.0.0.5/24")]
-    NoAddress,
+    /// Own addresses, and the kernel's.
+    #[error("ip=kernel and ip= with an address: give one or the other")]
+    Both,
     /// A key that does not exist.
     #[error("unknown key \"{}\"; known are ip, gateway, route, port, mtu, frames, descriptors, checksums, huge, memory, cores, prefix, allow and plugin", .0.escape_debug())]
     Key(String),
@@ -79,28 +85,60 @@ impl DpdkUrl {
     /// Opens the port.
     ///
     /// # Errors
-    /// As [`PortBuilder::open_net`].
+    /// As [`PortBuilder::open_net`] and [`DpdkUrl::net`].
     pub fn open(&self) -> io::Result<Dpdk> {
-        self.port.open_net(&self.net)
+        let (port, net) = self.resolve()?;
+        port.open_net(&net)
     }
 
     /// The host's home address.
-    #[must_use]
-    pub fn address(&self) -> IpAddr {
-        // There is one, or it would not have been read.
-        self.net.addresses[0].addr()
+    ///
+    /// # Errors
+    /// As [`DpdkUrl::net`].
+    pub fn address(&self) -> io::Result<IpAddr> {
+        // A resolved network has one.
+        Ok(self.net()?.addresses[0].addr())
+    }
+
+    /// The host's network: as the URL says, or, if it says no address, that of the kernel's interface for the same hardware.
+    ///
+    /// # Errors
+    /// `NotFound`: no address is given, and there is no such interface, or it has none. Else what the kernel says.
+    pub fn net(&self) -> io::Result<NetConfig> {
+        Ok(self.resolve()?.1)
+    }
+
+    /// Port and network, with what the kernel says where the URL does not.
+    fn resolve(&self) -> io::Result<(PortBuilder, NetConfig)> {
+        let (mut port, mut net) = (self.port.clone(), self.net.clone());
+        if net.addresses.is_empty() {
+            let none = |why: &str| {
+                let mend = "add ip= and an address with its prefix, such as ?ip=10.0.0.5/24";
+                io::Error::new(io::ErrorKind::NotFound, format!("no own address for {}: {why}: {mend}", self.device))
+            };
+            if !self.kernel && Quirks::shares_with_kernel(&self.device) {
+                let text = "the kernel receives what it receives, and would answer for its addresses that their ports are closed; \
+                            where its firewall keeps it from that, say ip=kernel, else";
+                return Err(none(text));
+            }
+            let interface = Interface::of(&self.device)?.ok_or_else(|| none("the kernel has no interface for it"))?;
+            if interface.addresses.is_empty() {
+                return Err(none(&format!("the kernel's interface {} has none", interface.name)));
+            }
+            interface.complete(&mut net);
+            // Who shares an interface with the kernel hears its "port unreachable" for what is not the kernel's.
+            net.answer_closed_ports = false;
+            if let Some(mtu) = interface.mtu {
+                port = port.mtu_at_most(mtu);
+            }
+        }
+        Ok((port, net))
     }
 
     /// The port alone.
     #[must_use]
     pub const fn port(&self) -> &PortBuilder {
         &self.port
-    }
-
-    /// The host's network.
-    #[must_use]
-    pub const fn net(&self) -> &NetConfig {
-        &self.net
     }
 }
 
@@ -123,7 +161,7 @@ const EAL: [&str; 6] = ["huge", "memory", "cores", "prefix", "allow", "plugin"];
 
 /// Each key with what it wants, and whether it may be repeated.
 const KEYS: [(&str, &str, bool); 14] = [
-    ("ip", "an address with its prefix, such as 10.0.0.5/24", true),
+    ("ip", "an address with its prefix, such as 10.0.0.5/24, or kernel", true),
     ("gateway", "an address, such as 10.0.0.1; one per family", true),
     ("route", "a prefix, such as 10.1.0.0/16", true),
     ("port", "a number up to 65535", false),
@@ -151,10 +189,15 @@ impl FromStr for DpdkUrl {
         let (device, query) = rest.split_once('?').unwrap_or((rest, ""));
         let device: Device = device.parse()?;
         let pairs = pairs(query)?;
-        let addresses: Vec<_> = all(&pairs, "ip").map(Pair::read).collect::<Result<_, _>>()?;
-        let mut net = NetConfig::new(*addresses.first().ok_or(UrlError::NoAddress)?);
-        net.addresses = addresses;
-        let (mut port, mut eal, mut any_eal) = (Port::builder(device), Eal::new(), false);
+        let (kernel, own): (Vec<_>, Vec<_>) = all(&pairs, "ip").partition(|pair| pair.value == "kernel");
+        if !kernel.is_empty() && !own.is_empty() {
+            return Err(UrlError::Both);
+        }
+        let kernel = !kernel.is_empty();
+        // The address is a place to put others in.
+        let mut net = NetConfig::new(IpNet::from(IpAddr::from([0; 4])));
+        net.addresses = own.into_iter().map(Pair::read).collect::<Result<_, _>>()?;
+        let (mut port, mut eal, mut any_eal) = (Port::builder(device.clone()), Eal::new(), false);
         for pair in &pairs {
             any_eal |= EAL.contains(&pair.key);
             match pair.key {
@@ -180,7 +223,7 @@ impl FromStr for DpdkUrl {
         if any_eal {
             port = port.eal(eal);
         }
-        Ok(Self { text: text.to_owned(), port, net })
+        Ok(Self { text: text.to_owned(), device, port, net, kernel })
     }
 }
 
@@ -248,8 +291,11 @@ mod tests {
         )
         .parse()
         .unwrap();
-        let net = url.net();
-        assert_eq!((url.address().to_string(), net.addresses.len(), net.port), ("10.0.0.5".to_owned(), 2, 7000));
+        let net = url.net().unwrap();
+        assert_eq!(
+            (url.address().unwrap().to_string(), net.addresses.len(), net.port),
+            ("10.0.0.5".to_owned(), 2, 7000)
+        );
         assert_eq!(net.gateway_v4, Some([10, 0, 0, 1].into()));
         assert_eq!(net.gateway_v6.unwrap().to_string(), "fd00::1");
         assert_eq!(net.on_link[0].to_string(), "10.1.0.0/16");
@@ -260,8 +306,7 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named_with_what_would_be_right() {
         for (rest, part) in [
-            ("", "add ip="),
-            ("?huge=no", "add ip="),
+            ("?ip=10.0.0.5/24&ip=kernel", "give one or the other"),
             ("?ip=10.0.0.5", "ip=\"10.0.0.5\" cannot be: wanted is an address with its prefix"),
             ("?ip=", "ip=\"\""),
             ("?ip", "ip=\"\""),
@@ -279,6 +324,23 @@ mod tests {
         assert_eq!("udp://0.0.0.0".parse::<DpdkUrl>(), Err(UrlError::Scheme));
         let error = "dpdk://eth0?ip=10.0.0.5/24".parse::<DpdkUrl>().unwrap_err().to_string();
         assert!(error.contains("vdev:net_memif0"), "{error}");
+    }
+
+    #[test]
+    fn who_says_no_address_has_the_kernels_or_hears_that_there_is_none() {
+        for text in [DEVICE.to_owned(), format!("{DEVICE}?huge=no"), format!("{DEVICE}?ip=kernel")] {
+            let error = text.parse::<DpdkUrl>().unwrap().net().unwrap_err();
+            assert!(error.to_string().contains("no interface for it: add ip="), "{error}");
+        }
+        for (text, why) in [
+            ("dpdk://vdev:net_af_packet0,iface=lo", "that their ports are closed"),
+            ("dpdk://vdev:net_af_packet0,iface=lo?ip=kernel", "interface lo has none"),
+            ("dpdk://vdev:net_af_xdp0,iface=lo", "interface lo has none"),
+            ("dpdk://vdev:net_af_xdp0,iface=none0", "there is no interface none0"),
+        ] {
+            let error = text.parse::<DpdkUrl>().unwrap().address().unwrap_err();
+            assert!(error.to_string().contains(why), "{text}: {error}");
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::{Deref, DerefMut};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -219,6 +219,10 @@ impl Driver for Attached {
 
     fn unreachable(&mut self) -> Option<Unreachable> {
         both!(self, driver => Driver::unreachable(driver))
+    }
+
+    fn doubt(&mut self, remote: IpAddr) {
+        both!(self, driver => Driver::doubt(driver, remote));
     }
 
     fn wait(&self) -> Option<BorrowedFd<'_>> {

@@ -71,7 +71,7 @@ impl Ports {
             Self::AfPacket => ("net_af_packet0,iface=eth0".to_owned(), "net_af_packet0,iface=eth0".to_owned()),
         };
         let url = |device, host| format!("{scheme}://vdev:{device}?ip=10.99.0.{host}/24&huge=no");
-        (url(server, 1), url(client, 2))
+        (url(server, 1), format!("{}&server=10.99.0.1:7000", url(client, 2)))
     }
 }
 

@@ -107,6 +107,7 @@ struct Listening {
     phase: Phase,
     generation: u32,
     done: bool,
+    released: bool,
 }
 
 /// The application's end.
@@ -142,7 +143,7 @@ impl<W: Words + Clone> AppSide<W> {
     pub fn new(words: W, geometry: &Geometry, max_message: u32) -> Self {
         let layout = Layout::new(geometry);
         let flow = |_| Flow { phase: Phase::Free, generation: 0, state: 0, posted: 0, waits: false };
-        let listening = |_| Listening { phase: Phase::Free, generation: 0, done: false };
+        let listening = |_| Listening { phase: Phase::Free, generation: 0, done: false, released: false };
         Self {
             receiver: PipeReceiver::new(words.clone(), &layout.pipe(Side::Daemon)),
             sender: PipeSender::new(words.clone(), &layout.pipe(Side::App)),
@@ -269,6 +270,10 @@ impl<W: Words + Clone> AppSide<W> {
                 fence(Ordering::SeqCst);
             }
         }
+        if self.flows[slot as usize].phase == Phase::Claimed {
+            // What is there is the last generation's.
+            return (0, 0);
+        }
         let at = self.layout.flow(Side::Daemon, slot);
         (self.load(at + daemon::ROOM, Ordering::Acquire), self.load(at + daemon::ACKNOWLEDGED, Ordering::Acquire))
     }
@@ -283,6 +288,9 @@ impl<W: Words + Clone> AppSide<W> {
     /// The flow's counters.
     #[must_use]
     pub fn stats(&self, slot: u32) -> FlowStats {
+        if self.flows[slot as usize].phase == Phase::Claimed {
+            return FlowStats::default();
+        }
         let at = self.layout.flow(Side::Daemon, slot) + daemon::STATS;
         FlowStats::from_words(std::array::from_fn(|i| self.load(at + i, Ordering::Relaxed)))
     }
@@ -450,7 +458,7 @@ impl<W: Words + Clone> AppSide<W> {
         self.store(at + app_listener::OPTIONS, options_to_word(options), Ordering::Relaxed);
         self.store(at + app_listener::TAKEN, 0, Ordering::Relaxed);
         let generation = self.listeners[slot as usize].generation.wrapping_add(1);
-        self.listeners[slot as usize] = Listening { phase: Phase::Claimed, generation, done: false };
+        self.listeners[slot as usize] = Listening { phase: Phase::Claimed, generation, done: false, released: false };
         self.store(at + app_listener::CLAIM, generation.into(), Ordering::Release);
         self.mark_listener(slot);
         Some((slot, generation))
@@ -470,15 +478,16 @@ impl<W: Words + Clone> AppSide<W> {
             0 => listening.phase = Phase::Open,
             _ => return Err(bad(Word::ListenerOpening, grant)),
         }
-        if grant & RELEASED != 0 {
-            if !listening.done {
-                return Err(bad(Word::ListenerOpening, grant));
-            }
+        listening.released = grant & RELEASED != 0;
+        if listening.released && listening.done {
             listening.phase = Phase::Free;
             return Ok(ListenerView::Released);
         }
+        let released = listening.released;
         let status = self.load(at + daemon_listener::STATUS, Ordering::Acquire);
         match status as u8 {
+            // Only one that was refused is forgotten unasked.
+            OPENING | LISTENING if released => Err(bad(Word::ListenerOpening, grant)),
             OPENING => Ok(ListenerView::Opening),
             LISTENING => {
                 let address = address_from_words(load3(&self.words, at + daemon_listener::ADDRESS));
@@ -501,13 +510,19 @@ impl<W: Words + Clone> AppSide<W> {
         self.store(at + app_listener::TAKEN, flows, Ordering::Release);
     }
 
-    /// Drops a listener. Its slot is free when [`ListenerView::Released`] was seen.
-    pub fn unlisten(&mut self, listener: u32) {
+    /// Drops a listener. True if its slot is free; else it is when [`ListenerView::Released`] was seen.
+    #[must_use]
+    pub fn unlisten(&mut self, listener: u32) -> bool {
         let listening = &mut self.listeners[listener as usize];
         listening.done = true;
+        let free = listening.released;
+        if free {
+            listening.phase = Phase::Free;
+        }
         let claim = u64::from(listening.generation) | DONE;
         self.store(self.layout.listener(Side::App, listener) + app_listener::CLAIM, claim, Ordering::Release);
         self.mark_listener(listener);
+        free
     }
 
     // Showing, and sleeping.

@@ -179,7 +179,7 @@ fn a_listener_and_its_flows() {
             assert!(app.flow(slot).unwrap().released);
             app.done(slot);
         }
-        app.unlisten(listener);
+        assert!(!app.unlisten(listener));
         assert!(events(&mut daemon).contains(&Event::Unlisten { listener }));
         assert!(!daemon.can_accept(listener).unwrap());
         daemon.unlisten(listener);
@@ -199,6 +199,13 @@ fn a_refusal_keeps_its_kind_and_text() {
     let Ok(ListenerView::Refused(error)) = app.listener(listener) else { panic!() };
     assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse);
     assert_eq!(error.to_string(), &text[..text.floor_char_boundary(256)]);
+    // Forgotten at once, before the application has let it go.
+    daemon.unlisten(listener);
+    assert_eq!(notes(&mut app), [Note::Listener(listener)]);
+    assert!(matches!(app.listener(listener), Ok(ListenerView::Refused(_))));
+    assert!(app.unlisten(listener));
+    assert_eq!(app.listen(81, 1, FlowOptions::new()), Some((listener, 2)));
+    assert!(matches!(events(&mut daemon)[..], [Event::Listen { port: 81, .. }]));
 }
 
 /// An accepted flow whose first message is found before its mark, and one that is over before it was looked at.

@@ -9,7 +9,7 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 use serde_json::{Value, json};
 
 use crate::args::{self, Cores};
-use crate::wire::{Setup, Url};
+use crate::wire::{Scheme, Setup, Url};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Place {
@@ -74,17 +74,32 @@ impl Running {
         if let Some((option, _)) = only_machnet.iter().find(|(_, given)| *given && !url.scheme.is_machnet()) {
             bail!("{option} is for Machnet endpoints; {}:// has no engine", url.scheme.name());
         }
+        let of_an_engine = [
+            ("--placement", self.placement.is_some()),
+            ("--yield-us", self.yield_us.is_some()),
+            ("--spin", self.spin),
+            ("--max-payload", self.max_payload.is_some()),
+            ("--congestion", self.congestion.is_some()),
+        ];
+        if let Some((option, _)) = of_an_engine.iter().find(|(_, given)| *given && url.scheme == Scheme::Unix) {
+            bail!(
+                "{option} is for an engine of one's own; that of unix:// is the daemon's, and its configuration says how it works"
+            );
+        }
         let placement = match self.place() {
             Place::Thread => Placement::Thread,
             Place::Inline => Placement::Inline,
         };
+        let flows = u32::try_from(flows).context("too many flows")?;
         let max_payload = self.max_payload.map(u32::try_from).transpose().context("--max-payload is too large")?;
         Ok(Setup {
             placement,
             idle: self.idle(),
+            recv_spin: Duration::from_micros(self.spin_us.unwrap_or(0)),
             engine_core: self.engine_core(),
             bind: None,
-            max_flows: u32::try_from(flows).context("too many flows")?.max(1 << 16),
+            flows,
+            max_flows: flows.max(1 << 16),
             max_payload,
             congestion: self.congestion,
             timeout: self.timeout,

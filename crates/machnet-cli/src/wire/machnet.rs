@@ -1,14 +1,17 @@
-//! `udp://`, `shm://` and `dpdk://`: flows of a Machnet endpoint, over UDP sockets, shared memory or a DPDK port.
+//! `udp://`, `shm://`, `dpdk://`: flows of a Machnet endpoint, over UDP sockets, shared memory or a DPDK port; `unix://`: of
+//! one whose engine is in a daemon.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::path::Path;
 
 #[cfg(feature = "dpdk")]
 use machnet::Congestion;
-use machnet::{Config, Driver, Endpoint, Message, RecvHalf, SendHalf, Udp};
+use machnet::{AttachBuilder, Config, Driver, Endpoint, Message, RecvHalf, SendHalf, Udp};
 use machnet_shm::Shm;
 use serde_json::{Map, Value};
 
+use super::url::DEFAULT_PORT;
 use super::{Link, Listener, Rx, Setup, Side, Tx, Wire};
 
 /// Flows that may wait to be accepted.
@@ -57,7 +60,16 @@ impl Machnet {
         setup.max_payload.get_or_insert(driver.capabilities().max_payload);
         // As the library's default endpoint.
         setup.congestion.get_or_insert(Congestion::Cubic);
-        Self::open(driver, 1, server, &setup, |port, at| format!("{port}&server={at}"), &port.to_string())
+        Self::open(driver, 1, server, &setup, super::url::with_server, &port.to_string())
+    }
+
+    /// Attaches to a daemon. The server is at `server`; without it, at the daemon's own address.
+    pub(crate) fn unix(path: &Path, server: Option<SocketAddr>, setup: &Setup) -> io::Result<Self> {
+        let builder = AttachBuilder::new(path).flows(setup.flows).recv_spin(setup.recv_spin);
+        let endpoint = builder.attach()?;
+        let at = server.unwrap_or_else(|| SocketAddr::new(reachable(endpoint.local_addr().ip()), DEFAULT_PORT));
+        let url = |path: &str, at| format!("unix://{path}?server={}", reachable_at(at));
+        Ok(Self { endpoint, at, max_size: super::MAX_SIZE, url, name: path.display().to_string() })
     }
 
     fn open<D: Driver + 'static>(
@@ -83,6 +95,19 @@ impl Machnet {
         let endpoint = builder.placement(setup.placement).idle(setup.idle).thread_name("engine").start()?;
         Ok(Self { endpoint, at, max_size, url, name: name.to_owned() })
     }
+}
+
+/// An address of this host's to reach who is at all of them.
+fn reachable(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    }
+}
+
+fn reachable_at(at: SocketAddr) -> SocketAddr {
+    SocketAddr::new(reachable(at.ip()), at.port())
 }
 
 /// The address that the kernel would send to `to` from: an endpoint there has packets as long as that one interface takes,

@@ -1,7 +1,7 @@
 //! What carries messages between client and server: Machnet, and its rivals behind the same few calls.
 //!
 //! ```text
-//! machnet.rs   udp://, shm://, dpdk://  flows of an endpoint
+//! machnet.rs   udp://, shm://, dpdk://  flows of an endpoint; unix://  of one in a daemon
 //! framed.rs                 messages on byte streams, a length in front of each
 //! tcp.rs       tcp://       tokio's TcpStream
 //! uds.rs       uds://       tokio's UnixStream
@@ -119,10 +119,14 @@ pub(crate) struct Setup {
     pub(crate) placement: Placement,
     /// What it does when nothing is to be done.
     pub(crate) idle: IdlePolicy,
+    /// How long a flow of a daemon's looks for a message before it waits.
+    pub(crate) recv_spin: Duration,
     /// The core of the engine's thread.
     pub(crate) engine_core: Option<usize>,
     /// The local address of clients.
     pub(crate) bind: Option<IpAddr>,
+    /// Flows that this process may have at a time.
+    pub(crate) flows: u32,
     /// Flows that an engine can have.
     pub(crate) max_flows: u32,
     /// The longest UDP payload.
@@ -163,6 +167,10 @@ pub(crate) async fn over<J: Job>(job: J, url: &Url, setup: &Setup, side: Side) -
         }
         #[cfg(feature = "dpdk")]
         Scheme::DpdkRaw => anyhow::bail!("dpdk+raw:// carries no messages: `machnet perf` alone measures it"),
+        Scheme::Unix => {
+            let (path, server) = url.daemon();
+            job.run(machnet::Machnet::unix(path, server, setup)?).await
+        }
         Scheme::Tcp => job.run(tcp::Tcp::new(url.resolve().await?, setup.bind)).await,
         Scheme::TcpSpin => job.run(spin::TcpSpin::new(url.resolve().await?, setup.bind)).await,
         Scheme::UdpSpin => job.run(udp_spin::UdpSpin::new(url.resolve().await?, setup.bind)).await,

@@ -21,6 +21,8 @@ pub(crate) enum Scheme {
     /// Bare frames between two DPDK ports.
     #[cfg(feature = "dpdk")]
     DpdkRaw,
+    /// Machnet in a daemon.
+    Unix,
     /// tokio's TCP.
     Tcp,
     /// TCP sockets, busily polled.
@@ -42,6 +44,7 @@ impl Scheme {
         ("dpdk", Self::Dpdk),
         #[cfg(feature = "dpdk")]
         ("dpdk+raw", Self::DpdkRaw),
+        ("unix", Self::Unix),
         ("tcp", Self::Tcp),
         ("tcp+spin", Self::TcpSpin),
         ("udp+spin", Self::UdpSpin),
@@ -71,7 +74,7 @@ impl Scheme {
     /// True if this is Machnet itself, not a rival.
     pub(crate) fn is_machnet(self) -> bool {
         match self {
-            Self::Udp | Self::Shm => true,
+            Self::Udp | Self::Shm | Self::Unix => true,
             #[cfg(feature = "dpdk")]
             Self::Dpdk => true,
             _ => false,
@@ -80,10 +83,10 @@ impl Scheme {
 }
 
 /// Schemes of Machnet endpoints that later versions have.
-const PLANNED: [&str; 3] = ["dpdk", "xdp", "unix"];
+const PLANNED: [&str; 2] = ["dpdk", "xdp"];
 
-/// The port of `shm://` and `dpdk://` URLs without one.
-const DEFAULT_PORT: u16 = 7000;
+/// The port of `shm://`, `dpdk://` and `unix://` URLs without one.
+pub(super) const DEFAULT_PORT: u16 = 7000;
 
 /// Where a server is: a transport and a place.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,9 +105,11 @@ pub(crate) enum Place {
     Host { name: String, port: u16 },
     /// A file.
     Path(PathBuf),
-    /// A port of this machine with the host on it, and the server's address.
+    /// A daemon's socket, and the server's address.
+    Daemon { socket: PathBuf, server: Option<SocketAddr> },
+    /// A port of this machine with the host on it, and the server's address, unless that is this host's.
     #[cfg(feature = "dpdk")]
-    Dpdk { port: Box<machnet::dpdk::DpdkUrl>, server: SocketAddr },
+    Dpdk { port: Box<machnet::dpdk::DpdkUrl>, server: Option<SocketAddr> },
 }
 
 impl Place {
@@ -151,8 +156,17 @@ impl Url {
     #[cfg(feature = "dpdk")]
     pub(crate) fn dpdk(&self) -> anyhow::Result<(&machnet::dpdk::DpdkUrl, SocketAddr)> {
         match &self.place {
-            Place::Dpdk { port, server } => Ok((port, *server)),
+            Place::Dpdk { port, server: Some(server) } => Ok((port, *server)),
+            Place::Dpdk { port, server: None } => Ok((port, SocketAddr::new(port.address()?, DEFAULT_PORT))),
             _ => bail!("{self} is no DPDK port"),
+        }
+    }
+
+    /// A daemon's socket, and the server's address.
+    pub(crate) fn daemon(&self) -> (&Path, Option<SocketAddr>) {
+        match &self.place {
+            Place::Daemon { socket, server } => (socket, *server),
+            _ => (Path::new(""), None),
         }
     }
 
@@ -195,6 +209,8 @@ impl FromStr for Url {
                 return Err("no path; wanted is for example uds:///tmp/machnet.sock".to_owned());
             }
             Place::Path(PathBuf::from(rest))
+        } else if scheme == Scheme::Unix {
+            daemon(rest)?
         } else if scheme == Scheme::Shm && !rest.is_empty() && !rest.contains(':') {
             Place::Host { name: rest.to_owned(), port: DEFAULT_PORT }
         } else {
@@ -210,22 +226,47 @@ fn engines(text: &str) -> Result<usize, String> {
     number.ok_or_else(|| format!("{text:?} is no number of engines: 1 to {MAX_ENGINES}"))
 }
 
+/// Reads `PATH` and `PATH?server=ADDRESS:PORT`.
+fn daemon(rest: &str) -> Result<Place, String> {
+    let wanted = "wanted is for example unix:///run/machnet/machnet.sock?server=10.0.0.1:7000";
+    let (path, query) = rest.split_once('?').map_or((rest, None), |(path, query)| (path, Some(query)));
+    if path.is_empty() {
+        return Err(format!("no path; {wanted}"));
+    }
+    let server = match query {
+        None => None,
+        Some(query) => {
+            let server = query.strip_prefix("server=").and_then(|server| server.parse().ok());
+            Some(server.ok_or_else(|| format!("{query:?} after the path; {wanted}"))?)
+        }
+    };
+    Ok(Place::Daemon { socket: path.into(), server })
+}
+
 /// Reads `DEVICE?…&server=ADDRESS:PORT`: all but `server` is the library's. Without it the server is this host.
 #[cfg(feature = "dpdk")]
 fn dpdk(rest: &str) -> Result<Place, String> {
     let (device, query) = rest.split_once('?').unwrap_or((rest, ""));
     let (server, rest): (Vec<_>, Vec<_>) = query.split('&').partition(|pair| pair.starts_with("server="));
-    let port: machnet::dpdk::DpdkUrl = format!("dpdk://{device}?{}", rest.join("&"))
-        .parse()
-        .map_err(|error: machnet::dpdk::UrlError| error.to_string())?;
+    let port: machnet::dpdk::DpdkUrl =
+        format!("dpdk://{device}{}{}", if rest.concat().is_empty() { "" } else { "?" }, rest.join("&"))
+            .parse()
+            .map_err(|error: machnet::dpdk::UrlError| error.to_string())?;
     let server = match server.as_slice() {
-        [] => SocketAddr::new(port.address(), DEFAULT_PORT),
-        [one] => one.trim_start_matches("server=").parse().map_err(|_| {
+        [] => None,
+        [one] => Some(one.trim_start_matches("server=").parse().map_err(|_| {
             format!("{one:?}: wanted is the server's address and port, such as server=10.0.0.1:{DEFAULT_PORT}")
-        })?,
+        })?),
         _ => return Err("server is there twice".to_owned()),
     };
     Ok(Place::Dpdk { port: Box::new(port), server })
+}
+
+/// The URL of a port, with a server's address.
+#[cfg(feature = "dpdk")]
+pub(crate) fn with_server(port: &str, server: SocketAddr) -> String {
+    let sign = if port.contains('?') { '&' } else { '?' };
+    format!("{port}{sign}server={server}")
 }
 
 impl fmt::Display for Place {
@@ -234,9 +275,13 @@ impl fmt::Display for Place {
             Self::Host { name, port } if name.contains(':') => write!(f, "[{name}]:{port}"),
             Self::Host { name, port } => write!(f, "{name}:{port}"),
             Self::Path(path) => path.display().fmt(f),
+            Self::Daemon { socket, server: None } => socket.display().fmt(f),
+            Self::Daemon { socket, server: Some(server) } => write!(f, "{}?server={server}", socket.display()),
             #[cfg(feature = "dpdk")]
-            Self::Dpdk { port, server } => {
-                write!(f, "{}&server={server}", port.to_string().trim_start_matches("dpdk://"))
+            Self::Dpdk { port, server: None } => f.write_str(port.to_string().trim_start_matches("dpdk://")),
+            #[cfg(feature = "dpdk")]
+            Self::Dpdk { port, server: Some(server) } => {
+                f.write_str(with_server(&port.to_string(), *server).trim_start_matches("dpdk://"))
             }
         }
     }
@@ -262,6 +307,8 @@ mod tests {
             "udp+spin://h:2",
             "uds:///tmp/x",
             "shm://n:7",
+            "unix:///tmp/m.sock",
+            "unix:///tmp/m.sock?server=10.0.0.1:7000",
             "udp://127.0.0.1:7400?engines=4",
         ] {
             let url: Url = text.parse().unwrap();
@@ -282,7 +329,7 @@ mod tests {
             #[cfg(feature = "dpdk")]
             ("dpdk://0", "names no DPDK port"),
             #[cfg(feature = "dpdk")]
-            ("dpdk+raw://vdev:net_memif0", "add ip="),
+            ("dpdk+raw://vdev:net_memif0?color=red", "unknown key"),
             #[cfg(feature = "dpdk")]
             ("dpdk://0000:00:06.0?ip=10.0.0.1/24&server=x", "server=10.0.0.1:7000"),
             ("shm://", "no port"),
@@ -294,6 +341,8 @@ mod tests {
             ("tcp://h:7?engines=2", "is no port"),
             ("udp://::1:70", "brackets"),
             ("uds://", "no path"),
+            ("unix://", "no path; wanted is for example unix:///run"),
+            ("unix:///m?server=h:1", "\"server=h:1\" after the path"),
         ] {
             let error = text.parse::<Url>().unwrap_err();
             assert!(error.contains(part), "{text}: {error}");

@@ -60,6 +60,13 @@ pub trait AppChannel: Send {
     /// The bell that wakes this channel's engine.
     fn bell(&self) -> Arc<Doorbell>;
 
+    /// Whose a flow is: an engine shares out what it sends between groups, and only then between their flows. Small numbers,
+    /// used again.
+    fn group(&self, slot: Slot) -> u32 {
+        let _ = slot;
+        0
+    }
+
     /// What the application chose for a flow that is to be connected.
     fn options(&self, slot: Slot) -> FlowOptions;
 

@@ -389,6 +389,9 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
                 Some(at) if at <= self.now => {
                     any = true;
                     flow.on_timer(self.now);
+                    if flow.is_unanswered() {
+                        self.tx.driver.doubt(flow.remote.ip());
+                    }
                     self.touch(key);
                 }
                 // It was postponed meanwhile.
@@ -548,7 +551,8 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             self.touched.push(key);
         }
         if flow.wants_turn(self.now) {
-            self.turns.push(key);
+            let group = flow.slot.map_or(0, |slot| self.channel.group(slot));
+            self.turns.push(key, group);
         }
     }
 

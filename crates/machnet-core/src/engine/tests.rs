@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use machnet_channel::{
@@ -27,6 +27,7 @@ struct Wire {
     open: BTreeMap<u16, u32>,
     rx: Vec<RxPacket>,
     sent: Vec<Vec<u8>>,
+    doubted: Vec<IpAddr>,
 }
 
 impl Driver for Wire {
@@ -60,6 +61,10 @@ impl Driver for Wire {
         let n = batch.len();
         self.sent.extend(batch.drain(..).map(|packet| packet.payload.as_ref().to_vec()));
         n
+    }
+
+    fn doubt(&mut self, remote: IpAddr) {
+        self.doubted.push(remote);
     }
 
     fn set_bell(&mut self, _: Arc<Doorbell>) {}
@@ -109,6 +114,7 @@ impl Bench {
             open: BTreeMap::new(),
             rx: Vec::new(),
             sent: Vec::new(),
+            doubted: Vec::new(),
         };
         let intake = Intake::new();
         let channel = LocalChannel::new(Arc::clone(&intake));
@@ -242,6 +248,39 @@ fn each_state_takes_what_is_listed_and_counts_the_rest() {
             }
         }
     }
+}
+
+/// A neighbour is doubted when nothing comes back: not for one lost packet, and not while it answers.
+#[test]
+fn who_does_not_answer_is_doubted() {
+    let doubted = |bench: &Bench| bench.engine.tx.driver.doubted.len();
+    let wait = |bench: &mut Bench| {
+        let deadline = bench.engine.poll(bench.now).next_deadline.expect("something is due");
+        bench.now = bench.now.max(deadline);
+        bench.poll();
+    };
+    let (mut bench, _) = Bench::with_flow("open");
+    let flow = bench._listener.poll_accept(&std::task::Context::from_waker(std::task::Waker::noop()));
+    let std::task::Poll::Ready(Some(mut flow)) = flow else { panic!("a flow was accepted") };
+    flow.send.post(b"message".to_vec().into()).unwrap();
+    for _ in 0..3 {
+        bench.poll();
+    }
+    let repeats = |bench: &mut Bench| {
+        let sent = bench.engine.tx.driver.sent.len();
+        while bench.engine.tx.driver.sent.len() == sent {
+            wait(bench);
+        }
+    };
+    repeats(&mut bench);
+    assert_eq!(doubted(&bench), 0, "it may have been the last packet that was lost");
+    repeats(&mut bench);
+    assert_eq!(bench.engine.tx.driver.doubted, [peer().ip()]);
+
+    let (mut bench, _) = Bench::with_flow("connecting");
+    assert_eq!(doubted(&bench), 0);
+    repeats(&mut bench);
+    assert_eq!(bench.engine.tx.driver.doubted, [peer().ip()], "INIT was repeated");
 }
 
 /// INIT is answered in these states, and its repetition must cost no memory.

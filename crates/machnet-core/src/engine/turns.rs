@@ -15,7 +15,8 @@
 //! lasts one packet; ours lasts a quantum per rotation, since our quantum is large: one GSO batch, so that a flow's turn
 //! is one system call. A quantum holds any packet, so a flow's rest of less than a packet is not carried on.
 //!
-//! It knows keys, not flows: with several channels, one of these orders the channels and one in each its flows.
+//! It knows keys, not flows. Keys come in groups, the applications of a daemon: the same order is kept among the groups, and
+//! within each, so that an application gets no more by having more flows. In process there is one group.
 
 const NIL: u32 = u32::MAX;
 
@@ -39,10 +40,13 @@ struct Node {
     place: Place,
     /// It had more than it could send when its last turn ended.
     bulk: bool,
+    /// Whose it is.
+    group: u32,
 }
 
 impl Node {
-    const NEW: Self = Self { prev: NIL, next: NIL, left: QUANTUM, rotation: 0, place: Place::Nowhere, bulk: false };
+    const NEW: Self =
+        Self { prev: NIL, next: NIL, left: QUANTUM, rotation: 0, place: Place::Nowhere, bulk: false, group: 0 };
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -56,10 +60,10 @@ impl List {
     const EMPTY: Self = Self { head: NIL, tail: NIL, len: 0 };
 }
 
-/// See the module. A list through an array: each key is in it at most once, and leaves in constant time.
+/// The order of some keys. Lists through an array of nodes, which several share: each key is in one of them at most, and at
+/// most once, and leaves in constant time.
 #[derive(Debug)]
-pub(crate) struct Turns {
-    nodes: Vec<Node>,
+struct Ring {
     fresh: List,
     ongoing: List,
     rotation: u16,
@@ -82,26 +86,23 @@ pub(crate) enum Ended {
     Blocked,
 }
 
-impl Turns {
-    pub(crate) const fn new() -> Self {
-        Self { nodes: Vec::new(), fresh: List::EMPTY, ongoing: List::EMPTY, rotation: 0, to_visit: 0, ahead: 0 }
+impl Ring {
+    const fn new() -> Self {
+        Self { fresh: List::EMPTY, ongoing: List::EMPTY, rotation: 0, to_visit: 0, ahead: 0 }
     }
 
-    pub(crate) const fn is_empty(&self) -> bool {
+    const fn is_empty(&self) -> bool {
         self.fresh.len == 0 && self.ongoing.len == 0
     }
 
-    pub(crate) const fn len(&self) -> usize {
+    const fn len(&self) -> usize {
         self.fresh.len as usize + self.ongoing.len as usize
     }
 
     /// `key` has something to send.
-    pub(crate) fn push(&mut self, key: u32) {
-        if key as usize >= self.nodes.len() {
-            self.nodes.resize(key as usize + 1, Node::NEW);
-        }
+    fn push(&mut self, nodes: &mut [Node], key: u32) {
         let rotation = self.rotation;
-        let node = &mut self.nodes[key as usize];
+        let node = &mut nodes[key as usize];
         if node.place != Place::Nowhere {
             return;
         }
@@ -109,25 +110,20 @@ impl Turns {
             (node.rotation, node.left) = (rotation, QUANTUM);
         }
         let place = if node.left > 0 && !node.bulk { Place::Fresh } else { Place::Ongoing };
-        self.link(key, place);
-    }
-
-    /// True if `key` is to have a turn.
-    pub(crate) fn contains(&self, key: u32) -> bool {
-        self.nodes.get(key as usize).is_some_and(|node| node.place != Place::Nowhere)
+        self.link(nodes, key, place);
     }
 
     /// Whose turn it is, and how many bytes it may send. Say how it ended by [`Turns::end`].
-    pub(crate) fn next(&mut self) -> Option<(u32, u32)> {
+    fn next(&mut self, nodes: &mut [Node]) -> Option<(u32, u32)> {
         if self.fresh.len > 0 && (self.ahead < QUANTUM || self.ongoing.len == 0) {
             let key = self.fresh.head;
-            return Some((key, self.nodes[key as usize].left));
+            return Some((key, nodes[key as usize].left));
         }
         if self.ongoing.len == 0 {
             return None;
         }
         let key = self.ongoing.head;
-        let node = &mut self.nodes[key as usize];
+        let node = &mut nodes[key as usize];
         if node.left == 0 {
             (node.left, node.rotation) = (QUANTUM, self.rotation);
         }
@@ -135,8 +131,8 @@ impl Turns {
     }
 
     /// The turn of `key` ended after `bytes`.
-    pub(crate) fn end(&mut self, key: u32, bytes: u32, how: Ended) {
-        let node = &mut self.nodes[key as usize];
+    fn end(&mut self, nodes: &mut [Node], key: u32, bytes: u32, how: Ended) {
+        let node = &mut nodes[key as usize];
         let place = node.place;
         node.left = node.left.saturating_sub(bytes);
         match place {
@@ -152,9 +148,9 @@ impl Turns {
         if more {
             node.left = 0;
         }
-        self.unlink(key);
+        self.unlink(nodes, key);
         if more {
-            self.link(key, Place::Ongoing);
+            self.link(nodes, key, Place::Ongoing);
         }
         if place == Place::Ongoing {
             self.to_visit = self.to_visit.saturating_sub(1);
@@ -162,16 +158,11 @@ impl Turns {
         self.rotate();
     }
 
-    /// `key` is gone.
-    pub(crate) fn remove(&mut self, key: u32) {
-        if self.contains(key) {
-            self.unlink(key);
-            self.to_visit = self.to_visit.min(self.ongoing.len);
-            self.rotate();
-        }
-        if let Some(node) = self.nodes.get_mut(key as usize) {
-            *node = Node { rotation: self.rotation, ..Node::NEW };
-        }
+    /// `key` has nothing to send any more, whoever says so.
+    fn leave(&mut self, nodes: &mut [Node], key: u32) {
+        self.unlink(nodes, key);
+        self.to_visit = self.to_visit.min(self.ongoing.len);
+        self.rotate();
     }
 
     /// Begins a rotation if every ongoing one had its turn.
@@ -186,26 +177,26 @@ impl Turns {
         if place == Place::Fresh { &mut self.fresh } else { &mut self.ongoing }
     }
 
-    fn link(&mut self, key: u32, place: Place) {
+    fn link(&mut self, nodes: &mut [Node], key: u32, place: Place) {
         let list = self.list(place);
         let last = std::mem::replace(&mut list.tail, key);
         list.len += 1;
         if last == NIL {
             list.head = key;
         } else {
-            self.nodes[last as usize].next = key;
+            nodes[last as usize].next = key;
         }
-        let node = &mut self.nodes[key as usize];
+        let node = &mut nodes[key as usize];
         (node.prev, node.next, node.place) = (last, NIL, place);
     }
 
-    fn unlink(&mut self, key: u32) {
-        let Node { prev, next, place, .. } = self.nodes[key as usize];
+    fn unlink(&mut self, nodes: &mut [Node], key: u32) {
+        let Node { prev, next, place, .. } = nodes[key as usize];
         if prev != NIL {
-            self.nodes[prev as usize].next = next;
+            nodes[prev as usize].next = next;
         }
         if next != NIL {
-            self.nodes[next as usize].prev = prev;
+            nodes[next as usize].prev = prev;
         }
         let list = self.list(place);
         list.len -= 1;
@@ -215,7 +206,120 @@ impl Turns {
         if next == NIL {
             list.tail = prev;
         }
-        self.nodes[key as usize].place = Place::Nowhere;
+        nodes[key as usize].place = Place::Nowhere;
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Turns {
+    nodes: Vec<Node>,
+    /// The order within each group.
+    rings: Vec<Ring>,
+    /// The order of groups that have a key to serve, if there is more than one group.
+    groups: Ring,
+    group_nodes: Vec<Node>,
+    len: usize,
+}
+
+impl Turns {
+    pub(crate) const fn new() -> Self {
+        Self { nodes: Vec::new(), rings: Vec::new(), groups: Ring::new(), group_nodes: Vec::new(), len: 0 }
+    }
+
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    pub(crate) const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// `key`, of `group`, has something to send.
+    pub(crate) fn push(&mut self, key: u32, group: u32) {
+        if key as usize >= self.nodes.len() {
+            self.nodes.resize(key as usize + 1, Node::NEW);
+        }
+        if group as usize >= self.rings.len() {
+            self.add_groups(group);
+        }
+        let node = &mut self.nodes[key as usize];
+        if node.place != Place::Nowhere {
+            return;
+        }
+        if node.group != group {
+            *node = Node { group, ..Node::NEW };
+        }
+        self.rings[group as usize].push(&mut self.nodes, key);
+        if !self.is_one_group() {
+            self.groups.push(&mut self.group_nodes, group);
+        }
+        self.len += 1;
+    }
+
+    /// From now on there are groups up to `last`.
+    #[cold]
+    fn add_groups(&mut self, last: u32) {
+        let was_one = self.is_one_group();
+        // One group has no order among groups: it begins with the second.
+        let count = (last as usize + 1).max(if self.rings.is_empty() { 1 } else { 2 });
+        self.rings.resize_with(count, Ring::new);
+        self.group_nodes.resize(count, Node::NEW);
+        if was_one && !self.rings[0].is_empty() {
+            self.groups.push(&mut self.group_nodes, 0);
+        }
+    }
+
+    /// True if `key` is to have a turn.
+    pub(crate) fn contains(&self, key: u32) -> bool {
+        self.nodes.get(key as usize).is_some_and(|node| node.place != Place::Nowhere)
+    }
+
+    /// Whose turn it is, and how many bytes it may send. Say how it ended by [`Turns::end`].
+    pub(crate) fn next(&mut self) -> Option<(u32, u32)> {
+        let (group, of_group) =
+            if self.is_one_group() { (0, QUANTUM) } else { self.groups.next(&mut self.group_nodes)? };
+        let (key, allowed) = self.rings.get_mut(group as usize)?.next(&mut self.nodes)?;
+        Some((key, allowed.min(of_group)))
+    }
+
+    /// The turn of `key` ended after `bytes`.
+    pub(crate) fn end(&mut self, key: u32, bytes: u32, how: Ended) {
+        let group = self.nodes[key as usize].group;
+        let is_one = self.is_one_group();
+        let ring = &mut self.rings[group as usize];
+        let before = ring.len();
+        // What its group is not allowed, it may send when the group has its next turn.
+        let of_group = self.group_nodes[group as usize].left;
+        let cut_short = !is_one && how == Ended::Spent && of_group < self.nodes[key as usize].left;
+        ring.end(&mut self.nodes, key, bytes, if cut_short { Ended::Blocked } else { how });
+        self.len -= before - ring.len();
+        if !is_one {
+            // Others of the group go on, as far as it is allowed.
+            let how = if ring.is_empty() || cut_short { how } else { Ended::Blocked };
+            self.groups.end(&mut self.group_nodes, group, bytes, how);
+        }
+    }
+
+    /// `key` is gone.
+    pub(crate) fn remove(&mut self, key: u32) {
+        if self.contains(key) {
+            let group = self.nodes[key as usize].group;
+            let ring = &mut self.rings[group as usize];
+            ring.leave(&mut self.nodes, key);
+            self.len -= 1;
+            if ring.is_empty() && self.rings.len() > 1 {
+                self.groups.leave(&mut self.group_nodes, group);
+            }
+        }
+        if let Some(node) = self.nodes.get_mut(key as usize) {
+            let rotation = self.rings.get(node.group as usize).map_or(0, |ring| ring.rotation);
+            *node = Node { rotation, group: node.group, ..Node::NEW };
+        }
+    }
+
+    const fn is_one_group(&self) -> bool {
+        self.rings.len() == 1
     }
 }
 
@@ -239,9 +343,9 @@ mod tests {
     fn bulk_takes_turns_and_a_request_waits_for_one() {
         let mut turns = Turns::new();
         let mut wants = [1 << 40, 1 << 40, 1 << 40, 0];
-        (0..3).for_each(|key| turns.push(key));
+        (0..3).for_each(|key| turns.push(key, 0));
         // Each begins fresh.
-        while turns.fresh.len > 0 {
+        while turns.rings[0].fresh.len > 0 {
             turn(&mut turns, &mut wants);
         }
         let order: Vec<u32> = (0..3).map(|_| turn(&mut turns, &mut wants).unwrap().0).collect();
@@ -249,7 +353,7 @@ mod tests {
         // A small one goes first, each time it comes, however often within one rotation.
         for expected in [order.clone(), order.clone(), order].concat() {
             wants[3] = 1000;
-            turns.push(3);
+            turns.push(3, 0);
             assert_eq!(turn(&mut turns, &mut wants), Some((3, 1000)));
             assert_eq!(turn(&mut turns, &mut wants), Some((expected, 65_000)));
         }
@@ -259,12 +363,12 @@ mod tests {
     fn who_asks_often_gets_a_quantum_per_rotation() {
         let mut turns = Turns::new();
         let mut wants = [1 << 40, 1 << 40, 0];
-        turns.push(0);
-        turns.push(1);
+        turns.push(0, 0);
+        turns.push(1, 0);
         let mut sent = [0; 3];
         for _ in 0..10_000 {
             wants[2] = 5000;
-            turns.push(2);
+            turns.push(2, 0);
             let (key, bytes) = turn(&mut turns, &mut wants).unwrap();
             sent[key as usize] += u64::from(bytes);
         }
@@ -276,13 +380,13 @@ mod tests {
         let mut turns = Turns::new();
         let mut wants = [5000; 1001];
         wants[1000] = 1 << 40;
-        turns.push(1000);
+        turns.push(1000, 0);
         assert_eq!(turn(&mut turns, &mut wants).unwrap().0, 1000);
         let mut sent = 0;
         for _ in 0..10_000 {
             for key in 0..1000 {
                 wants[key as usize] = 5000;
-                turns.push(key);
+                turns.push(key, 0);
             }
             let (key, bytes) = turn(&mut turns, &mut wants).unwrap();
             sent += if key == 1000 { u64::from(bytes) } else { 0 };
@@ -296,24 +400,24 @@ mod tests {
     fn who_is_held_by_a_window_takes_turns() {
         let mut turns = Turns::new();
         for key in 0..3 {
-            turns.push(key);
+            turns.push(key, 0);
             turns.end(key, 5000, Ended::Held);
-            turns.push(key);
+            turns.push(key, 0);
         }
-        turns.push(3);
+        turns.push(3, 0);
         assert_eq!(turns.next().unwrap().0, 3);
         turns.end(3, 100, Ended::Done);
         assert_eq!(turns.next().unwrap().0, 0);
         turns.end(0, 5000, Ended::Done);
-        turns.push(0);
+        turns.push(0, 0);
         assert_eq!(turns.next().unwrap().0, 0, "no longer");
     }
 
     #[test]
     fn a_blocked_turn_goes_on() {
         let mut turns = Turns::new();
-        turns.push(0);
-        turns.push(1);
+        turns.push(0, 0);
+        turns.push(1, 0);
         assert_eq!(turns.next(), Some((0, QUANTUM)));
         turns.end(0, 10_000, Ended::Blocked);
         assert_eq!(turns.next(), Some((0, QUANTUM - 10_000)));
@@ -325,14 +429,14 @@ mod tests {
     fn a_flow_is_listed_once_and_leaves_no_trace() {
         let mut turns = Turns::new();
         for _ in 0..1000 {
-            (0..3).for_each(|key| turns.push(key));
+            (0..3).for_each(|key| turns.push(key, 0));
         }
         assert_eq!((turns.len(), turns.nodes.len()), (3, 3));
         turns.end(0, QUANTUM, Ended::Spent);
         turns.remove(0);
         turns.remove(2);
         turns.remove(2);
-        turns.push(0);
+        turns.push(0, 0);
         assert_eq!(turns.next(), Some((1, QUANTUM)));
         turns.end(1, 1, Ended::Done);
         assert_eq!(turns.next(), Some((0, QUANTUM)), "another flow's: nothing of the first is left");
@@ -340,16 +444,51 @@ mod tests {
         assert!(turns.is_empty() && turns.next().is_none());
     }
 
+    /// Two groups, the second with many keys: each has half, and a key of the second has its share of that.
+    #[test]
+    fn a_group_gets_no_more_by_having_more_keys() {
+        let mut turns = Turns::new();
+        let mut wants = [1 << 40; 33];
+        turns.push(0, 0);
+        (1..33).for_each(|key| turns.push(key, 3));
+        let mut sent = [0_u64; 33];
+        for _ in 0..6400 {
+            let (key, bytes) = turn(&mut turns, &mut wants).unwrap();
+            sent[key as usize] += u64::from(bytes);
+        }
+        let many: u64 = sent[1..].iter().sum();
+        assert!(sent[0].abs_diff(many) * 50 < many, "{} against {many}", sent[0]);
+        let (least, most) = (sent[1..].iter().min().unwrap(), sent[1..].iter().max().unwrap());
+        assert!(most - least <= 8 * u64::from(QUANTUM), "{sent:?}");
+        // A group that wants little is served first.
+        wants[0] = 1000;
+        while turns.contains(0) {
+            turn(&mut turns, &mut wants);
+        }
+        for _ in 0..10 {
+            let mut waited = 0;
+            wants[0] = 1000;
+            turns.push(0, 0);
+            while turn(&mut turns, &mut wants).unwrap().0 != 0 {
+                waited += 1;
+            }
+            assert!(waited <= 3, "{waited} turns of others");
+            for _ in 0..70 {
+                turn(&mut turns, &mut wants);
+            }
+        }
+    }
+
     proptest! {
         /// Whatever happens, the lists hold exactly who is ready, and everybody's turn comes.
         #[test]
-        fn nobody_is_lost(steps in prop::collection::vec((0..7u8, 0..8u32, 0..70_000u32), 0..300)) {
+        fn nobody_is_lost(steps in prop::collection::vec((0..7u8, 0..8u32, 0..70_000u32), 0..300), groups in 1..4u32) {
             let mut turns = Turns::new();
             let mut ready = std::collections::BTreeSet::new();
             for (step, key, bytes) in steps {
                 match step {
                     0 | 1 => {
-                        turns.push(key);
+                        turns.push(key, key % groups);
                         ready.insert(key);
                     }
                     2 => {

@@ -92,6 +92,16 @@ impl Flow {
         }
     }
 
+    /// The timer passed again and again, and the peer says nothing.
+    pub(crate) const fn is_unanswered(&self) -> bool {
+        match self.state {
+            State::Connecting { tries, .. } => tries > 0,
+            // One may be the loss of a last packet.
+            State::Open => self.sent.backoff() > 1,
+            _ => false,
+        }
+    }
+
     pub(super) fn on_sent_timer(&mut self, now: Instant) {
         if self.sent.on_timeout(now, &self.rtt) {
             // A peer without memory says so: that is not the path.

@@ -243,6 +243,13 @@ impl<F: FrameDriver> Driver for Net<F> {
         self.unreachable.pop_front()
     }
 
+    fn doubt(&mut self, remote: IpAddr) {
+        if let Ok(hop) = self.routes.next_hop(remote) {
+            self.neighbours.doubt(self.now, hop);
+            self.settle();
+        }
+    }
+
     fn wait(&self) -> Option<BorrowedFd<'_>> {
         self.device.wait()
     }

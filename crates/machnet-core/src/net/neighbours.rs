@@ -1,6 +1,7 @@
 //! The table of neighbours: whose Ethernet address is known, asked for, or was asked for in vain.
 //!
 //! ```text
+//!                                  ┌──────────────── doubted ──────────────┐
 //!   wanted ─▶ Asked ── answer ─▶ Known ── REACHABLE over ─▶ Stale ── used ─▶ Checked ── answer ─▶ Known
 //!               │ RETRIES                                    │ UNUSED           │ RETRIES
 //!               ▼                                            ▼                  ▼
@@ -185,6 +186,16 @@ impl<T> Neighbours<T> {
             }
         } else if self.table.len() < self.limit {
             self.insert(ip, State::Stale(mac), now + UNUSED);
+        }
+    }
+
+    /// What was sent to `ip` was not answered. If it was believed to be where it is for longer than a question takes, it is asked.
+    pub(crate) fn doubt(&mut self, now: Instant, ip: IpAddr) {
+        if let Some(Neighbour { state: State::Known(mac), until }) = self.table.get(&ip)
+            && now + REACHABLE >= *until + RETRANS
+        {
+            let mac = *mac;
+            self.check(now, ip, mac);
         }
     }
 
@@ -373,6 +384,31 @@ mod tests {
         assert_eq!(questions(&mut table)[0], Question { of: ip(1), ask: None });
         table.on_answer(T0 + RETRANS * 24, ip(1), B, |_| ());
         assert_eq!(table.resolve(T0 + RETRANS * 24, ip(1)), Resolved::At(B));
+    }
+
+    #[test]
+    fn who_does_not_answer_is_asked_whether_it_is_still_there() {
+        let mut table = table();
+        known(&mut table, 1);
+        table.doubt(T0, ip(1));
+        table.doubt(T0, ip(2));
+        assert_eq!(questions(&mut table), [], "it has just answered, and of the other nothing is known");
+        let later = T0 + RETRANS;
+        table.doubt(later, ip(1));
+        table.doubt(later, ip(1));
+        assert_eq!(questions(&mut table), [Question { of: ip(1), ask: Some(A) }]);
+        assert_eq!(table.resolve(later, ip(1)), Resolved::At(A), "and is believed meanwhile");
+        table.on_answer(later, ip(1), A, |_| ());
+        table.doubt(later, ip(1));
+        assert_eq!(questions(&mut table), [], "at most once in a second");
+        // It moved.
+        table.doubt(later + RETRANS, ip(1));
+        for second in 2..5 {
+            table.expire(later + RETRANS * second);
+        }
+        assert_eq!(questions(&mut table)[0], Question { of: ip(1), ask: None });
+        table.on_answer(later + RETRANS * 5, ip(1), B, |_| ());
+        assert_eq!(table.resolve(later + RETRANS * 5, ip(1)), Resolved::At(B));
     }
 
     #[test]

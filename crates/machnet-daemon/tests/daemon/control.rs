@@ -121,7 +121,7 @@ fn silent_callers_hold_up_nobody_for_long() {
 /// Descriptors that come along are closed, whenever they come.
 #[test]
 fn a_bomb_of_descriptors_does_not_go_off() {
-    let stage = Stage::new();
+    let stage = Stage::alone();
     let bomb = |socket: &OwnedFd, message: &[u8]| {
         let null = std::fs::File::open("/dev/null").unwrap();
         let fds = vec![null.as_fd(); 200];

@@ -33,7 +33,7 @@ fn spawn(stage: &Stage) -> Child {
 #[test]
 fn killed_at_any_instruction_they_leave_nothing() {
     let kills: u64 = env::var(KILLS).ok().map_or(100, |text| text.parse().expect("a number of kills"));
-    let stage = Stage::new();
+    let stage = Stage::alone();
     let (mut server, mut client, accepted, flow) = pair(&stage.socket());
     let taken = stage.stat()["memory"]["taken"].clone();
     let before = descriptors();

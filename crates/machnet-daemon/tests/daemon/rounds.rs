@@ -8,7 +8,7 @@ use crate::stage::{Stage, descriptors, until};
 /// They leave at any point, without a word. What they had is free again, and an honest pair goes on meanwhile.
 #[test]
 fn ten_thousand_come_and_go_and_leave_nothing() {
-    let stage = Stage::new();
+    let stage = Stage::alone();
     let (mut server, mut client, accepted, flow) = pair(&stage.socket());
     let address = *server.listeners.values().next().unwrap().as_ref().unwrap();
     let taken = stage.stat()["memory"]["taken"].clone();

@@ -1,6 +1,7 @@
 //! A daemon of one's own, and what can be known of it from outside.
 
 use std::path::PathBuf;
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
 use std::time::{Duration, Instant};
 
 use machnet_channel::shared::Geometry;
@@ -15,10 +16,15 @@ use crate::client::{connected, hear};
 /// Longer than anything takes, on a machine that does much else. It fails tests that would hang.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Held by whoever has a daemon; alone, by those who count the descriptors of this process.
+static DESCRIPTORS: RwLock<()> = RwLock::new(());
+
 /// A daemon on loopback, in a directory of its own.
 pub(crate) struct Stage {
     pub(crate) daemon: Daemon,
     dir: TempDir,
+    _others: Option<RwLockReadGuard<'static, ()>>,
+    _alone: Option<RwLockWriteGuard<'static, ()>>,
 }
 
 pub(crate) fn small() -> Allowance {
@@ -36,14 +42,32 @@ impl Stage {
         Self::with(|_| {})
     }
 
+    /// While no other test opens descriptors.
+    pub(crate) fn alone() -> Self {
+        // Not `write`: while somebody waits there, a test could not have its second daemon.
+        let alone = loop {
+            match DESCRIPTORS.try_write() {
+                Ok(alone) => break alone,
+                Err(TryLockError::Poisoned(poisoned)) => break poisoned.into_inner(),
+                Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(5)),
+            }
+        };
+        Self { _alone: Some(alone), ..Self::made(|_| {}) }
+    }
+
     /// With settings of one's own.
     pub(crate) fn with(change: impl FnOnce(&mut Settings)) -> Self {
+        let others = DESCRIPTORS.read().unwrap_or_else(PoisonError::into_inner);
+        Self { _others: Some(others), ..Self::made(change) }
+    }
+
+    fn made(change: impl FnOnce(&mut Settings)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut settings = Settings::new(dir.path().join("m.sock"), vec![small()]);
         settings.engine.linger = Duration::from_millis(200);
         change(&mut settings);
         let daemon = Daemon::start(Udp::bind("127.0.0.1:0").unwrap(), settings).unwrap();
-        Self { daemon, dir }
+        Self { daemon, dir, _others: None, _alone: None }
     }
 
     pub(crate) fn socket(&self) -> PathBuf {

@@ -33,7 +33,8 @@ int dpdk_log_to(void (*sink)(const char *text, size_t length)) {
 }
 
 uint16_t dpdk_next_port(uint16_t from) {
-    return (uint16_t)rte_eth_find_next(from);
+    /* Not those that belong to another: Azure's virtual functions are netvsc's. */
+    return (uint16_t)rte_eth_find_next_owned_by(from, RTE_ETH_DEV_NO_OWNER);
 }
 
 int dpdk_facts(uint16_t port, struct dpdk_facts *facts) {
@@ -227,9 +228,17 @@ uint16_t dpdk_rx_burst(uint16_t port, uint16_t queue, struct dpdk_received *fram
     if (count > DPDK_BURST)
         count = DPDK_BURST;
     uint16_t received = rte_eth_rx_burst(port, queue, mbufs, count);
+    uint16_t kept = 0;
     for (uint16_t i = 0; i < received; i++) {
         struct rte_mbuf *mbuf = mbufs[i];
-        frames[i] = (struct dpdk_received){
+        if (unlikely(!RTE_MBUF_DIRECT(mbuf))) {
+            /* In memory that is not the pool's: netvsc may lend the host's. */
+            mbuf = rte_pktmbuf_copy(mbufs[i], mbuf->pool, 0, UINT32_MAX);
+            rte_pktmbuf_free(mbufs[i]);
+            if (mbuf == NULL)
+                continue;
+        }
+        frames[kept++] = (struct dpdk_received){
             .mbuf = mbuf,
             .flags = mbuf->ol_flags,
             .index = dpdk_index(mbuf),
@@ -238,7 +247,7 @@ uint16_t dpdk_rx_burst(uint16_t port, uint16_t queue, struct dpdk_received *fram
             .segments = mbuf->nb_segs,
         };
     }
-    return received;
+    return kept;
 }
 
 uint16_t dpdk_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count) {

@@ -368,6 +368,10 @@ impl<G: Gate> AppChannel for Tenants<G> {
         Arc::clone(&self.bell)
     }
 
+    fn group(&self, slot: Slot) -> u32 {
+        self.flows[slot.0 as usize].tenant as u32
+    }
+
     fn options(&self, slot: Slot) -> FlowOptions {
         self.flows[slot.0 as usize].options
     }

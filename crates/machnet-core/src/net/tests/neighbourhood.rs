@@ -185,6 +185,46 @@ fn a_neighbour_that_moved_is_found() {
     assert_eq!(a.sent().iter().map(|frame| read(frame).to).collect::<Vec<_>>(), [mac(3)]);
 }
 
+/// Another machine has the address, and waits to be spoken to.
+#[test]
+fn a_neighbour_that_was_replaced_is_found_when_it_does_not_answer() {
+    for (x, y, to) in
+        [("10.0.0.1/24", "10.0.0.2/24", "10.0.0.2:9000"), ("2001:db8::1/64", "2001:db8::2/64", "[2001:db8::2]:9000")]
+    {
+        let (mut a, _) = pair(x, y);
+        let mut other = Bench::new(3, &config(y));
+        let host = to.parse::<SocketAddr>().unwrap().ip();
+        a.begin(RETRANS);
+        let mut seconds = 0;
+        loop {
+            // As an engine does whose packets are not acknowledged.
+            a.net.doubt(host);
+            let frames = a.send(to, b"is anybody there");
+            assert_eq!(a.receive(std::iter::empty()), []);
+            let got = other.receive(frames);
+            a.receive(other.sent());
+            if !got.is_empty() {
+                break;
+            }
+            a.begin(RETRANS);
+            seconds += 1;
+            assert!(seconds < 10, "{:?}", a.net);
+        }
+        assert!(seconds <= 4, "{seconds} s");
+    }
+    // And a gateway, of whoever is behind it.
+    let mut far = config("10.128.0.5/32");
+    far.gateway_v4 = Some([10, 128, 0, 1].into());
+    let mut a = Bench::new(5, &far);
+    a.send("8.8.8.8:9000", b"through the gateway");
+    a.receive([say(1, mac(5), false, "10.128.0.1", "10.128.0.5", "10.128.0.5")]);
+    a.sent();
+    a.begin(RETRANS);
+    a.net.doubt(address("8.8.8.8"));
+    let asked = a.sent();
+    assert_eq!((asked.len(), read(&asked[0]).to, arp(&asked[0]).target), (1, mac(1), address("10.128.0.1")));
+}
+
 #[test]
 fn who_is_in_use_is_refreshed_without_a_pause_and_who_is_not_is_forgotten() {
     let (mut a, mut b) = pair("10.0.0.1/24", "10.0.0.2/24");

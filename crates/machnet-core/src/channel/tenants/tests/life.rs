@@ -162,7 +162,7 @@ fn quotas_and_permissions_hold_at_their_edge() {
     assert!(text(listeners[3]).unwrap_err().contains("2 listeners"));
     // What was refused is dropped, and so is a listener: there is room for another, and its slots are free.
     for slot in [listeners[0], listeners[1], listeners[3]] {
-        app.side.unlisten(slot);
+        assert!(!app.side.unlisten(slot));
     }
     let _ = app.side.publish();
     rig.run(&mut [&mut server, &mut app], |apps| apps[1].listeners.len() == 1);
@@ -195,9 +195,9 @@ fn a_port_of_another_application_is_in_use() {
     let error = other.listeners[&taken].as_ref().unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse);
     assert!(error.to_string().contains("another application of the daemon listens on port 9000"), "{error}");
-    server.side.unlisten(listener);
+    assert!(!server.side.unlisten(listener));
     let _ = server.side.publish();
-    other.side.unlisten(taken);
+    assert!(!other.side.unlisten(taken));
     let _ = other.side.publish();
     rig.run(&mut [&mut server, &mut other], |apps| apps[0].listeners.is_empty() && apps[1].listeners.is_empty());
     let again = other.listen(9000);
