@@ -10,8 +10,8 @@
 
 local machnet = Proto("machnet", "Machnet")
 
-local HEADER, MAX_WORDS, MAX_TOKEN, BASE_PAYLOAD, RESET_LEN = 16, 16, 64, 1232, 36
-local INIT, ACCEPT, RETRY, DATA, RESET = 1, 2, 3, 4, 5
+local HEADER, MAX_WORDS, MAX_TOKEN, BASE_PAYLOAD, RESET_LEN, PROBE_LEN = 16, 16, 64, 1232, 36, 40
+local INIT, ACCEPT, RETRY, DATA, RESET, PROBE, PROBE_REPLY = 1, 2, 3, 4, 5, 6, 7
 local PAD, MESSAGE, FIN, STOP, ABORT, BLOCKED, PING, REFUSED = 0, 1, 2, 3, 4, 5, 6, 9
 
 local types = { "INIT", "ACCEPT", "RETRY", "DATA", "RESET", "PROBE", "PROBE_REPLY" }
@@ -81,6 +81,18 @@ local f = {
   extension_type = ProtoField.uint16("machnet.extension.type", "Extension type"),
   extension = ProtoField.bytes("machnet.extension", "Extension"),
   padding = ProtoField.bytes("machnet.padding", "Padding"),
+
+  nonce = ProtoField.uint64("machnet.probe.nonce", "Nonce", base.HEX),
+  probe_echo = ProtoField.uint64("machnet.probe.echo", "Nonce of the packet that is answered", base.HEX),
+  hit = ProtoField.uint8("machnet.probe.hit", "Engine that the answered packet hit"),
+  seen = ProtoField.uint8("machnet.probe.seen", "Engine that the flow's last packet hit"),
+  seen_from = ProtoField.uint16("machnet.probe.seen.source", "Its source port"),
+  seen_to = ProtoField.uint16("machnet.probe.seen.destination", "Its destination port"),
+  probe_flags = ProtoField.uint8("machnet.probe.flags", "Flags of the probe", base.HEX),
+  settled = ProtoField.bool("machnet.probe.settled", "SETTLED", 8, nil, 0x01),
+  home = ProtoField.bool("machnet.probe.home", "HOME", 8, nil, 0x02),
+  last = ProtoField.bool("machnet.probe.last", "LAST", 8, nil, 0x04),
+  more = ProtoField.bool("machnet.probe.more", "MORE", 8, nil, 0x08),
 
   echo = ProtoField.none("machnet.echo", "Header of the packet that is answered"),
   echo_flow = ProtoField.uint64("machnet.echo.flow", "Flow id", base.HEX),
@@ -376,6 +388,34 @@ local function dissect_reset(c)
   c.info[#c.info + 1] = string.format("%s, answers %s %d of %s", reason, kind, body(16, 4):uint(), hex(body(8, 8)))
 end
 
+local function dissect_probe(c)
+  local body = need(c, HEADER, PROBE_LEN - HEADER, "probe")
+  local tree = c.tree
+  local nonce = tree:add(f.nonce, body(0, 8))
+  if body(0, 8):uint64() == UInt64(0) then fault(nonce, e.value, "a nonce of 0") end
+  tree:add(f.probe_echo, body(8, 8))
+  local hit, seen = tree:add(f.hit, body(16, 1)), tree:add(f.seen, body(17, 1))
+  if body(8, 8):uint64() == UInt64(0) then
+    hit:append_text(" (answers none)")
+  else
+    c.info[#c.info + 1] = string.format("hit %d", body(16, 1):uint())
+  end
+  if body(17, 1):uint() == 255 then
+    seen:append_text(" (none)")
+  else
+    tree:add(f.seen_from, body(18, 2))
+    tree:add(f.seen_to, body(20, 2))
+    c.info[#c.info + 1] = string.format("seen %d-%d at %d", body(18, 2):uint(), body(20, 2):uint(), body(17, 1):uint())
+  end
+  local flags = tree:add(f.probe_flags, body(22, 1))
+  for bit, name in pairs({ [1] = "settled", [2] = "home", [4] = "last", [8] = "more" }) do
+    flags:add(f[name], body(22, 1))
+    if math.floor(body(22, 1):uint() / bit) % 2 == 1 then flags:append_text(" " .. name:upper()) end
+  end
+  if body(22, 1):uint() > 15 then fault(flags, e.reserved, "flags 0x%02x of a probe", body(22, 1):uint()) end
+  reserved(tree, body(23, 1), "bits of a probe")
+end
+
 local function dissect_packet(c)
   local tree = c.tree
   local version_type = need(c, 0, HEADER, "header")(0, 1)
@@ -399,11 +439,12 @@ local function dissect_packet(c)
     fault(flags, e.reserved, "flags 0x%02x", bits)
   end
   local path, key = tree:add(f.path, header(2, 1)), tree:add(f.key, header(3, 1))
-  if header(2, 1):uint() ~= 0 then fault(path, e.reserved, "the path must be 0") end
+  local index = (kind == PROBE or kind == PROBE_REPLY) and 255 or 0
+  if header(2, 1):uint() ~= index then fault(path, e.reserved, "the path must be %d", index) end
   if header(3, 1):uint() ~= 0 then fault(key, e.reserved, "the key must be 0") end
   local flow = add_flow(tree, f.flow, header(4, 8))
   local none = header(4, 8):uint64() == UInt64(0)
-  if kind == INIT and not none or none and (kind == ACCEPT or kind == RETRY or kind == DATA) then
+  if kind == INIT and not none or none and kind ~= INIT and kind ~= RESET then
     fault(flow, e.flow, none and "a flow id of 0 in %s" or "a flow id in %s", types[kind])
   end
   tree:add(f.number, header(12, 4))
@@ -420,6 +461,8 @@ local function dissect_packet(c)
     dissect_retry(c)
   elseif kind == RESET then
     dissect_reset(c)
+  elseif kind == PROBE or kind == PROBE_REPLY then
+    dissect_probe(c)
   else
     fault(kind_item, e.type, "type %d", kind)
   end
@@ -453,7 +496,9 @@ local function looks_like_machnet(tvb)
   local size = tvb:reported_len()
   if tvb:len() < size or size < HEADER + 4 then return false end
   local kind, bits = tvb(0, 1):bitfield(4, 4), tvb(1, 1):uint()
-  if tvb(0, 1):bitfield(0, 4) ~= 1 or bits > (kind == DATA and 7 or 0) or tvb(2, 2):uint() ~= 0 then return false end
+  if tvb(0, 1):bitfield(0, 4) ~= 1 or bits > (kind == DATA and 7 or 0) or tvb(3, 1):uint() ~= 0 then return false end
+  local probe = kind == PROBE or kind == PROBE_REPLY
+  if tvb(2, 1):uint() ~= (probe and 255 or 0) then return false end
   local none = tvb(4, 8):uint64() == UInt64(0)
   if kind == INIT or kind == ACCEPT then
     return none == (kind == INIT) and size >= HEADER + 48 and tvb(47, 1):uint() == 0 and tvb(46, 1):uint() > 0
@@ -462,6 +507,8 @@ local function looks_like_machnet(tvb)
     return not none and tvb(18, 2):uint() == 0 and size == HEADER + 4 + tvb(16, 2):uint()
   elseif kind == DATA then
     return not none and size >= HEADER + 8 and tvb(18, 2):uint() == 0 and fills(tvb)
+  elseif probe then
+    return not none and size == PROBE_LEN and tvb(38, 1):uint() <= 15 and tvb(39, 1):uint() == 0
   elseif kind == RESET then
     return size == RESET_LEN and tvb(16, 2):uint() <= #reasons
   end

@@ -8,8 +8,8 @@ use std::process::ExitCode;
 
 use machnet_core::Instant;
 use machnet_core::wire::{
-    AckBlock, Chunk, Data, HEADER_LEN, Handshake, Header, MAX_BITMAP_WORDS, PacketType, RESET_LEN, Reason, Reset,
-    Retry, VERSIONS,
+    AckBlock, Chunk, Data, HEADER_LEN, Handshake, Header, MAX_BITMAP_WORDS, PROBE_LEN, PacketType, Probe, RESET_LEN,
+    Reason, Reset, Retry, SeenAt, VERSIONS,
 };
 use machnet_sim::{Event, EventKind, write_pcapng};
 
@@ -67,6 +67,12 @@ fn conversation(capture: &mut Capture) {
     capture.add(A, B, &skipped);
     capture.add(B, A, &reset(0, &data(B_ID, 6, &[], &[]), Reason::UnknownFlow));
     capture.add(B, A, &reset(A_ID, &handshake(PacketType::Init, 0, A_ID, 0, &[]), Reason::Refused));
+
+    let first = Probe { nonce: 7, answers: None, seen: None, settled: false, home: true, last: false, more: false };
+    capture.add(A, B, &probe(PacketType::Probe, B_ID, &first));
+    let seen = Some(SeenAt { ports: (40_000, 9000), engine: 2 });
+    let answer = Probe { nonce: 8, answers: Some((7, 3)), seen, settled: true, home: false, last: false, more: true };
+    capture.add(B, A, &probe(PacketType::ProbeReply, A_ID, &answer));
 }
 
 /// One fault each, in the conversation above: the heuristic would not take them for Machnet.
@@ -78,7 +84,7 @@ fn faults(capture: &mut Capture) {
         capture.add(A, B, &packet);
     };
     with(0, &[0x24]); // version 2
-    with(0, &[0x16]); // PROBE, reserved
+    with(0, &[0x16]); // the path of a PROBE
     with(0, &[0x19]); // type 9
     with(1, &[0x08]); // an unknown flag
     with(2, &[1]); // path
@@ -172,6 +178,13 @@ fn reset(flow: u64, answered: &[u8], reason: Reason) -> Vec<u8> {
     let mut packet = vec![0; RESET_LEN];
     header(PacketType::Reset, flow, 0, 0).emit(&mut packet);
     Reset::emit(reason, answered, &mut packet[HEADER_LEN..]);
+    packet
+}
+
+fn probe(packet_type: PacketType, flow: u64, probe: &Probe) -> Vec<u8> {
+    let mut packet = vec![0; PROBE_LEN];
+    header(packet_type, flow, 0, 0).emit(&mut packet);
+    probe.emit(&mut packet[HEADER_LEN..]);
     packet
 }
 
