@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Where to listen: udp://127.0.0.1:7000; port 0 takes any free one. Rivals: tcp, tcp+spin, udp+spin, quic, uds
+    /// Where to listen: udp://127.0.0.1:7000, with several engines udp://127.0.0.1:7000?engines=4; port 0 takes any free one. Rivals: tcp, tcp+spin, udp+spin, quic, uds
     url: Url,
 
     /// End after the first client
