@@ -181,7 +181,7 @@ impl Report {
         }
         let mut text = String::new();
         for (name, value) in rows {
-            text += &format!("{name:<16}{value}\n");
+            text += &format!("{name:<11} {value}\n");
         }
         text
     }
