@@ -7,7 +7,7 @@
 //! ```text
 //!   client ── HELLO, to all ─▶ server       client ── ECHO ─▶ server       client ── SINK … SINK ─▶ server
 //!          ◀── HELLO ─────────                     ◀── ECHO ──                    ── COUNT ───────▶
-//!          ── BYE ───────────▶                                                    ◀── COUNT: so many
+//!          ── BYE ───────────▶ and back                                           ◀── COUNT: so many
 //! ```
 
 use std::collections::VecDeque;
@@ -43,8 +43,10 @@ const BYE: u8 = 5;
 const BURST: usize = 32;
 /// Replies that a device has not taken.
 const UNTAKEN: usize = 1024;
-/// After so long without a reply what is underway is lost.
-const LOST: Duration = Duration::from_millis(20);
+/// Between two questions of the same.
+const AGAIN: Duration = Duration::from_millis(20);
+/// After so long without a reply what is underway is lost: longer than a busy machine keeps a process waiting.
+const LOST: Duration = Duration::from_millis(200);
 
 /// A port and what is to be sent from it.
 struct Raw {
@@ -93,7 +95,7 @@ impl Raw {
     fn ask(&mut self, to: MacAddr, kind: u8, timeout: Duration) -> anyhow::Result<(MacAddr, u64)> {
         let (began, mut asked) = (Instant::now(), None);
         while began.elapsed() < timeout {
-            if self.port.is_up() && asked.is_none_or(|at: Instant| at.elapsed() > LOST) {
+            if self.port.is_up() && asked.is_none_or(|at: Instant| at.elapsed() > AGAIN) {
                 asked = Some(Instant::now());
                 self.build(to, kind, 0, HEADERS, &[]);
             }
@@ -134,8 +136,8 @@ pub(super) fn serve(url: &Url, once: bool) -> anyhow::Result<()> {
     let mut raw = Raw::open(url).with_context(|| format!("cannot listen at {url}"))?;
     writeln!(io::stdout(), "listening on {url}")?;
     io::stdout().flush()?;
-    let mut count = 0_u64;
-    loop {
+    let (mut count, mut ends) = (0_u64, false);
+    while !ends {
         raw.poll();
         for RxFrame { mut frame, range, .. } in std::mem::take(&mut raw.received) {
             let Some(bytes) = frame.bytes_mut().and_then(|all| all.get_mut(range.start as usize..range.end as usize))
@@ -150,7 +152,7 @@ pub(super) fn serve(url: &Url, once: bool) -> anyhow::Result<()> {
                 COUNT => bytes[NUMBER].copy_from_slice(&count.to_be_bytes()),
                 HELLO => count = 0,
                 ECHO => {}
-                BYE if once => return Ok(()),
+                BYE => ends = once,
                 _ => continue,
             }
             bytes.copy_within(6..12, 0);
@@ -162,6 +164,8 @@ pub(super) fn serve(url: &Url, once: bool) -> anyhow::Result<()> {
             raw.batch.push_back(TxFrame { bytes: frame.share(range), checksum: UdpChecksum::Done });
         }
     }
+    raw.flush();
+    Ok(())
 }
 
 /// What a client does.
@@ -200,8 +204,8 @@ pub(super) fn measure(load: &Load<'_>, warmup: Limit, limit: Limit) -> anyhow::R
     };
     run(warmup)?;
     let measured = run(limit)?;
-    raw.build(server, BYE, 0, HEADERS, &[]);
-    raw.flush();
+    // What was measured stands, whether or not the server hears that it is over.
+    let _ = raw.ask(server, BYE, Duration::from_secs(1));
     Ok(measured)
 }
 
@@ -243,13 +247,15 @@ impl Raw {
             now = Instant::now();
             for reply in self.received.iter().map(bytes).filter(|bytes| bytes[KIND] == ECHO) {
                 heard = now;
-                // They come in order: what is older was lost.
-                while let Some((number_sent, at)) = underway.pop_front() {
-                    if number_sent == number(reply) {
+                let number = number(reply);
+                // They come in order: what is older was lost. A reply to what was given up is none.
+                while let Some(&(sent, at)) = underway.front().filter(|(sent, _)| *sent <= number) {
+                    underway.pop_front();
+                    if sent == number {
                         recorder.done(Sent { due: at, at }, now);
-                        break;
+                    } else {
+                        lost += 1;
                     }
-                    lost += 1;
                 }
             }
             if now.duration_since(heard) > LOST {
