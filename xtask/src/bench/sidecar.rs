@@ -22,10 +22,8 @@ use crate::run::{Running, wait_until};
 /// The scheme of applications of a daemon.
 pub(super) const SCHEME: &str = "unix";
 
-/// Daemon and application wait as they do by default.
+/// Daemon and application wait as they do by default. (Who spins on the core that its daemon needs waits for itself.)
 const SIDECAR: Contender = on_two_cores("machnet sidecar", SCHEME, &[]);
-/// The application's runtime waits awake for 100 µs.
-const HOOK: Contender = on_two_cores("machnet sidecar, hook", SCHEME, &["--park-hook", "--spin-us", "100"]);
 
 const ROUND_TRIP: &str = "round trip 1KiB, veth";
 const OUTSTANDING: &str = "32 outstanding 1KiB, veth";
@@ -40,8 +38,8 @@ const IDLE: f64 = 0.01;
 
 /// What is measured, for so long each.
 pub(crate) fn experiments(millis: u64) -> Vec<Experiment> {
-    let far = [SIDECAR, HOOK, INLINE, THREAD, TCP];
-    let near = [SIDECAR, HOOK, SHM, TCP, UDS];
+    let far = [SIDECAR, INLINE, THREAD, TCP];
+    let near = [SIDECAR, SHM, TCP, UDS];
     [
         (ROUND_TRIP, Wire::Veth, far, "--mode rr --size 1KiB", LATENCY),
         (OUTSTANDING, Wire::Veth, far, "--mode rr --outstanding 32 --size 1KiB", RATE),
@@ -102,7 +100,7 @@ impl Daemon {
         let config = log.join(format!("{name}.toml"));
         let text = format!(
             "[driver]\nurl = \"udp://{address}\"\n[socket]\npath = {:?}\n[engine]\ncore = {core}\n[limits]\ndrain = \"1s\"\n\
-             [[allow]]\nname = \"bench\"\napplications = 64\n",
+             [[allow]]\nname = \"bench\"\napplications = 64\nports = [\"any\"]\nmemory = \"64MiB\"\n",
             socket.display().to_string()
         );
         fs::write(&config, text).with_context(|| format!("cannot write {}", config.display()))?;

@@ -20,6 +20,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
 
     /// A flow opened. If its packets may hit a wrong queue on either side, and there are pairs to choose from, it is steered;
     /// the initiator looks for a pair as soon as it hears of the peer.
+    #[inline(never)]
     pub(in super::super) fn steer(&mut self, key: u32, instance: u64, peer: PeerQueues, is_initiator: bool) {
         let (_, own_engines) = self.place();
         if own_engines == 1 && peer.engines == 1 {
@@ -82,6 +83,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         }
     }
 
+    #[inline(never)]
     fn note_arrival_steered(&mut self, key: u32, meta: &Meta) {
         let (now, (own, _)) = (self.now, self.place());
         let flow = self.steering.as_mut().and_then(|steering| steering.flows.get_mut(key as usize)?.as_mut());
@@ -201,6 +203,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         Ok(key)
     }
 
+    #[inline(never)]
     pub(in super::super) fn on_probe(&mut self, meta: Meta, header: &Header, rest: &[u8]) -> Result<(), DropReason> {
         let probe = Probe::parse(rest)?;
         let key = self.probed(&meta, header)?;
@@ -254,6 +257,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         self.emit_probe(key, PacketType::ProbeReply, pair, reply);
     }
 
+    #[inline(never)]
     pub(in super::super) fn on_probe_reply(
         &mut self,
         meta: Meta,
@@ -317,6 +321,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
     }
 
     /// Looks after probes that were not answered.
+    #[inline(never)]
     pub(in super::super) fn expire_searches(&mut self) -> bool {
         let now = self.now;
         let Some(steering) = &mut self.steering else { return false };
