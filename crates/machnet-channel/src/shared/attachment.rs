@@ -211,8 +211,9 @@ struct Served<W, L> {
     underway: Option<(u32, Message, usize)>,
     /// Flows with messages that wait for room.
     blocked: VecDeque<u32>,
-    /// The beginning of a message that comes in pieces.
+    /// The beginning of a message that comes in pieces, and how long the last such was.
     gathered: Vec<u8>,
+    longest: usize,
     /// Flows with somebody to wake, and listeners with flows to hand over, at the end of the turn.
     touched: Vec<u32>,
     touched_ports: Vec<u32>,
@@ -287,6 +288,7 @@ impl<W: Words + Clone + Send + 'static, L: Line> Served<W, L> {
             underway: None,
             blocked: VecDeque::new(),
             gathered: Vec::new(),
+            longest: 0,
             touched: Vec::new(),
             touched_ports: Vec::new(),
             closing: false,
@@ -636,14 +638,17 @@ impl<W: Words + Clone + Send + 'static, L: Line> Served<W, L> {
         let Some(side) = &mut self.side else { return };
         let Piece { slot, len, more, begins } = *piece;
         if begins {
-            // What was given up in the middle.
-            self.gathered = Vec::new();
+            // Without what was given up in the middle. A message in pieces is taken for one as long as the last such, up to 1 MiB.
+            self.gathered = Vec::with_capacity(if more { self.longest.max(2 * len) } else { len });
         }
         let from = self.gathered.len();
         self.gathered.resize(from + len, 0);
         side.take(piece, &mut self.gathered[from..]);
         if more {
             return;
+        }
+        if !begins {
+            self.longest = self.gathered.len().min(1 << 20);
         }
         let message = Message::from(std::mem::take(&mut self.gathered));
         if let Some(flow) = &mut self.flows[slot as usize] {
