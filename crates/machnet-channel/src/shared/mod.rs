@@ -20,12 +20,14 @@ mod attachment;
 #[cfg(all(test, not(machnet_loom)))]
 mod attachment_tests;
 mod daemon;
+mod ends;
 mod geometry;
 mod hello;
 #[cfg(all(test, machnet_loom))]
 pub(crate) mod loom;
 mod malformed;
 mod marks;
+mod served;
 mod table;
 mod tag;
 #[cfg(all(test, not(machnet_loom)))]
