@@ -243,7 +243,7 @@ impl<G: Gate> Tenants<G> {
         let flow = self.flows.remove(slot as usize);
         let tenant = &mut self.tenants[flow.tenant];
         tenant.open_flows -= 1;
-        tenant.held = tenant.held.saturating_sub(flow.taken - flow.acknowledged);
+        tenant.held = tenant.held.saturating_sub(flow.taken.saturating_sub(flow.acknowledged));
         tenant.promised = tenant.promised.saturating_sub(flow.room.saturating_sub(flow.acknowledged));
         if let Some(known) = tenant.flows.get_mut(flow.slot as usize) {
             *known = NONE;
@@ -419,7 +419,7 @@ impl<G: Gate> AppChannel for Tenants<G> {
     fn set_progress(&mut self, slot: Slot, room: u64, acknowledged: u64) {
         let flow = &mut self.flows[slot.0 as usize];
         let tenant = &mut self.tenants[flow.tenant];
-        tenant.held = tenant.held.saturating_sub(acknowledged - flow.acknowledged);
+        tenant.held = tenant.held.saturating_sub(acknowledged.saturating_sub(flow.acknowledged));
         flow.room = tenant.room(flow.room, flow.acknowledged, acknowledged, room);
         flow.acknowledged = acknowledged;
         self.show(slot, |flow, side| {

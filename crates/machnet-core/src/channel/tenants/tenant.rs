@@ -159,7 +159,7 @@ impl<W: Words + Clone> Tenant<W> {
     pub(super) fn room(&mut self, room: u64, was_acknowledged: u64, acknowledged: u64, most: u64) -> u64 {
         self.promised = self.promised.saturating_sub(room.saturating_sub(was_acknowledged));
         let free = (self.quota.memory / UNIT).saturating_sub(self.promised);
-        let room = room.max(acknowledged + (most - acknowledged).min((free / 4).max(LEAST_ROOM)));
+        let room = room.max(acknowledged + most.saturating_sub(acknowledged).min((free / 4).max(LEAST_ROOM)));
         self.promised += room - acknowledged;
         room
     }
