@@ -89,7 +89,7 @@ impl Step {
             Self::Test | Self::Netns => &[tools::IP, tools::NAMESPACES],
             Self::Instructions => &[tools::VALGRIND],
             Self::Dissector => &[tools::IP, tools::TC, tools::NAMESPACES, tools::TSHARK],
-            Self::Conformance => &[tools::PKG_CONFIG, tools::LIBDPDK, tools::LIBCLANG],
+            Self::Conformance => &[tools::PKG_CONFIG, tools::LIBDPDK, tools::LIBCLANG, tools::IP, tools::NAMESPACES],
             Self::Dpdk => &[
                 tools::PKG_CONFIG,
                 tools::LIBDPDK,

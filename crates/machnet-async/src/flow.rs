@@ -443,7 +443,7 @@ impl Future for Connect {
             tracing::debug!(local = %flow.local_addr(), peer = %to, "flow connected");
             return Poll::Ready(Ok(flow));
         }
-        let reason = state.reason().unwrap_or(CloseReason::Shutdown);
+        let reason = engine.reason(state).unwrap_or(CloseReason::Shutdown);
         tracing::debug!(peer = %to, ?reason, "flow not connected");
         Poll::Ready(Err(FlowError::new(to, reason).into()))
     }

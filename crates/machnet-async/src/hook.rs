@@ -58,8 +58,11 @@ thread_local! {
 }
 
 /// A task on this thread waits for the engine that `pump` stands for. Of use if the thread's runtime has a hook.
-pub(crate) fn waits_for(pump: Arc<dyn Pump>) {
-    if current::has_spinner() {
+pub(crate) fn waits_for<P: Pump + 'static>(pump: impl FnOnce() -> Option<Arc<P>>) {
+    if current::has_spinner()
+        && let Some(pump) = pump()
+    {
+        let pump: Arc<dyn Pump> = pump;
         PUMPS.with_borrow_mut(|pumps| {
             if !pumps.iter().any(|known| Arc::ptr_eq(known, &pump)) {
                 pumps.push(pump);

@@ -65,37 +65,37 @@ impl Listener {
     /// # Errors
     /// As [`Listener::accept`].
     pub fn poll_accept(&mut self, cx: &Context<'_>) -> Poll<io::Result<(Flow, SocketAddr)>> {
-        let Some((accepted, engine)) = ready!(self.poll_ears(cx)) else {
+        let Some((accepted, at)) = ready!(self.poll_ears(cx)) else {
             return Poll::Ready(Err(self.ended()));
         };
-        let flow = Flow::new(accepted.send, accepted.recv, engine);
+        let flow = Flow::new(accepted.send, accepted.recv, &self.ears[at].engine);
         let peer = flow.peer_addr();
         tracing::debug!(local = %flow.local_addr(), %peer, "flow accepted");
         Poll::Ready(Ok((flow, peer)))
     }
 
-    fn ended(&self) -> io::Error {
-        let is_any = |is: fn(&EngineHandle) -> bool| self.ears.iter().any(|ear| is(&ear.engine));
-        if is_any(EngineHandle::is_closing) {
-            io::Error::new(io::ErrorKind::NotConnected, "the endpoint was shut down")
-        } else if is_any(|engine| engine.intake().pump().is_some()) {
-            io::Error::new(io::ErrorKind::NetworkDown, "the daemon is gone, or no longer listens there")
-        } else {
-            io::Error::new(io::ErrorKind::NotConnected, "the engine is gone")
-        }
-    }
-
-    /// What was accepted by the first engine that has something, and that engine. With none, all of them wake the task.
-    fn poll_ears(&mut self, cx: &Context<'_>) -> Poll<Option<(Accepted, &Arc<EngineHandle>)>> {
+    /// What was accepted by the first engine that has something, and which one that is. With none, all of them wake the task.
+    fn poll_ears(&mut self, cx: &Context<'_>) -> Poll<Option<(Accepted, usize)>> {
         let count = self.ears.len();
         for turn in 0..count {
             let at = (self.next + turn) % count;
             if let Poll::Ready(accepted) = self.ears[at].backlog.poll_accept(cx) {
                 self.next = (at + 1) % count;
-                return Poll::Ready(accepted.map(|accepted| (accepted, &self.ears[at].engine)));
+                return Poll::Ready(accepted.map(|accepted| (accepted, at)));
             }
         }
         Poll::Pending
+    }
+
+    fn ended(&self) -> io::Error {
+        let engines = || self.ears.iter().map(|ear| &ear.engine);
+        if engines().any(|engine| engine.is_closing()) {
+            io::Error::new(io::ErrorKind::NotConnected, "the endpoint was shut down")
+        } else if engines().any(|engine| engine.intake().pump().is_some()) {
+            io::Error::new(io::ErrorKind::NetworkDown, "the daemon is gone, or no longer listens there")
+        } else {
+            io::Error::new(io::ErrorKind::NotConnected, "the engine is gone")
+        }
     }
 }
 

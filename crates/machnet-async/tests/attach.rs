@@ -1,10 +1,19 @@
-//! Endpoints attached to a daemon.
+//! Endpoints attached to a daemon: what is theirs alone. That they are like any other is tested by all other tests, over
+//! daemons.
 
 mod support;
 
-use machnet_async::{Config, Endpoint};
-use support::sidecar::daemon;
-use support::{content, echo, run};
+use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use futures::executor::block_on;
+use machnet_async::{AttachBuilder, CloseReason, Config, Endpoint, FlowError, Reconnect, Udp};
+use machnet_daemon::{Allowance, Daemon, DriverUrl, Settings};
+use support::sidecar::{daemon, settings, socket};
+use support::{V4, content, echo, open, run, within_a_minute};
 
 #[test]
 fn messages_there_and_back_between_two_daemons() {
@@ -30,5 +39,224 @@ fn messages_there_and_back_between_two_daemons() {
         serving.await.unwrap();
         client.shutdown().await.unwrap();
         server.shutdown().await.unwrap();
+    });
+}
+
+/// Two applications of one daemon, on executors of three kinds: current-thread, without IO, and none at all.
+#[test]
+fn every_executor_hears_the_daemon() {
+    within_a_minute(|| {
+        let driver: DriverUrl = "udp://127.0.0.1:0".parse().unwrap();
+        let daemon = Daemon::open(machnet_daemon::Config { driver, settings: settings(Config::default()) }).unwrap();
+        let server = Endpoint::attach(daemon.socket()).unwrap();
+        let client = Endpoint::attach(daemon.socket()).unwrap();
+        let mut listener = block_on(server.listen(0)).unwrap();
+        let to = listener.local_addr();
+        let serving = std::thread::spawn(move || {
+            for _ in 0..3 {
+                let (flow, _) = block_on(listener.accept()).unwrap();
+                block_on(echo(flow));
+            }
+        });
+        let talk = |client: Endpoint| async move {
+            let mut flow = client.connect(to).await.unwrap();
+            for number in 0..20 {
+                flow.send(content(number, 100)).await.unwrap();
+                assert_eq!(flow.recv().await.unwrap().unwrap(), content(number, 100));
+            }
+            flow.close().await.unwrap();
+        };
+        block_on(talk(client.clone()));
+        let runtime = || tokio::runtime::Builder::new_current_thread();
+        runtime().build().unwrap().block_on(talk(client.clone()));
+        runtime().enable_all().build().unwrap().block_on(talk(client.clone()));
+        serving.join().unwrap();
+    });
+}
+
+#[test]
+fn what_cannot_be_attached_to_is_named() {
+    let missing = socket();
+    let file = socket();
+    std::fs::write(&file, "no socket").unwrap();
+    let stream = socket();
+    let _stream = std::os::unix::net::UnixListener::bind(&stream).unwrap();
+    let long = PathBuf::from(format!("/{}", "x".repeat(120)));
+    let mut strangers = Allowance::everybody();
+    strangers.user = Some(u32::MAX - 7);
+    let closed = Settings::new(socket(), vec![strangers]);
+    let closed = Daemon::start(Udp::bind((V4, 0)).unwrap(), closed).unwrap();
+    for (path, kind, text) in [
+        (&missing, ErrorKind::NotFound, "is the daemon running"),
+        (&file, ErrorKind::ConnectionRefused, "nobody listens there"),
+        (&stream, ErrorKind::Other, "not the socket of a daemon"),
+        (&long, ErrorKind::InvalidInput, "107 bytes"),
+        (&closed.socket().to_owned(), ErrorKind::PermissionDenied, "does not admit"),
+    ] {
+        let error = Endpoint::attach(path).unwrap_err();
+        assert!(error.to_string().contains(text), "{error}");
+        assert!(error.to_string().starts_with(&format!("unix://{}", path.display())), "{error}");
+        // What the system calls it is no kind of its own.
+        assert!(error.kind() == kind || kind == ErrorKind::Other, "{error:?}");
+    }
+}
+
+#[test]
+fn a_full_daemon_says_so() {
+    let mut one = Allowance::everybody();
+    one.applications = 1;
+    let daemon = Daemon::start(Udp::bind((V4, 0)).unwrap(), Settings::new(socket(), vec![one])).unwrap();
+    let first = Endpoint::attach(daemon.socket()).unwrap();
+    let error = Endpoint::attach(daemon.socket()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ResourceBusy, "{error}");
+    drop(first);
+}
+
+// A daemon that is killed: a process of its own, which is this program again.
+
+const SOCKET: &str = "MACHNET_TEST_DAEMON_SOCKET";
+
+/// Not a test of its own: the daemon of others.
+#[test]
+fn daemon_process() {
+    let Ok(path) = std::env::var(SOCKET) else { return };
+    let settings = Settings::new(path, vec![Allowance::everybody()]);
+    let daemon = Daemon::start(Udp::bind((V4, 0)).unwrap(), settings).unwrap();
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "\nready {}", daemon.home()).unwrap();
+    out.flush().unwrap();
+    std::thread::park();
+}
+
+struct Process(Child);
+
+impl Process {
+    fn start(path: &Path) -> Self {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "daemon_process", "--nocapture"]).env(SOCKET, path).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let out = BufReader::new(child.stdout.take().unwrap());
+        let mut lines = out.lines();
+        assert!(lines.any(|line| line.unwrap().starts_with("ready ")), "no daemon");
+        // It says nothing more that anybody reads.
+        std::thread::spawn(move || lines.for_each(drop));
+        Self(child)
+    }
+
+    fn kill(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn server() -> Endpoint {
+    Endpoint::builder().driver(Udp::bind((V4, 0)).unwrap()).start().unwrap()
+}
+
+fn assert_gone(error: &std::io::Error) {
+    assert_eq!(error.kind(), ErrorKind::NetworkDown, "{error}");
+    assert!(error.to_string().contains("the daemon is gone"), "{error}");
+}
+
+/// Everybody who waits is told, once each, by one event: the connection is closed.
+#[test]
+fn a_killed_daemon_ends_every_wait() {
+    run(|| async {
+        let path = socket();
+        let mut process = Process::start(&path);
+        let endpoint = Endpoint::attach(&path).unwrap();
+        let (server, mut own) = (server(), endpoint.listen(0).await.unwrap());
+        let mut listener = server.listen(0).await.unwrap();
+        let to = listener.local_addr();
+        let (mut receives, _far) = open(&endpoint, &mut listener).await;
+        let (mut sends, mut slow) = open(&endpoint, &mut listener).await;
+        sends.send("unread").await.unwrap();
+        assert_eq!(slow.recv().await.unwrap().unwrap(), "unread");
+        let receiving = tokio::spawn(async move { receives.recv().await.unwrap_err() });
+        let sending = tokio::spawn(async move {
+            loop {
+                if let Err(error) = sends.send(content(1, 100_000)).await {
+                    return std::io::Error::from(error);
+                }
+            }
+        });
+        let accepting = tokio::spawn(async move { own.accept().await.unwrap_err() });
+        let silent = std::net::UdpSocket::bind((V4, 0)).unwrap();
+        let connecting = tokio::spawn(endpoint.connect(silent.local_addr().unwrap()));
+        // All of them wait by now, or will find it so.
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        process.kill();
+        for waited in [receiving.await.unwrap(), sending.await.unwrap(), connecting.await.unwrap().unwrap_err()] {
+            assert_gone(&waited);
+            let reason = waited.get_ref().and_then(|inner| inner.downcast_ref::<FlowError>()).map(FlowError::reason);
+            assert!(reason.is_none_or(|reason| reason == CloseReason::DaemonGone));
+        }
+        assert_eq!(accepting.await.unwrap().kind(), ErrorKind::NetworkDown);
+        // And who comes later.
+        assert_gone(&endpoint.connect(to).await.unwrap_err());
+        assert_gone(&endpoint.listen(0).await.unwrap_err());
+        endpoint.shutdown().await.unwrap();
+    });
+}
+
+/// Attached again, the endpoint connects, and its listener accepts at the address it had.
+#[test]
+fn an_endpoint_attaches_again_where_asked() {
+    run(|| async {
+        let path = socket();
+        let mut process = Process::start(&path);
+        let quickly = Reconnect::BackingOff { first: Duration::from_millis(1), most: Duration::from_millis(20) };
+        let endpoint = AttachBuilder::new(&path).reconnect(quickly).attach().unwrap();
+        let mut own = endpoint.listen(0).await.unwrap();
+        let at: SocketAddr = own.local_addr();
+        let other = server();
+        let mut far = other.connect(at).await.unwrap();
+        far.send("before").await.unwrap();
+        let (mut near, _) = own.accept().await.unwrap();
+        assert_eq!(near.recv().await.unwrap().unwrap(), "before");
+        process.kill();
+        assert_gone(&near.recv().await.unwrap_err());
+        let accepting = tokio::spawn(async move { own.accept().await.unwrap() });
+        let _process = Process::start(&path);
+        // Until it has attached, nobody listens there.
+        let mut again = loop {
+            match other.connect(at).await {
+                Ok(flow) => break flow,
+                Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        };
+        again.send("after").await.unwrap();
+        let (mut near, _) = accepting.await.unwrap();
+        assert_eq!(near.recv().await.unwrap().unwrap(), "after");
+        let mut listener = other.listen(0).await.unwrap();
+        let (mine, _theirs) = open(&endpoint, &mut listener).await;
+        drop(mine);
+        endpoint.shutdown().await.unwrap();
+    });
+}
+
+/// An endpoint that ends while its daemon is away does not wait for it.
+#[test]
+fn an_endpoint_ends_while_its_daemon_is_away() {
+    run(|| async {
+        let path = socket();
+        let mut process = Process::start(&path);
+        let endpoint = AttachBuilder::new(&path).reconnect(Reconnect::new()).attach().unwrap();
+        let mut listener = endpoint.listen(0).await.unwrap();
+        process.kill();
+        let accepting = tokio::spawn(async move { listener.accept().await.unwrap_err() });
+        // It was away before, or went meanwhile.
+        let ended = endpoint.shutdown().await;
+        assert!(ended.is_ok() || ended.is_err_and(|error| error.kind() == ErrorKind::NetworkDown));
+        assert_eq!(accepting.await.unwrap().kind(), ErrorKind::NotConnected);
     });
 }

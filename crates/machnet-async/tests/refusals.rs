@@ -7,7 +7,7 @@ use std::net::UdpSocket;
 use std::time::Duration;
 
 use machnet_async::{CloseReason, Config, Endpoint, FlowError, SendErrorReason, Udp};
-use support::{Pair, V4, content, echo, endpoint, endpoint_at, free_port, open, pair, pair_with, run};
+use support::{Pair, V4, content, echo, endpoint, endpoint_at, engine_stats, free_port, open, pair, pair_with, run};
 
 fn reason(error: &std::io::Error) -> CloseReason {
     error.get_ref().and_then(|source| source.downcast_ref::<FlowError>()).expect("a FlowError as source").reason()
@@ -138,7 +138,7 @@ fn random_bytes_are_counted_and_nothing_else() {
             rounds(&mut near).await;
         }
         // Counted, once the engine has published its counters.
-        while server.stats().drops.total() < DATAGRAMS {
+        while engine_stats(&server).drops.total() < DATAGRAMS {
             rounds(&mut near).await;
         }
         // And nothing else: the flow goes on, another one opens, no flow came of it.
@@ -181,4 +181,9 @@ fn limits_of_one_message_still_work() {
         near.close().await.unwrap();
         server.await.unwrap();
     });
+}
+
+#[test]
+fn all_of_it_over_two_daemons() {
+    support::sidecar::again_over_two_daemons(&[]);
 }

@@ -161,3 +161,8 @@ fn messages_and_their_bytes_outlive_everything() {
         }
     });
 }
+
+#[test]
+fn all_of_it_over_two_daemons() {
+    support::sidecar::again_over_two_daemons(&[]);
+}

@@ -14,7 +14,7 @@ use bytes::BufMut;
 use futures::executor::block_on;
 use machnet_async::{CloseReason, Config, Endpoint, Flow, Message, RecvHalf, SendHalf};
 use support::still::{Still, at_most, finish};
-use support::{V4, content, endpoint_at, free_port, poll_once, within_a_minute};
+use support::{V4, content, endpoint_at, engine_stats, free_port, poll_once, within_a_minute};
 
 /// What is sent before it comes to the state, of which the other side's window takes three.
 const SENT: u64 = 8;
@@ -462,11 +462,11 @@ fn connecting() {
         let client = endpoint_at(V4, config(|_| {}));
         let mut connect = client.connect(to);
         assert!(block_on(poll_once(&mut connect)).is_pending());
-        while client.stats().flows == 0 {
+        while engine_stats(&client).flows == 0 {
             std::thread::yield_now();
         }
         drop(connect);
-        while client.stats().flows > 0 {
+        while engine_stats(&client).flows > 0 {
             std::thread::yield_now();
         }
 
@@ -480,4 +480,9 @@ fn connecting() {
         let client = endpoint_at(V4, config(|_| {}));
         assert_eq!(block_on(client.connect(free_port())).unwrap_err().kind(), ErrorKind::ConnectionRefused);
     });
+}
+
+#[test]
+fn all_of_it_over_two_daemons() {
+    support::sidecar::again_over_two_daemons(&[]);
 }

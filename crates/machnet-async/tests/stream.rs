@@ -464,3 +464,8 @@ fn reset_and_shut_down_are_told_to_both_directions() {
         assert!(poll_once(&mut near.read_u8().boxed()).await.is_pending());
     });
 }
+
+#[test]
+fn all_of_it_over_two_daemons() {
+    support::sidecar::again_over_two_daemons(&[]);
+}

@@ -10,15 +10,13 @@
 //! pre-empted between its claim and its turn hides what others pushed after it, for so long; the consumer does not wait for it, it
 //! finds nothing and may go to sleep, for that producer has yet to ring.
 
-use std::mem::MaybeUninit;
-
 use crate::Doorbell;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{self, Arc, UnsafeCell};
 
 struct Slot<T> {
     turn: AtomicU64,
-    value: UnsafeCell<MaybeUninit<T>>,
+    value: UnsafeCell<Option<T>>,
 }
 
 /// On a cache line of its own, and of those that are fetched with it: producers write it all the time.
@@ -52,7 +50,7 @@ impl<T> Inbox<T> {
             capacity.is_power_of_two() && capacity >= 2,
             "a capacity of {capacity}: it must be a power of two, ≥ 2"
         );
-        let slot = |turn| Slot { turn: AtomicU64::new(turn), value: UnsafeCell::new(MaybeUninit::uninit()) };
+        let slot = |turn| Slot { turn: AtomicU64::new(turn), value: UnsafeCell::new(None) };
         let inbox = Arc::new(Self {
             slots: (0..capacity as u64).map(slot).collect(),
             tail: Line(AtomicU64::new(0)),
@@ -90,7 +88,7 @@ impl<T> Inbox<T> {
                 match claimed {
                     Ok(_) => {
                         // SAFETY: the slot is free for this turn, and the swap gave the turn to us alone.
-                        slot.value.with_mut(|at| unsafe { (*at).write(value) });
+                        slot.value.with_mut(|at| unsafe { *at = Some(value) });
                         let order =
                             if sync::mutant!("inbox_push_relaxed") { Ordering::Relaxed } else { Ordering::Release };
                         slot.turn.store(turn + 1, order);
@@ -113,27 +111,14 @@ impl<T> Inbox<T> {
     }
 }
 
-impl<T> Drop for Inbox<T> {
-    fn drop(&mut self) {
-        // The consumer left, and what came after it is still here.
-        for (place, slot) in self.slots.iter().enumerate() {
-            // Written, in whatever lap: its turn is one more than its place.
-            let turn = slot.turn.load(Ordering::Acquire) as usize;
-            if turn.wrapping_sub(1) & (self.slots.len() - 1) == place {
-                // SAFETY: written and never read; nobody else is left.
-                slot.value.with_mut(|at| unsafe { (*at).assume_init_drop() });
-            }
-        }
-    }
-}
-
 impl<T> std::fmt::Debug for Inbox<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Inbox").field("capacity", &self.slots.len()).finish_non_exhaustive()
     }
 }
 
-/// The side of the engine that the inbox belongs to. Dropped, it drops what waits and refuses the rest.
+/// The side of the engine that the inbox belongs to. Dropped, it drops what waits and refuses the rest; what was underway is
+/// dropped with the ring.
 #[derive(Debug)]
 pub struct InboxReceiver<T> {
     inbox: Arc<Inbox<T>>,
@@ -149,12 +134,12 @@ impl<T> InboxReceiver<T> {
         if slot.turn.load(Ordering::Acquire) != self.next + 1 {
             return None;
         }
-        // SAFETY: written for this turn, which is ours alone to read, once.
-        let value = slot.value.with_mut(|at| unsafe { (*at).assume_init_read() });
+        // SAFETY: written for this turn, which is ours alone to read.
+        let value = slot.value.with_mut(|at| unsafe { (*at).take() });
         let order = if sync::mutant!("inbox_pop_relaxed") { Ordering::Relaxed } else { Ordering::Release };
         slot.turn.store(self.next + self.inbox.slots.len() as u64, order);
         self.next += 1;
-        Some(value)
+        value
     }
 
     /// True if [`InboxReceiver::pop`] would find nothing. Before sleeping: ask after the doorbell was armed.

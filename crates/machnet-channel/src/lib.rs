@@ -39,6 +39,7 @@ mod spinner;
 mod spsc;
 mod state;
 mod sync;
+mod tried;
 mod words;
 
 #[cfg(all(test, machnet_loom))]
@@ -67,6 +68,7 @@ pub use ring::{RingConsumer, RingError, RingProducer, RingSide, ring_words};
 pub use spinner::current;
 pub use spinner::{Due, Spinner, Spinning};
 pub use state::{CloseReason, FlowState, Intent};
+pub use tried::Tried;
 pub use words::Words;
 
 /// Granularity of flow control and of reassembly, in bytes (`docs/spec/wire.md#credit`).

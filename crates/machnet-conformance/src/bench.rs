@@ -63,6 +63,8 @@ pub(crate) struct Bench {
     pub(crate) rig: Box<dyn Rig>,
     /// Frames that were free in the beginning.
     free: [u32; 2],
+    /// What comes to side 1 is thrown away.
+    is_lost: bool,
 }
 
 impl Bench {
@@ -77,7 +79,7 @@ impl Bench {
     /// A pair whose sides know each other: the first datagrams may be lost while a link comes up.
     pub(crate) fn with(rig: std::io::Result<Box<dyn Rig>>) -> Result<Self, Stop> {
         let rig = rig.map_err(|error| Stop::Wrong(format!("no pair of drivers: {error}")))?;
-        let mut bench = Self { rig, free: [0; 2] };
+        let mut bench = Self { rig, free: [0; 2], is_lost: false };
         bench.free = [0, 1].map(|side| bench.rig.free_frames(side));
         for side in [0, 1] {
             let mut heard = false;
@@ -171,7 +173,16 @@ impl Bench {
         let mut out = Vec::new();
         self.driver(side).reap();
         self.driver(side).rx_burst(&mut out, max);
+        if side == 1 && self.is_lost {
+            out.clear();
+        }
         out.into_iter().map(|RxPacket { meta, frame, range }| Got { meta, payload: frame.share(range) }).collect()
+    }
+
+    /// From now on all that side 0 sends is lost, or nothing. Where the wire does not do it, the receiver does: to the sender it is the
+    /// same.
+    pub(crate) fn lose(&mut self, everything: bool) {
+        self.is_lost = !self.rig.lose(everything) && everything;
     }
 
     /// At least `count` datagrams, when they have come.

@@ -85,6 +85,11 @@ pub trait Rig {
     /// The devices give back what they keep, as when they are stopped.
     fn give_back(&mut self) {}
 
+    /// True if what waits unread beyond the receiver's descriptors is lost, because sending goes on to the end of the receiver.
+    fn loses_unread(&self) -> bool {
+        false
+    }
+
     /// Takes the link down or up again. Returns false if that cannot be done.
     fn set_link(&mut self, up: bool) -> bool {
         let _ = up;

@@ -18,6 +18,8 @@ pub enum Mischief {
     Lose,
     /// It flips a bit behind the IP header of each that carries IPv4; no device would vouch for those.
     Damage,
+    /// They are longer than they were sent: so many bytes behind the Ethernet header. What is behind their end is whatever is there.
+    Stretch(u32),
 }
 
 /// A [`FrameDriver`] as it is, but for what comes in and for the state of its link.
@@ -93,6 +95,9 @@ impl<F: FrameDriver> FrameDriver for Meddled<F> {
         }
         if self.mischief == Mischief::Damage {
             out[before..].iter_mut().for_each(|frame| self.damage(frame));
+        }
+        if let Mischief::Stretch(len) = self.mischief {
+            out[before..].iter_mut().for_each(|frame| frame.range.end = frame.range.start + 14 + len);
         }
         out.len() - before
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
 use crate::bench::Stop;
 use crate::{CHECKS, Check, Subject};
@@ -32,7 +32,7 @@ pub fn run(subjects: Vec<Arc<dyn Subject>>) -> ExitCode {
         for (row, check) in CHECKS.iter().enumerate() {
             let (subject, cells) = (Arc::clone(subject), Arc::clone(&cells));
             let name = format!("{}::{}", subject.name(), check.name);
-            trials.push(Trial::test(name, move || one(&*subject, check, &cells, (row, column))));
+            trials.push(Trial::ignorable_test(name, move || one(&*subject, check, &cells, (row, column))));
         }
     }
     let conclusion = libtest_mimic::run(&arguments, trials);
@@ -43,18 +43,24 @@ pub fn run(subjects: Vec<Arc<dyn Subject>>) -> ExitCode {
     conclusion.exit_code()
 }
 
-fn one(subject: &dyn Subject, check: &Check, cells: &Cells, at: (usize, usize)) -> Result<(), Failed> {
+fn one(subject: &dyn Subject, check: &Check, cells: &Cells, at: (usize, usize)) -> Result<Completion, Failed> {
     let note = |cell| {
         cells.lock().unwrap_or_else(PoisonError::into_inner).insert(at, cell);
     };
     // A check that panics has failed, too.
     note(Cell::Failed);
     match (check.run)(subject) {
-        Ok(()) => note(Cell::Passed),
-        Err(Stop::NotApplicable(why)) => note(Cell::NotApplicable(why)),
-        Err(Stop::Wrong(why)) => return Err(format!("{}: {}\n{why}", subject.name(), check.about).into()),
+        Ok(()) => {
+            note(Cell::Passed);
+            Ok(Completion::Completed)
+        }
+        // Not passed: there is nothing that could have failed.
+        Err(Stop::NotApplicable(why)) => {
+            note(Cell::NotApplicable(why));
+            Ok(Completion::ignored_with(why))
+        }
+        Err(Stop::Wrong(why)) => Err(format!("{}: {}\n{why}", subject.name(), check.about).into()),
     }
-    Ok(())
 }
 
 fn table(subjects: &[Arc<dyn Subject>], cells: &BTreeMap<(usize, usize), Cell>) -> String {
@@ -87,6 +93,13 @@ fn table(subjects: &[Arc<dyn Subject>], cells: &BTreeMap<(usize, usize), Cell>) 
     for (i, note) in notes.iter().enumerate() {
         let _ = write!(text, "\n– ({}) not applicable: {note}", i + 1);
     }
-    text.push('\n');
+    let count = |what: fn(&Cell) -> bool| cells.values().filter(|cell| what(cell)).count();
+    let _ = write!(
+        text,
+        "\n{} passed, {} failed, {} not applicable\n",
+        count(|cell| matches!(cell, Cell::Passed)),
+        count(|cell| matches!(cell, Cell::Failed)),
+        count(|cell| matches!(cell, Cell::NotApplicable(_))),
+    );
     text
 }

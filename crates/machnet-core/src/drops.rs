@@ -72,7 +72,7 @@ pub enum DropReason {
     AnswerLimited,
     /// A packet for another engine of the endpoint, whose inbox was full; it was not acknowledged and will come again.
     HandoverFull,
-    /// A PROBE_REPLY that answers no PROBE that is outstanding.
+    /// A PROBE_REPLY that answers no PROBE that is outstanding: forged, late, or of a search that found another pair meanwhile.
     ForgedProbe,
 }
 

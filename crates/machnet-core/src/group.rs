@@ -10,9 +10,9 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use machnet_channel::{Doorbell, FrameRef, Inbox, InboxReceiver};
+use machnet_channel::{Doorbell, FrameRef, Inbox, InboxReceiver, Tried};
 use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
@@ -44,7 +44,7 @@ pub(crate) struct Shared {
     /// Which engine an INIT belongs to.
     pub(crate) placement: Keyed,
     /// What peers' ports hit.
-    pub(crate) maps: Arc<Mutex<PortMaps>>,
+    pub(crate) maps: Arc<Tried<PortMaps>>,
     inboxes: Box<[Arc<Inbox<Handed>>]>,
     /// Engines that still have flows, or may have some.
     unfinished: AtomicU32,
@@ -79,7 +79,7 @@ impl Member {
             instance: rng.next_u64(),
             secret,
             placement: Keyed::new(&mut rng),
-            maps: Arc::new(Mutex::new(PortMaps::new(Keyed::new(&mut rng)))),
+            maps: Arc::new(Tried::new(PortMaps::new(Keyed::new(&mut rng)))),
             inboxes: inboxes.into(),
             unfinished: AtomicU32::new(bells.len() as u32),
         });

@@ -176,7 +176,7 @@ impl PortBuilder {
         };
         (facts.rx_descriptors, facts.tx_descriptors) = queues.descriptors;
         let room = (facts.mtu + ETHERNET + ALIGNED).max(ROOM).max(raw.min_rx_buffer).next_multiple_of(ALIGNED);
-        let rings = u32::from(facts.rx_descriptors) + u32::from(facts.tx_descriptors);
+        let rings = (u32::from(facts.rx_descriptors) + u32::from(facts.tx_descriptors)).max(quirks.ring_frames);
         let node = facts.node.map_or(-1, |node| node as i32);
         let pool = Pool::new(&pool_name(), self.frames, rings, room as u16, node)?;
         // SAFETY: a pool is freed after its port is gone.
@@ -186,7 +186,8 @@ impl PortBuilder {
             Revival::Start => Comeback::Start,
             Revival::Alone => Comeback::Alone,
         };
-        Ok(Port::new(id, facts, pool, HEADROOM, self.checksums, revival))
+        let interface = quirks.interface(arguments).map(str::to_owned);
+        Ok(Port::new(id, facts, pool, HEADROOM, self.checksums, revival, interface))
     }
 
     /// The MTU: what is wished for, or the device's but no more than usual.

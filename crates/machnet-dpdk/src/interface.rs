@@ -6,6 +6,7 @@
 
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::AsRawFd;
 use std::path::Path;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -99,6 +100,27 @@ impl Interface {
         net.gateway_v6 = net.gateway_v6.filter(|_| self.addresses.iter().any(|own| own.addr().is_ipv6()));
         net.on_link.extend(&self.on_link);
     }
+}
+
+/// Whether the kernel's interface `name` is up and has a carrier; `None` if nobody knows.
+pub(crate) fn is_running(name: &str) -> Option<bool> {
+    use nix::libc::{IFF_RUNNING, IFF_UP, SIOCGIFFLAGS, ifreq, ioctl};
+    let socket = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).ok()?;
+    // SAFETY: a structure of numbers, for which zeros are right.
+    let mut request: ifreq = unsafe { std::mem::zeroed() };
+    if name.len() >= request.ifr_name.len() {
+        return None;
+    }
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from.cast_signed();
+    }
+    // SAFETY: an open socket, and a structure of the kind that this request reads and writes, its name ended by a zero.
+    if unsafe { ioctl(socket.as_raw_fd(), SIOCGIFFLAGS, &raw mut request) } != 0 {
+        return None;
+    }
+    // SAFETY: what this request writes.
+    let flags = i32::from(unsafe { request.ifr_ifru.ifru_flags });
+    Some(flags & (IFF_UP | IFF_RUNNING) == IFF_UP | IFF_RUNNING)
 }
 
 fn is_link_local(address: IpAddr) -> bool {
@@ -233,6 +255,8 @@ mod tests {
         assert_eq!((lo.addresses.len(), lo.gateway_v4), (0, None));
         assert_eq!(Interface::named("nonesuch0").unwrap_err().kind(), ErrorKind::NotFound);
         assert_eq!(with_mac(Path::new(CLASS), "00:00:00:00:00:00"), ["lo"]);
+        assert_eq!((is_running("nonesuch0"), is_running("a-name-that-is-too-long")), (None, None));
+        assert!(is_running("lo").is_some());
         let memif: Device = "vdev:net_memif0,role=client".parse().unwrap();
         assert_eq!(Interface::of(&memif).unwrap(), None);
         let lo: Device = "vdev:net_af_packet0,iface=lo".parse().unwrap();

@@ -16,6 +16,7 @@ use machnet_core::{DropReason, Drops};
 use crate::attach::{Comeback, remove};
 use crate::config::PortBuilder;
 use crate::ffi::{self, Mbuf};
+use crate::interface::is_running;
 use crate::pool::Pool;
 use crate::{Device, Facts};
 
@@ -43,6 +44,8 @@ pub struct Port {
     lent: VecDeque<FrameRef>,
     lent_mbufs: VecDeque<Mbuf>,
     comeback: Comeback,
+    /// The kernel's interface that it is, whose link its driver does not look at.
+    interface: Option<String>,
     is_up: bool,
     empty: u32,
     looked: Instant,
@@ -82,7 +85,15 @@ impl Port {
         PortBuilder::new(device)
     }
 
-    pub(crate) fn new(id: u16, facts: Facts, pool: Pool, headroom: u32, checksums: bool, comeback: Comeback) -> Self {
+    pub(crate) fn new(
+        id: u16,
+        facts: Facts,
+        pool: Pool,
+        headroom: u32,
+        checksums: bool,
+        comeback: Comeback,
+        interface: Option<String>,
+    ) -> Self {
         let mut capabilities = FrameCapabilities::minimal(facts.mac, facts.mtu);
         capabilities.headroom = headroom;
         capabilities.descriptors = facts.rx_descriptors.min(facts.tx_descriptors);
@@ -101,6 +112,7 @@ impl Port {
             lent_mbufs: VecDeque::new(),
             facts,
             comeback,
+            interface,
             is_up: false,
             empty: 0,
             looked: Instant::now(),
@@ -112,7 +124,7 @@ impl Port {
     pub(crate) fn start(&mut self) -> std::io::Result<()> {
         ffi::start(self.id)?;
         self.started = true;
-        self.is_up = ffi::link_is_up(self.id).unwrap_or(true);
+        self.is_up = self.link();
         Ok(())
     }
 
@@ -150,7 +162,7 @@ impl Port {
         if let Some(thread) = self.attaching.take_if(|thread| thread.is_finished()) {
             self.take_over(thread);
         }
-        let up = self.started && ffi::link_is_up(self.id).unwrap_or(true);
+        let up = self.started && self.link();
         if up != self.is_up {
             tracing::info!(port = %self.facts.name, up, "link");
         }
@@ -159,6 +171,12 @@ impl Port {
             self.bring_back();
         }
         self.is_up = up;
+    }
+
+    /// What is known of the link; true if nothing is.
+    fn link(&self) -> bool {
+        let kernels = self.interface.as_deref().and_then(is_running);
+        kernels.or_else(|| ffi::link_is_up(self.id)).unwrap_or(true)
     }
 
     /// Does what brings the link back, which may have to be tried again.

@@ -22,6 +22,8 @@ pub(crate) struct Quirks {
     pub(crate) facts: &'static [Known],
     /// Queue pairs that it has, whatever it says.
     pub(crate) queues: u16,
+    /// Frames that its rings take, if those are more than it has descriptors.
+    pub(crate) ring_frames: u32,
     /// The device is told which MTU it has. memif refuses all but its default, and takes what its buffers hold.
     pub(crate) takes_mtu: bool,
     /// The device argument that says how long a frame may be, how long it is without, and how many of its bytes are not the

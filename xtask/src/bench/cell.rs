@@ -13,6 +13,7 @@ use super::contenders::Contender;
 use super::dpdk::Ports;
 use super::lossbox::Lossbox;
 use super::matrix::{Experiment, Wire};
+use super::sidecar::{self, Daemon};
 use crate::netns::Hosts;
 use crate::run::{Running, describe, wait_until};
 
@@ -46,9 +47,14 @@ impl Bench {
     pub(crate) fn measure(&self, experiment: &Experiment, contender: &Contender) -> Result<Value> {
         fs::create_dir_all(&self.log).with_context(|| format!("cannot create {}", self.log.display()))?;
         let (client_core, server_core) = contender.cores();
+        let daemons = self.daemons(experiment.wire, contender)?;
         let said = self.log.join("server.log");
         let mut server = self.command(experiment.wire, Side::Server);
-        server.args(["perf", "server", &listen_at(experiment.wire, contender.scheme), "--once"]);
+        let at = match daemons.first() {
+            Some(daemon) => format!("{}://{}", sidecar::SCHEME, daemon.socket.display()),
+            None => listen_at(experiment.wire, contender.scheme),
+        };
+        server.args(["perf", "server", &at, "--once"]);
         if contender.scheme == "udp" {
             server.args(["--max-flows", "110000"]);
         }
@@ -75,6 +81,10 @@ impl Bench {
             }
             Wire::Veth | Wire::Loopback | Wire::Local => None,
         };
+        if let Some(daemon) = daemons.last() {
+            let (_, server) = url.split_once('?').context("a daemon's server says where it is")?;
+            url = format!("{}://{}?{server}", sidecar::SCHEME, daemon.socket.display());
+        }
 
         let mut client = self.command(experiment.wire, Side::Client);
         client.args(["perf", "client", &url, "--json", "--pin", &client_core.to_string()]);
@@ -86,9 +96,28 @@ impl Bench {
         ensure!(status.success(), "`{command}`: {status}: {}", self.read("client.err"));
         let mut report: Value = report.with_context(|| format!("what `{command}` reports"))?;
         report["command"] = Value::from(command);
+        if !daemons.is_empty() {
+            sidecar::count_cpu(&mut report, &daemons)?;
+        }
         // It ends by itself after its one client; if not, it is ended.
         server.wait(PATIENCE)?;
         Ok(report)
+    }
+
+    /// The daemons that a contender needs, the server's first: one on each host, with its application's core.
+    fn daemons(&self, wire: Wire, contender: &Contender) -> Result<Vec<Daemon>> {
+        if contender.scheme != sidecar::SCHEME {
+            return Ok(Vec::new());
+        }
+        let (client, server) = contender.cores();
+        let start = |side, name, address, core| Daemon::start(self.command(wire, side), &self.log, name, address, core);
+        if wire == Wire::Local {
+            return Ok(vec![start(Side::Server, "daemon", "127.0.0.1:0", server)?]);
+        }
+        Ok(vec![
+            start(Side::Server, "daemon-b", "10.77.0.2:0", server)?,
+            start(Side::Client, "daemon-a", "10.77.0.1:0", client)?,
+        ])
     }
 
     fn command(&self, wire: Wire, side: Side) -> Command {

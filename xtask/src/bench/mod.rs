@@ -10,6 +10,7 @@
 //! plots.rs       pictures
 //! dpdk.rs        Machnet on DPDK's wires, beside bare frames
 //! rpc/           the same for services: gRPC, byte streams, redis
+//! sidecar.rs     the engine in a daemon
 //! ```
 //!
 //! BENCHMARKING.md says how to read what comes out.
@@ -23,6 +24,7 @@ mod plots;
 mod results;
 mod rows;
 mod rpc;
+mod sidecar;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -73,6 +75,9 @@ pub(crate) struct Options {
     /// Measure DPDK's wires instead: Machnet beside bare frames, between two processes
     #[arg(long, conflicts_with_all = ["instructions", "rpc"])]
     dpdk: bool,
+    /// Measure engines in daemons instead, beside engines of the applications' own
+    #[arg(long, conflicts_with_all = ["instructions", "rpc", "dpdk"])]
+    sidecar: bool,
     /// List the experiments
     #[arg(long)]
     list: bool,
@@ -94,8 +99,13 @@ pub(crate) fn bench(options: &Options) -> Result<()> {
     }
     let millis = options.millis.unwrap_or(if options.quick { 500 } else { 2000 });
     let repetitions = options.repetitions.unwrap_or(if options.quick { 3 } else { 7 });
-    let mut experiments =
-        if options.dpdk { dpdk::experiments(millis) } else { matrix::experiments(options.quick, millis) };
+    let mut experiments = if options.dpdk {
+        dpdk::experiments(millis)
+    } else if options.sidecar {
+        sidecar::experiments(millis)
+    } else {
+        matrix::experiments(options.quick, millis)
+    };
     experiments.retain(|experiment| options.only.as_ref().is_none_or(|only| experiment.name.contains(only)));
     if options.list {
         experiments.iter().for_each(matrix::Experiment::list);
@@ -147,6 +157,10 @@ pub(crate) fn bench(options: &Options) -> Result<()> {
 
     if options.dpdk {
         return conclude(&results, &folder, "dpdk", &dpdk::rows(&results));
+    }
+    if options.sidecar {
+        let idle = if options.only.is_none() { Some(sidecar::idle(&bench.program, &bench.log)?) } else { None };
+        return conclude(&results, &folder, "sidecar", &sidecar::rows(&results, idle));
     }
     // Whoever measures with a program of his own may have no compiler, and no valgrind: the other rows stand without it.
     let instructions = instructions::of_request().map_err(|error| println!("instructions: not counted: {error:#}"));

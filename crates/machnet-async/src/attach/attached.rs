@@ -145,9 +145,7 @@ impl Pump for Attached {
 
     fn waits(&self) {
         self.bells.listen_here();
-        if let Some(me) = self.me.upgrade() {
-            crate::hook::waits_for(me);
-        }
+        crate::hook::waits_for(|| self.me.upgrade());
     }
 
     fn looks(&self, on: bool) {

@@ -95,13 +95,18 @@ pub(super) struct Bells {
 struct Listening {
     connection: Arc<Connection>,
     runtimes: Vec<Handle>,
+    /// Runtimes without IO.
+    deaf: Vec<runtime::Id>,
     thread: bool,
 }
 
 impl Bells {
     pub(super) fn new(connection: Arc<Connection>) -> Self {
         let number = AtomicU64::new(connection.number);
-        Self { listening: Mutex::new(Listening { connection, runtimes: Vec::new(), thread: false }), number }
+        Self {
+            listening: Mutex::new(Listening { connection, runtimes: Vec::new(), deaf: Vec::new(), thread: false }),
+            number,
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Listening> {
@@ -116,12 +121,14 @@ impl Bells {
             return;
         }
         let mut listening = self.lock();
-        if !listening.runtimes.iter().any(|known| known.id() == runtime.id()) {
+        if listening.deaf.contains(&runtime.id()) {
+            listening.listen_in_thread();
+        } else if !listening.runtimes.iter().any(|known| known.id() == runtime.id()) {
             if listening.connection.listen_in(&runtime).is_ok() {
                 listening.runtimes.push(runtime);
             } else {
+                listening.deaf.push(runtime.id());
                 listening.listen_in_thread();
-                return;
             }
         }
         SURE.set(sure);

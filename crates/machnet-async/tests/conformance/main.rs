@@ -46,6 +46,9 @@ mod flow_stream {
 mod inline_flow_stream {
     cases!(Inline);
 }
+mod flow_stream_over_daemons {
+    cases!(Sidecar);
+}
 mod flow_stream_with_tiny_windows {
     cases!(TinyFlow);
 }

@@ -6,6 +6,7 @@ use machnet_async::{Config, Endpoint, FlowStream, Placement, Udp};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
 use tokio::net::{TcpListener, TcpStream};
 
+use crate::support::sidecar::daemon;
 use crate::support::{Pair, V4, pair_with};
 
 pub trait Transport: 'static {
@@ -94,5 +95,23 @@ impl Transport for TinyFlow {
         config.receive_window = 2 << 10;
         let Pair { near, far, client, server, listener } = pair_with(V4, config).await;
         (near.into_stream(), far.into_stream(), Box::new((client, server, listener)))
+    }
+}
+
+/// Each end in a daemon of its own.
+pub struct Sidecar;
+
+impl Transport for Sidecar {
+    type Stream = FlowStream;
+    const BULK: usize = 16 << 20;
+
+    async fn pair() -> (FlowStream, FlowStream, Box<dyn Send>) {
+        let daemons = [daemon(Config::default()), daemon(Config::default())];
+        let [client, server] = [0, 1].map(|at: usize| Endpoint::attach(daemons[at].socket()).unwrap());
+        let mut listener = server.listen(0).await.unwrap();
+        let near = client.connect(listener.local_addr()).await.unwrap();
+        let (far, _) = listener.accept().await.unwrap();
+        // Dropped last, and asked to end before their applications have ended: they wait for them.
+        (near.into_stream(), far.into_stream(), Box::new((client, server, listener, daemons)))
     }
 }

@@ -13,7 +13,7 @@ use std::sync::mpsc;
 use std::task::Poll;
 use std::time::Duration;
 
-use machnet_async::{Config, Driver as _, Endpoint, Flow, Listener, Shm, Udp};
+use machnet_async::{Config, Driver as _, Endpoint, EngineStats, Flow, Listener, Shm, Udp};
 
 pub const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
@@ -83,6 +83,11 @@ fn again(how: &str, except: &[&str], variable: &str, value: impl Fn(usize) -> St
         let text = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success(), "{how}, {variable}={value} cargo test {test}:\n{text}");
     }
+}
+
+/// The counters of the endpoint's engine, wherever that is.
+pub fn engine_stats(endpoint: &Endpoint) -> EngineStats {
+    sidecar::stats(endpoint).unwrap_or_else(|| endpoint.stats())
 }
 
 /// Two endpoints with a flow between them: the connected end first.

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{LazyLock, Mutex, OnceLock};
 
-use machnet_async::{AttachBuilder, Config, Endpoint, Udp};
+use machnet_async::{AttachBuilder, Config, Endpoint, EngineStats, Udp};
 use machnet_daemon::{Allowance, Daemon, DriverUrl, Settings};
 
 /// In a test binary whose endpoints are attached to daemons: which ones.
@@ -59,6 +59,12 @@ pub fn endpoint_at(ip: IpAddr, config: Config) -> Option<Endpoint> {
         keep(Daemon::start(Udp::bind((ip, 0)).unwrap(), settings(config)).unwrap())
     };
     Some(AttachBuilder::new(path).attach().unwrap())
+}
+
+/// The counters of the daemon that an endpoint is attached to.
+pub fn stats(endpoint: &Endpoint) -> Option<EngineStats> {
+    let daemons = DAEMONS.lock().unwrap();
+    daemons.iter().find(|daemon| daemon.home() == endpoint.local_addr()).map(Daemon::stats)
 }
 
 fn keep(daemon: Daemon) -> PathBuf {

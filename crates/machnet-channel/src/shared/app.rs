@@ -270,6 +270,10 @@ impl<W: Words + Clone> AppSide<W> {
                 fence(Ordering::SeqCst);
             }
         }
+        if self.flows[slot as usize].phase == Phase::Claimed {
+            // What is there is the last generation's.
+            return (0, 0);
+        }
         let at = self.layout.flow(Side::Daemon, slot);
         (self.load(at + daemon::ROOM, Ordering::Acquire), self.load(at + daemon::ACKNOWLEDGED, Ordering::Acquire))
     }
@@ -284,6 +288,9 @@ impl<W: Words + Clone> AppSide<W> {
     /// The flow's counters.
     #[must_use]
     pub fn stats(&self, slot: u32) -> FlowStats {
+        if self.flows[slot as usize].phase == Phase::Claimed {
+            return FlowStats::default();
+        }
         let at = self.layout.flow(Side::Daemon, slot) + daemon::STATS;
         FlowStats::from_words(std::array::from_fn(|i| self.load(at + i, Ordering::Relaxed)))
     }

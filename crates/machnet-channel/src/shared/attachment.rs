@@ -20,9 +20,11 @@ use std::task::Context;
 
 use smallvec::SmallVec;
 
+use super::TAIL;
 use super::app::{AppSide, FlowView, Incoming, ListenerView, Note};
 use super::malformed::Malformed;
 use super::tag::Piece;
+use crate::cost_in_units;
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::sync::mutant;
@@ -163,6 +165,9 @@ struct Flow {
     delivered: u64,
     state: FlowState,
     released: bool,
+    /// Units posted, and a message beyond that for which the daemon has no room: one that was finished with.
+    posted: u64,
+    held: Option<Message>,
     /// Room and acknowledged, as the mailbox knows them.
     progress: (u64, u64),
     /// What the daemon was told.
@@ -454,28 +459,37 @@ impl<W: Words + Clone + Send + 'static, L: Line> Served<W, L> {
             intent = intent.with(Intent::FIN).with(Intent::STOP);
         }
         if intent.has(Intent::ABORT) {
+            flow.held = None;
             while flow.end.take().is_some() {}
             self.underway.take_if(|(of, ..)| *of == slot);
         }
-        // Messages into the pipe, until it is full.
-        let mut drained = false;
-        while self.underway.is_none() && !drained {
-            match flow.end.take() {
-                None => drained = true,
-                Some(message) => {
-                    let mut from = 0;
-                    if !side.put(slot, message.as_slice(), &mut from)? {
-                        self.underway = Some((slot, message, from));
-                    }
-                }
+        // Messages into the pipe, until it is full, or the daemon takes no more of this flow.
+        let mut left = flow.held.take().or_else(|| flow.end.take());
+        while self.underway.is_none()
+            && let Some(message) = left.take()
+        {
+            if !flow.has_room(side, slot, intent, &mut self.touched) {
+                flow.held = Some(message);
+                break;
+            }
+            flow.posted += cost_in_units(message.len());
+            let mut from = 0;
+            if side.put(slot, message.as_slice(), &mut from)? {
+                left = flow.end.take();
+            } else {
+                self.underway = Some((slot, message, from));
             }
         }
-        if !drained {
+        if let Some(message) = left {
+            flow.held = Some(message);
+        }
+        let blocked = self.underway.is_some();
+        if blocked || flow.held.is_some() {
             // FIN comes after the last message.
             intent = intent.without(Intent::FIN);
-            if !std::mem::replace(&mut flow.blocked, true) {
-                self.blocked.push_back(slot);
-            }
+        }
+        if blocked && !std::mem::replace(&mut flow.blocked, true) {
+            self.blocked.push_back(slot);
         }
         flow.show_intent(side, slot, intent);
         Ok(())
@@ -557,6 +571,9 @@ impl<W: Words + Clone + Send + 'static, L: Line> Served<W, L> {
         let view = side.flow(slot)?;
         flow.end.set_stats(&side.stats(slot));
         flow.apply(side, slot, &view, &mut self.touched);
+        if flow.held.is_some() {
+            self.serve(slot)?;
+        }
         self.settle(slot);
         Ok(())
     }
@@ -720,6 +737,8 @@ impl Flow {
             delivered: 0,
             state: FlowState::CONNECTING,
             released: false,
+            posted: 0,
+            held: None,
             progress: (0, 0),
             intent: Intent::default(),
             asked: u64::MAX,
@@ -733,6 +752,23 @@ impl Flow {
             touched.push(slot);
         }
         self.wakes = self.wakes.with(wakes);
+    }
+
+    /// True if the daemon takes another message of this flow; else it tells when it does.
+    fn has_room<W: Words + Clone>(
+        &mut self,
+        side: &mut AppSide<W>,
+        slot: u32,
+        intent: Intent,
+        touched: &mut Vec<u32>,
+    ) -> bool {
+        if self.posted >= self.progress.0 {
+            let progress = side.progress(slot, true);
+            self.advance(slot, progress, touched);
+        }
+        let room = self.progress.0;
+        // FIN must not wait for a peer that does not read: the engine's linger begins with it.
+        self.posted < if room > 0 && intent.has(Intent::FIN) { room + TAIL } else { room }
     }
 
     /// Room and acknowledged. True if they are others than before: who waits is woken, and only then, for being woken they

@@ -17,6 +17,8 @@
 
 mod app;
 mod attachment;
+#[cfg(all(test, not(machnet_loom)))]
+mod attachment_tests;
 mod daemon;
 mod geometry;
 mod hello;
@@ -38,3 +40,7 @@ pub use geometry::Geometry;
 pub use hello::{Attach, Call, FEATURES, HelloError, Refusal, Refused, Reply, VERSIONS, Welcome};
 pub use malformed::{Malformed, Word};
 pub use tag::Piece;
+
+/// Units beyond *room* that may be posted on a flow by who finishes it: what a stream gathered while there was no room
+/// (64 KiB), and has promised to send.
+pub const TAIL: u64 = 2 * crate::cost_in_units(64 << 10);

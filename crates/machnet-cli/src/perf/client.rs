@@ -331,9 +331,9 @@ impl<W: Wire> Opened<W> {
             server.counts = facts;
             server
         });
-        let counted =
-            [(&counts_before, Some(&client.counts)), (&server_before.facts, server.as_ref().map(|s| &s.counts))];
-        let handover_ratio = report::handover_ratio(&counted);
+        let handover_ratio = server.as_ref().and_then(|server| {
+            report::handover_ratio([&counts_before, &server_before.facts], [&client.counts, &server.counts])
+        });
         let total = |server: &SideReport| Some(client.cpu_us_per_op? + server.cpu_us_per_op?);
         let mut report = Report {
             cpu_us_per_op: server.as_ref().and_then(total),

@@ -100,9 +100,10 @@ impl SideReport {
 }
 
 /// Of what both sides counted before and after.
-pub(crate) fn handover_ratio(counted: &[(&Map<String, Value>, Option<&Map<String, Value>>)]) -> Option<f64> {
+pub(crate) fn handover_ratio(before: [&Map<String, Value>; 2], after: [&Map<String, Value>; 2]) -> Option<f64> {
     let grown = |name: &str| -> Option<u64> {
-        counted.iter().map(|(before, after)| Some((*after)?.get(name)?.as_u64()? - before.get(name)?.as_u64()?)).sum()
+        let pairs = before.into_iter().zip(after);
+        pairs.map(|(before, after)| after.get(name)?.as_u64()?.checked_sub(before.get(name)?.as_u64()?)).sum()
     };
     let received = grown(RECEIVED)?;
     (received > 0).then_some(grown(HANDED_OVER)? as f64 / received as f64)

@@ -53,6 +53,23 @@ fn udp_round_trips_over_ipv6() {
     round_trips("udp://[::1]:0");
 }
 
+/// Flows find pairs of ports whose packets hit the right one of four engines on either side, though the kernel tells nobody
+/// which those are. Only packets are counted: what was handed over before, while they were looked for, is not.
+#[test]
+fn several_engines_hand_next_to_nothing_over() {
+    let (server, url) = server("udp://127.0.0.1:0?engines=4");
+    let client = machnet(&format!("perf client {url}?engines=4 --flows 8 --count 20000 --warmup 8000 --json"));
+    assert!(client.status.success(), "{client:?}");
+    let report = client.json();
+    assert!(server.wait().status.success());
+    let ratio = report["handover_ratio"].as_f64().unwrap();
+    assert!(ratio < 0.001, "{report}");
+    assert!(report["client"]["counts"]["probes_sent"].as_u64().unwrap() > 0, "{report}");
+    let threads = report["client"]["threads"].as_array().unwrap();
+    let engines = threads.iter().filter(|thread| thread["name"].as_str().unwrap().starts_with("engine-")).count();
+    assert_eq!(engines, 4, "{report}");
+}
+
 #[test]
 fn shm_round_trips() {
     round_trips(&format!("shm://test-{}", std::process::id()));

@@ -77,6 +77,8 @@ pub(super) fn partial_tx(subject: &dyn Subject) -> Outcome {
         let meta = packet.meta;
         must!(meta.remote == bench.home(1) && meta.local == bench.home(0), "its addresses are not what they were");
     }
+    let unread = bench.rig.loses_unread();
+    let least = if unread { usize::from(bench.driver(1).capabilities().descriptors).min(256) } else { built as usize };
     let mut numbers = Vec::new();
     for _ in 0..crate::PATIENCE {
         bench.driver(0).tx_burst(&mut batch);
@@ -85,13 +87,13 @@ pub(super) fn partial_tx(subject: &dyn Subject) -> Outcome {
             must!(got.bytes() == payload(number(got.bytes()), 60), "{} came altered", number(got.bytes()));
         }
         numbers.extend(got.iter().map(|got| number(got.bytes())));
-        if batch.is_empty() && numbers.last() == Some(&(built - 1)) {
+        if batch.is_empty() && (numbers.last() == Some(&(built - 1)) || unread && numbers.len() >= least) {
             break;
         }
         bench.rig.step();
     }
     must!(numbers.is_sorted_by(|a, b| a < b), "out of order or twice: {numbers:?}");
-    must!(numbers.len() == built as usize, "{} of {built} came, {} were never taken", numbers.len(), batch.len());
+    must!(numbers.len() >= least, "{} of {built} came, {} were never taken", numbers.len(), batch.len());
     bench.all_home()
 }
 

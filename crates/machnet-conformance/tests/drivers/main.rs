@@ -2,11 +2,13 @@
 //!
 //! `machnet-sim` moves datagrams, `ethernet` and `ethernet6` frames under core's network layer, over the simulated wire;
 //! `hairpin` is the first behind core's hairpin, which must not show;
-//! `udp` is kernel sockets on loopback, `shm` memory between two endpoints of this process; `memif` and `virtio` are DPDK's, with
-//! the feature `dpdk`.
+//! `udp` is kernel sockets on loopback, `shm` memory between two endpoints of this process. With the feature `dpdk`: `memif` and
+//! `virtio`, and on a veth pair `af_packet` and, for root of the machine, `af_xdp`.
 
 #[cfg(feature = "dpdk")]
 mod dpdk;
+#[cfg(feature = "dpdk")]
+mod namespace;
 mod shm;
 mod sim;
 mod udp;
@@ -17,6 +19,8 @@ use std::sync::Arc;
 use machnet_conformance::{Subject, run};
 
 fn main() -> ExitCode {
+    #[cfg(feature = "dpdk")]
+    let links = namespace::enter();
     let subjects: Vec<Arc<dyn Subject>> = vec![
         Arc::new(sim::Datagrams),
         Arc::new(sim::Turned),
@@ -29,5 +33,7 @@ fn main() -> ExitCode {
         #[cfg(feature = "dpdk")]
         Arc::new(dpdk::Ports::Virtio),
     ];
+    #[cfg(feature = "dpdk")]
+    let subjects = namespace::with_links(subjects, &links);
     run(subjects)
 }

@@ -32,6 +32,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
     }
 
     /// Hands a packet over.
+    #[inline(never)]
     pub(super) fn hand_over(&mut self, to: u8, meta: Meta, payload: FrameRef, hops: u8) {
         let Some(group) = &mut self.group else { return };
         if group.hand(to, Handed::Packet { meta, payload, hops }) {
@@ -42,6 +43,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
     }
 
     /// A RESET whose flow nobody knew so far goes on to the next engine, until all have seen it. True if it does.
+    #[inline(never)]
     pub(super) fn pass_on(&mut self, meta: Meta, packet: &FrameRef, hops: u8) -> bool {
         let Some(group) = &self.group else { return false };
         let (engines, next) = (group.len(), (group.index() + 1) % group.len());
@@ -64,6 +66,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
     }
 
     /// Wakes those that something was handed to, and deals with what others handed over. Returns how much that was.
+    #[inline(never)]
     pub(super) fn exchange(&mut self) -> usize {
         let Some(group) = &mut self.group else { return 0 };
         group.ring();
@@ -92,5 +95,5 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
 
 /// The engine of `engines` that an INIT belongs to: every copy of it says the same.
 pub(super) fn place(key: &super::Keyed, ip: IpAddr, source: u64, engines: u8) -> u8 {
-    (u128::from(key.hash_one((ip, source))) * u128::from(engines) >> 64) as u8
+    ((u128::from(key.hash_one((ip, source))) * u128::from(engines)) >> 64) as u8
 }

@@ -178,6 +178,8 @@ pub struct Engine<D, C> {
     handed_over: u64,
     taken_over: u64,
     drops: Drops,
+    /// The engine's number among those of the endpoint: that of its queue.
+    index: u16,
     /// The other engines of the endpoint, if there are any.
     group: Option<Box<Member>>,
     /// Flows with a choice of ports, if there are any.
@@ -268,6 +270,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             handed_over: 0,
             taken_over: 0,
             drops: Drops::default(),
+            index: index.into(),
             group,
             steering: None,
             connecting: BTreeSet::new(),
@@ -285,21 +288,28 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         self.notice_freeze();
         self.tx.begin(self.now);
         self.serve_waiting();
-        let received = self.receive_burst() + self.exchange();
+        let mut received = self.receive_burst();
+        if self.group.is_some() {
+            received += self.exchange();
+        }
         let looked = self.look_at_applications();
-        let expired = self.expire_timers() | self.expire_peers() | self.expire_searches();
+        let expired = self.expire_timers() | self.expire_peers() | (self.steering.is_some() && self.expire_searches());
         let (sent, filled) = self.send();
         let full = received.max(looked) >= self.burst || filled || !self.expired.is_empty();
         self.end_round();
-        self.finish_group();
+        if self.shutting_down {
+            self.finish_group();
+        }
         let busy = received > 0 || looked > 0 || expired || sent;
         if !busy {
             // It may sleep next, and is not to be woken in vain.
             self.settle_timers();
         }
         let deadlines = [self.timers.next_deadline(), self.peers.next_deadline(), self.tx.driver.next_deadline()];
-        let searches = self.steering.as_mut().and_then(|steering| steering.next_deadline());
-        self.promised = deadlines.into_iter().chain([searches]).flatten().min();
+        self.promised = deadlines.into_iter().flatten().min();
+        if let Some(steering) = &mut self.steering {
+            self.promised = [self.promised, steering.next_deadline()].into_iter().flatten().min();
+        }
         Progress { busy, next_deadline: self.promised, full }
     }
 
@@ -425,7 +435,9 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
                 continue;
             };
             self.tx.begin_turn(allowed);
-            self.tx.steer = self.steering.as_ref().and_then(|steering| steering.pair(key));
+            if let Some(steering) = &self.steering {
+                self.tx.steer = steering.pair(key);
+            }
             let more = flow.transmit(self.now, &mut self.tx);
             let how = match more {
                 false if flow.keeps_data_back() => Ended::Held,
@@ -442,7 +454,9 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
                 break;
             }
         }
-        self.tx.steer = None;
+        if self.steering.is_some() {
+            self.tx.steer = None;
+        }
         let filled = self.tx.is_full();
         (self.tx.flush(), filled)
     }
@@ -590,8 +604,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
 
     /// The last engine of a group to end its flows ends them all.
     fn finish_group(&mut self) {
-        if self.shutting_down
-            && self.has_ended()
+        if self.has_ended()
             && let Some(group) = &mut self.group
         {
             group.finish();

@@ -18,12 +18,10 @@ const UNREACHABLE_PER_ROUND: usize = 16;
 impl<D: Driver, C: AppChannel> Engine<D, C> {
     /// Receives one burst. Returns how much arrived.
     pub(super) fn receive_burst(&mut self) -> usize {
-        let queue = self.group.as_ref().map_or(0, |group| group.index().into());
         let mut packets = std::mem::take(&mut self.rx);
         let n = self.tx.driver.rx_burst(&mut packets, self.burst);
         self.packets_received += n as u64;
-        for mut packet in packets.drain(..) {
-            packet.meta.queue = queue;
+        for packet in packets.drain(..) {
             // Per packet, not per burst: what is lent, perhaps behind a hole that only another packet can fill, must never
             // be the whole pool.
             self.buffers.set_copy_all(self.tx.driver.is_short_of_frames());
@@ -43,7 +41,8 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
     }
 
     fn receive(&mut self, packet: RxPacket) -> Result<(), DropReason> {
-        let RxPacket { meta, frame, range } = packet;
+        let RxPacket { mut meta, frame, range } = packet;
+        meta.queue = self.index;
         if range.start > range.end || range.end as usize > frame.bytes().len() {
             return Err(DropReason::Oversized);
         }

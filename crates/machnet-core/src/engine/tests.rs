@@ -166,7 +166,7 @@ impl Bench {
             }
             PacketType::Probe | PacketType::ProbeReply => {
                 let (answers, seen) = (Some((2, 0)), None);
-                Probe { nonce: 1, answers, seen, settled: false, home: false, last: false }
+                Probe { nonce: 1, answers, seen, settled: false, home: false, last: false, more: false }
                     .emit(&mut packet[HEADER_LEN..]);
             }
         }

@@ -157,8 +157,20 @@ impl<D: Driver> Tx<D> {
             self.bytes += len as u64;
             let payload = frame.share(headroom as u32..(headroom + len) as u32);
             self.batch.push_back(TxPacket { meta, payload });
+            if let Some(ports) = self.steer {
+                self.redirect(ports);
+            }
         }
         true
+    }
+
+    /// The packet that was built last goes between other ports.
+    #[cold]
+    fn redirect(&mut self, (local, remote): (u16, u16)) {
+        if let Some(packet) = self.batch.back_mut() {
+            packet.meta.local.set_port(local);
+            packet.meta.remote.set_port(remote);
+        }
     }
 
     /// Gives the driver what was built. Returns true if it took anything.

@@ -16,14 +16,8 @@ const SMALL_WINDOW: u64 = 64;
 pub(super) const PROBES: u8 = 2;
 
 impl Flow {
-    /// The flow's addresses, but for the ports that it is steered to.
-    const fn meta(&self, steer: Option<(u16, u16)>) -> Meta {
-        let mut meta = Meta { local: self.local, remote: self.remote, queue: 0 };
-        if let Some((local, remote)) = steer {
-            meta.local.set_port(local);
-            meta.remote.set_port(remote);
-        }
-        meta
+    const fn meta(&self) -> Meta {
+        Meta { local: self.local, remote: self.remote, queue: 0 }
     }
 
     /// Sends what is due and may be sent. Returns true if there is more, for the next turn.
@@ -87,7 +81,7 @@ impl Flow {
         let distance = self.sent.floor_distance(now, self.rtt.pto(0));
         let (number, credit) = (self.sent.next() as u32, self.credit());
         let (flow, len) = (self.remote_id, size as usize - TAILROOM);
-        let sent = tx.packet(self.meta(tx.steer), len, |bytes, contents| {
+        let sent = tx.packet(self.meta(), len, |bytes, contents| {
             Header { packet_type: PacketType::Data, blocks: 0, ack_now: true, flow, number }.emit(bytes);
             Data::emit_fixed(distance, credit as u32, &mut bytes[HEADER_LEN..]);
             let mut at = HEADER_LEN + Data::FIXED_LEN;
@@ -150,7 +144,7 @@ impl Flow {
             ports: if tx.ports.0 < tx.ports.1 { tx.ports } else { (self.local.port(), self.local.port()) },
             token: self.token.as_ref().map_or(&[], |token| &token.0),
         };
-        let sent = tx.packet(self.meta(tx.steer), Handshake::PACKET_LEN, |bytes, _| {
+        let sent = tx.packet(self.meta(), Handshake::PACKET_LEN, |bytes, _| {
             header.emit(bytes);
             handshake.emit(&mut bytes[HEADER_LEN..]);
             Handshake::PACKET_LEN
@@ -213,7 +207,7 @@ impl Flow {
         let credit = self.credit();
         let room = self.send.cut().packet();
         let mut sent_len = 0;
-        let built = tx.packet(self.meta(tx.steer), room, |bytes, contents| {
+        let built = tx.packet(self.meta(), room, |bytes, contents| {
             let mut at = HEADER_LEN + Data::FIXED_LEN;
             let mut blocks = 0;
             let due = self.acks.is_due(now);

@@ -12,6 +12,7 @@ const FIXED_LEN: usize = 24;
 const SETTLED: u8 = 1;
 const HOME: u8 = 2;
 const LAST: u8 = 4;
+const MORE: u8 = 8;
 /// No engine has this number.
 const NOBODY: u8 = u8::MAX;
 
@@ -52,6 +53,8 @@ pub struct Probe {
     pub home: bool,
     /// No answer is wanted.
     pub last: bool,
+    /// Another follows at once: a PROBE, and this one is answered only if it hit; or a second answer to the same PROBE.
+    pub more: bool,
 }
 
 impl Probe {
@@ -66,7 +69,7 @@ impl Probe {
         if raw.nonce.get() == 0 {
             return Err(WireError::Value { what: "nonce", value: 0 });
         }
-        zero("flags of a probe", raw.flags & !(SETTLED | HOME | LAST))?;
+        zero("flags of a probe", raw.flags & !(SETTLED | HOME | LAST | MORE))?;
         zero("reserved bits of a probe", raw.reserved)?;
         let seen = SeenAt { ports: (raw.seen_from.get(), raw.seen_to.get()), engine: raw.seen };
         Ok(Self {
@@ -76,6 +79,7 @@ impl Probe {
             settled: raw.flags & SETTLED != 0,
             home: raw.flags & HOME != 0,
             last: raw.flags & LAST != 0,
+            more: raw.flags & MORE != 0,
         })
     }
 
@@ -94,7 +98,7 @@ impl Probe {
             seen: seen.engine,
             seen_from: seen.ports.0.into(),
             seen_to: seen.ports.1.into(),
-            flags: flag(self.settled, SETTLED) | flag(self.home, HOME) | flag(self.last, LAST),
+            flags: flag(self.settled, SETTLED) | flag(self.home, HOME) | flag(self.last, LAST) | flag(self.more, MORE),
             reserved: 0,
         };
         out[..FIXED_LEN].copy_from_slice(raw.as_bytes());

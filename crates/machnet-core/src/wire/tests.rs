@@ -111,12 +111,13 @@ fn golden_probe() {
         settled: true,
         home: false,
         last: true,
+        more: true,
     };
     let mut out = [0xff; PROBE_LEN - HEADER_LEN];
     probe.emit(&mut out);
     #[rustfmt::skip]
     assert_eq!(out, [
-        1, 2, 3, 4, 5, 6, 7, 8, 0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x18, 3, 4, 0x1b, 0x58, 0x1b, 0x59, 5, 0,
+        1, 2, 3, 4, 5, 6, 7, 8, 0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x18, 3, 4, 0x1b, 0x58, 0x1b, 0x59, 13, 0,
     ]);
     assert_eq!(Probe::parse(&out), Ok(probe));
     let none = Probe { answers: None, seen: None, settled: false, last: false, home: true, ..probe };

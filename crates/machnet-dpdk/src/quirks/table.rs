@@ -15,6 +15,7 @@ pub(super) const NONE: Quirks = Quirks {
     run: Run::Nowhere,
     facts: &[],
     queues: u16::MAX,
+    ring_frames: 0,
     takes_mtu: true,
     buffer: None,
     listens: None,
@@ -64,14 +65,27 @@ pub(super) const TABLE: [Quirks; 17] = [
     Quirks {
         driver: "net_af_packet",
         run: Run::Here,
+        facts: &[
+            known("it does not look at its link: the kernel is asked instead", "af_packet/rte_eth_af_packet.c"),
+            known("the first frame after the link came back is sent with the next", "found by the conformance suite"),
+        ],
         takes_mtu: false,
         buffer: Some(("framesz", 2048, 66)),
         interface: Some("iface"),
         shares: true,
         ..NONE
     },
-    // The kernel's interface has the MTU, and setting it there is not this driver's business.
-    Quirks { driver: "net_af_xdp", run: Run::Here, takes_mtu: false, interface: Some("iface"), ..NONE },
+    // The kernel's interface has the MTU, and setting it there is not this driver's business. Its rings for what is to be filled and for
+    // what was sent have 2 048 places each, however many descriptors there are (af_xdp/rte_eth_af_xdp.c, ETH_AF_XDP_DFLT_NUM_DESCS).
+    Quirks {
+        driver: "net_af_xdp",
+        run: Run::Here,
+        facts: &[known("it does not look at its link: the kernel is asked instead", "af_xdp/rte_eth_af_xdp.c")],
+        ring_frames: 2 * 2048,
+        takes_mtu: false,
+        interface: Some("iface"),
+        ..NONE
+    },
     taken_at_its_word(
         "net_ena",
         Run::Nowhere,

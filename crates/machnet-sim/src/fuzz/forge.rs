@@ -89,6 +89,7 @@ fn build(u: &mut Unstructured<'_>, packet_type: PacketType, flow: u64, source: u
                 settled: u.arbitrary()?,
                 home: u.arbitrary()?,
                 last: u.arbitrary()?,
+                more: u.arbitrary()?,
             }
             .emit(body);
             PROBE_LEN - HEADER_LEN

@@ -116,6 +116,7 @@ pub fn all() -> impl Iterator<Item = Scenario> {
         ethernet::SCENARIOS,
         rss::SCENARIOS[0],
         rss::SCENARIOS[1],
+        rss::SCENARIOS[2],
         mix::SCENARIOS,
     ]
     .concat()

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use machnet_channel::shared::Event;
+use machnet_channel::shared::{Event, TAIL};
 use machnet_channel::{CloseReason, FlowOptions, FlowState, cost_in_units};
 
 use super::gate::{Ended, Gate, News};
@@ -138,7 +138,7 @@ impl<G: Gate> Tenants<G> {
             };
             let known = tenant.flows[piece.slot as usize];
             let flow = self.flows.get_mut(known as usize);
-            if piece.begins && flow.as_ref().is_some_and(|flow| flow.taken >= flow.room) {
+            if piece.begins && flow.as_ref().is_some_and(|flow| flow.taken >= flow.room + TAIL) {
                 return Err(Ended::Overran { slot: piece.slot });
             }
             let cost = piece.len + OVERHEAD;

@@ -15,8 +15,11 @@ mod ports;
 mod probes;
 mod search;
 
-use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
+use std::ops::DerefMut;
+use std::sync::Arc;
 use std::time::Duration;
+
+use machnet_channel::Tried;
 
 pub(crate) use ports::{Pair, PeerName, PortMaps};
 use search::{Ports, Search};
@@ -66,8 +69,12 @@ struct Steered {
     seen: Option<SeenAt>,
     /// How many arrived on a wrong queue since the last on the right one.
     strays: u8,
-    /// The last PROBE_REPLY to the peer: its nonce and pair.
-    answered: Option<(u64, Pair)>,
+    /// The peer needs no other pair.
+    peer_settled: bool,
+    /// The last PROBE_REPLYs to the peer: their nonces and pairs.
+    answered: [Option<(u64, Pair)>; 2],
+    /// The order in which second answers try pairs.
+    spare: Option<Search>,
     search: Option<Search>,
     /// A search begins with the first packet of the peer, which shows that the flow is open there.
     eager: bool,
@@ -118,7 +125,7 @@ impl Steered {
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Steering {
-    maps: Arc<Mutex<PortMaps>>,
+    maps: Arc<Tried<PortMaps>>,
     /// By the flows' keys.
     flows: Vec<Option<Box<Steered>>>,
     /// Of outstanding probes, by flow.
@@ -127,7 +134,7 @@ pub(crate) struct Steering {
 }
 
 impl Steering {
-    fn new(maps: Arc<Mutex<PortMaps>>) -> Box<Self> {
+    fn new(maps: Arc<Tried<PortMaps>>) -> Box<Self> {
         Box::new(Self { maps, flows: Vec::new(), timers: Timers::new(), probes_sent: 0 })
     }
 
@@ -161,13 +168,7 @@ impl Steering {
     }
 
     /// A flow, and the map if nobody else has it at the moment: an engine waits for nobody.
-    fn get(&mut self, key: u32) -> Option<(&mut Steered, Option<MutexGuard<'_, PortMaps>>)> {
-        let flow = self.flows.get_mut(key as usize)?.as_mut()?;
-        let maps = match self.maps.try_lock() {
-            Ok(maps) => Some(maps),
-            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
-            Err(TryLockError::WouldBlock) => None,
-        };
-        Some((flow, maps))
+    fn get(&mut self, key: u32) -> Option<(&mut Steered, Option<impl DerefMut<Target = PortMaps>>)> {
+        Some((self.flows.get_mut(key as usize)?.as_mut()?, self.maps.get()))
     }
 }

@@ -1,7 +1,8 @@
 //! What the engine does about steering: flows that open, packets that stray, probes and their answers.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
+use machnet_channel::Tried;
 use rand_chacha::rand_core::Rng as _;
 
 use super::super::{Engine, Keyed};
@@ -19,6 +20,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
 
     /// A flow opened. If its packets may hit a wrong queue on either side, and there are pairs to choose from, it is steered;
     /// the initiator looks for a pair as soon as it hears of the peer.
+    #[inline(never)]
     pub(in super::super) fn steer(&mut self, key: u32, instance: u64, peer: PeerQueues, is_initiator: bool) {
         let (_, own_engines) = self.place();
         if own_engines == 1 && peer.engines == 1 {
@@ -36,7 +38,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         let (now, rng, group) = (self.now, &mut self.rng, &self.group);
         let steering = self.steering.get_or_insert_with(|| {
             let maps = group.as_ref().map(|group| Arc::clone(&group.shared().maps));
-            Steering::new(maps.unwrap_or_else(|| Arc::new(Mutex::new(PortMaps::new(Keyed::new(rng))))))
+            Steering::new(maps.unwrap_or_else(|| Arc::new(Tried::new(PortMaps::new(Keyed::new(rng))))))
         });
         let flow = Steered {
             id,
@@ -48,7 +50,9 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             forward: Forward::Unknown,
             seen: None,
             strays: 0,
-            answered: None,
+            peer_settled: false,
+            answered: [None; 2],
+            spare: None,
             search: None,
             eager: is_initiator,
             not_before: now,
@@ -79,6 +83,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         }
     }
 
+    #[inline(never)]
     fn note_arrival_steered(&mut self, key: u32, meta: &Meta) {
         let (now, (own, _)) = (self.now, self.place());
         let flow = self.steering.as_mut().and_then(|steering| steering.flows.get_mut(key as usize)?.as_mut());
@@ -95,22 +100,41 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         self.probe_next(key, None);
     }
 
-    /// Sends a PROBE on the next pair, which tells about the answer to the one before; or ends the search.
+    /// Sends a PROBE on the next pair, which tells about the answer to the one before; or ends the search. If the peer is
+    /// settled, two: it tells of the first only if that hit.
     fn probe_next(&mut self, key: u32, answers: Option<(u64, u8)>) {
         let now = self.now;
-        let Some((flow, maps)) = self.steering.as_mut().and_then(|steering| steering.get(key)) else { return };
+        let (_, own_engines) = self.place();
+        let Some((flow, _)) = self.steering.as_mut().and_then(|steering| steering.get(key)) else { return };
+        if let Some(search) = &mut flow.search {
+            search.first = None;
+        }
+        let two = !flow.is_settled() && (flow.peer_settled || own_engines == 1);
+        match self.next_pair(key) {
+            Some(pair) => {
+                self.send_probe(key, pair, answers, false, two);
+                if two && let Some(next) = self.next_pair(key) {
+                    self.send_probe(key, next, answers, false, false);
+                }
+            }
+            None => {
+                if let Some((flow, _)) = self.steering.as_mut().and_then(|steering| steering.get(key)) {
+                    flow.end_search(now, false);
+                }
+                self.end_probing(key, answers);
+            }
+        }
+    }
+
+    /// The next pair of a search.
+    fn next_pair(&mut self, key: u32) -> Option<Pair> {
+        let now = self.now;
+        let (flow, maps) = self.steering.as_mut()?.get(key)?;
         let (settled, name) = (flow.is_settled(), flow.peer);
         // A pair whose engine is known says nothing new, unless it is the way back that is looked for.
-        let known = |pair| !settled && maps.as_ref().is_some_and(|maps| maps.get(now, name, pair).is_some());
-        let pair = flow.search.as_mut().and_then(|search| search.advance(known));
-        if pair.is_none() {
-            flow.end_search(now, false);
-        }
-        drop(maps);
-        match pair {
-            Some(pair) => self.send_probe(key, pair, answers, false),
-            None => self.end_probing(key, answers),
-        }
+        flow.search
+            .as_mut()?
+            .advance(|pair| !settled && maps.as_ref().is_some_and(|maps| maps.get(now, name, pair).is_some()))
     }
 
     /// The search is over; the peer still does not know where its last answer arrived.
@@ -120,13 +144,13 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         let Some(pair) = steering.pair(key) else { return };
         if answers.is_some() {
             let nonce = self.nonce();
-            let probe = Probe { nonce, answers, seen: None, settled: false, home: false, last: true };
+            let probe = Probe { nonce, answers, seen: None, settled: false, home: false, last: true, more: false };
             self.emit_probe(key, PacketType::Probe, pair, probe);
         }
     }
 
-    /// Sends a PROBE that is to be answered.
-    fn send_probe(&mut self, key: u32, pair: Pair, answers: Option<(u64, u8)>, home: bool) {
+    /// Sends a PROBE that is to be answered; on the way that `home` says; with `more`, only if it hits, for another follows.
+    fn send_probe(&mut self, key: u32, pair: Pair, answers: Option<(u64, u8)>, home: bool, more: bool) {
         let (now, nonce) = (self.now, self.nonce());
         let Some(pto) = self.flows.get(key).map(|flow| flow.pto()) else { return };
         let Some(steering) = &mut self.steering else { return };
@@ -134,8 +158,11 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         let Some((flow, _)) = steering.get(key) else { return };
         if let Some(search) = &mut flow.search {
             search.sent(nonce);
+            if more {
+                search.followed();
+            }
         }
-        let probe = Probe { nonce, answers, seen: flow.seen, settled: flow.is_settled(), home, last: false };
+        let probe = Probe { nonce, answers, seen: flow.seen, settled: flow.is_settled(), home, last: false, more };
         self.emit_probe(key, PacketType::Probe, pair, probe);
     }
 
@@ -176,14 +203,16 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         Ok(key)
     }
 
+    #[inline(never)]
     pub(in super::super) fn on_probe(&mut self, meta: Meta, header: &Header, rest: &[u8]) -> Result<(), DropReason> {
         let probe = Probe::parse(rest)?;
         let key = self.probed(&meta, header)?;
         let now = self.now;
-        let came = meta.queue as u8;
+        let (came, (own, _)) = (meta.queue as u8, self.place());
         if let Some((nonce, hit)) = probe.answers {
-            let answered = self.steering.as_mut().and_then(|steering| steering.get(key)?.0.answered);
-            if let Some((_, pair)) = answered.filter(|&(own, _)| own == nonce) {
+            let flow = self.steering.as_mut().and_then(|steering| Some(steering.get(key)?.0));
+            let mut answered = flow.into_iter().flat_map(|flow| flow.answered).flatten();
+            if let Some((_, pair)) = answered.find(|&(own, _)| own == nonce) {
                 self.on_hit(key, pair, hit);
             }
         }
@@ -192,21 +221,43 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         let Some((flow, _)) = self.steering.as_mut().and_then(|steering| steering.get(key)) else { return Ok(()) };
         // Who probes tries both ways.
         flow.not_before = flow.not_before.max(now + SOON);
-        if probe.last {
+        flow.peer_settled = probe.settled;
+        if probe.last || (probe.more && came != own) {
             return Ok(());
         }
         // The exact reverse passes wherever the probe did; and who did not get it asks for another way.
         let pair = if probe.home { flow.pair } else { (meta.local.port(), meta.remote.port()) };
-        let (seen, settled) = (flow.seen, flow.is_settled());
-        let nonce = self.nonce();
-        let reply = Probe { nonce, answers: Some((probe.nonce, came)), seen, settled, home: false, last: false };
-        if let Some((flow, _)) = self.steering.as_mut().and_then(|steering| steering.get(key)) {
-            flow.answered = Some((nonce, pair));
+        let (settled, home) = (flow.is_settled(), probe.home);
+        flow.answered = [None; 2];
+        // Only this way is looked for: a second trial of it costs one packet, and another exchange two.
+        let second = if probe.settled && !settled && !home { self.spare_pair(key) } else { None };
+        self.reply(key, pair, (probe.nonce, came), second.is_some());
+        if let Some(second) = second {
+            self.reply(key, second, (probe.nonce, came), false);
         }
-        self.emit_probe(key, PacketType::ProbeReply, pair, reply);
         Ok(())
     }
 
+    /// A pair for a second answer.
+    fn spare_pair(&mut self, key: u32) -> Option<Pair> {
+        let (now, random, (_, own_engines)) = (self.now, self.rng.next_u64(), self.place());
+        let (flow, maps) = self.steering.as_mut()?.get(key)?;
+        let (ports, engines, name) = (flow.ports, flow.engines.max(own_engines), flow.peer);
+        let spare = flow.spare.get_or_insert_with(|| Search::new(ports, engines, random));
+        spare.advance(|pair| maps.as_ref().is_some_and(|maps| maps.get(now, name, pair).is_some()))
+    }
+
+    fn reply(&mut self, key: u32, pair: Pair, answers: (u64, u8), more: bool) {
+        let nonce = self.nonce();
+        let Some((flow, _)) = self.steering.as_mut().and_then(|steering| steering.get(key)) else { return };
+        flow.answered.swap(0, 1);
+        flow.answered[0] = Some((nonce, pair));
+        let (seen, settled) = (flow.seen, flow.is_settled());
+        let reply = Probe { nonce, answers: Some(answers), seen, settled, home: false, last: false, more };
+        self.emit_probe(key, PacketType::ProbeReply, pair, reply);
+    }
+
+    #[inline(never)]
     pub(in super::super) fn on_probe_reply(
         &mut self,
         meta: Meta,
@@ -220,11 +271,10 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             return Err(DropReason::WrongState);
         };
         let Some(search) = &mut flow.search else { return Err(DropReason::ForgedProbe) };
-        let Some((_, hit)) = reply.answers.filter(|&(nonce, _)| nonce == search.nonce) else {
-            return Err(DropReason::ForgedProbe);
-        };
+        let answered = reply.answers.and_then(|(nonce, hit)| Some((search.pair_of(nonce)?, hit)));
+        let Some((pair, hit)) = answered else { return Err(DropReason::ForgedProbe) };
         search.answered();
-        let pair = search.pair;
+        flow.peer_settled = reply.settled;
         self.on_hit(key, pair, hit);
         self.on_seen(key, &reply);
         let there = self.adopt(key);
@@ -232,6 +282,10 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         // It knows a pair already, or the one that this answer came on; that it must be told.
         let report = Some((reply.nonce, came)).filter(|_| !reply.settled);
         let back = own_engines == 1 || reply.settled || came == own;
+        if there && !back && reply.more {
+            // The second answer may have hit.
+            return Ok(());
+        }
         if there && back {
             flow.end_search(now, true);
             self.end_probing(key, report.filter(|_| own_engines > 1));
@@ -267,6 +321,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
     }
 
     /// Looks after probes that were not answered.
+    #[inline(never)]
     pub(in super::super) fn expire_searches(&mut self) -> bool {
         let now = self.now;
         let Some(steering) = &mut self.steering else { return false };
@@ -293,7 +348,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         if std::mem::replace(&mut search.again, true) {
             self.probe_next(key, None);
         } else {
-            self.send_probe(key, pair, None, true);
+            self.send_probe(key, pair, None, true, false);
         }
     }
 }

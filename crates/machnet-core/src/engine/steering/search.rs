@@ -49,6 +49,8 @@ pub(crate) struct Search {
     pub(crate) nonce: u64,
     pub(crate) pair: Pair,
     pub(crate) again: bool,
+    /// A probe before that one, which is answered only if it hit: likewise.
+    pub(crate) first: Option<(u64, Pair)>,
 }
 
 impl Search {
@@ -57,13 +59,13 @@ impl Search {
         let pairs = ports.pairs();
         // Every pair once: a step that has no divisor in common with their number. Neighbours must not follow each other,
         // for a hash may be a simple one.
-        let mut step = (random >> 32) % pairs | 1;
+        let mut step = ((random >> 32) % pairs) | 1;
         while gcd(step, pairs) != 1 {
             step += 2;
         }
         let left = (TRIES * u32::from(engines)).min(MOST);
         let (at, pair) = (random % pairs, (0, 0));
-        Self { ports, at, step, untried: pairs, left, lost: 0, nonce: 0, pair, again: false }
+        Self { ports, at, step, untried: pairs, left, lost: 0, nonce: 0, pair, again: false, first: None }
     }
 
     /// The next pair that `skip` does not exclude; `None`: there is no other, or there were enough.
@@ -86,6 +88,17 @@ impl Search {
         self.left = self.left.saturating_sub(1);
     }
 
+    /// Another one follows it at once.
+    pub(crate) const fn followed(&mut self) {
+        self.first = Some((self.nonce, self.pair));
+    }
+
+    /// The pair on which the probe was sent that an answer names.
+    pub(crate) fn pair_of(&self, nonce: u64) -> Option<Pair> {
+        let first = self.first.filter(|&(known, _)| known == nonce).map(|(_, pair)| pair);
+        if nonce == self.nonce { Some(self.pair) } else { first }
+    }
+
     /// It was answered.
     pub(crate) const fn answered(&mut self) {
         self.lost = 0;
@@ -94,6 +107,7 @@ impl Search {
     /// It was not. False if it is time to give up.
     pub(crate) const fn unanswered(&mut self) -> bool {
         self.lost += 1;
+        self.first = None;
         self.lost < LOST
     }
 }
