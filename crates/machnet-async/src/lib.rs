@@ -66,6 +66,10 @@
 //! # }
 //! ```
 //!
+//! Or the engine is in a daemon, one for all applications of a host: [`Endpoint::attach`]. Everything here is the same then; no
+//! thread is added, for whoever sends or waits moves messages to and from the daemon's memory. When the daemon is gone, every flow ends
+//! with [`CloseReason::DaemonGone`], and listeners with an error of kind `NetworkDown`, unless [`Reconnect`] says otherwise.
+//!
 //! When there is nothing to do, an engine goes down a ladder, [`IdlePolicy`]: spin, yield, park.
 //!
 //! | policy | use it |

@@ -31,7 +31,7 @@ pub enum Reconnect {
     #[default]
     Never,
     /// It attaches again, to whoever is behind the path by then. Listeners go on, at the ports they had. Meanwhile
-    /// connecting fails.
+    /// connecting fails. [`Endpoint::local_addr`] stays what it was: the daemon should have the same address as before.
     BackingOff {
         /// How long after the loss the first attempt is made.
         first: Duration,

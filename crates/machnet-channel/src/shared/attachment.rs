@@ -190,7 +190,6 @@ struct Port {
     accepted: Vec<Accepted>,
     /// Flows handed over since the daemon opened it.
     handed: u64,
-    touched: bool,
 }
 
 /// What is behind the lock.
@@ -212,9 +211,12 @@ struct Served<W, L> {
     underway: Option<(u32, Message, usize)>,
     /// Flows with messages that wait for room.
     blocked: VecDeque<u32>,
-    /// The beginning of a message that comes in pieces.
+    /// The beginning of a message that comes in pieces, and how long the last such was.
     gathered: Vec<u8>,
+    longest: usize,
+    /// Flows with somebody to wake, and listeners with flows to hand over, at the end of the turn.
     touched: Vec<u32>,
+    touched_ports: Vec<u32>,
     closing: bool,
     rest: Rest<L>,
 }
@@ -286,7 +288,9 @@ impl<W: Words + Clone + Send + 'static, L: Line> Served<W, L> {
             underway: None,
             blocked: VecDeque::new(),
             gathered: Vec::new(),
+            longest: 0,
             touched: Vec::new(),
+            touched_ports: Vec::new(),
             closing: false,
             rest: Rest::default(),
         };
@@ -375,11 +379,14 @@ impl<W: Words + Clone + Send + 'static, L: Line> Served<W, L> {
                 self.rest.wakes.push(flow.end.waking(std::mem::take(&mut flow.wakes)));
             }
         }
-        for port in self.ports.iter_mut().flatten().filter(|port| port.touched) {
-            port.touched = false;
+        for slot in self.touched_ports.drain(..) {
+            let Some(port) = &mut self.ports[slot as usize] else { continue };
             port.handed += port.accepted.len() as u64;
             let accepted = std::mem::take(&mut port.accepted);
             let Some(end) = &mut port.end else { continue };
+            if accepted.is_empty() {
+                continue;
+            }
             for flow in accepted {
                 end.push(flow);
             }
@@ -394,14 +401,14 @@ impl<W: Words + Clone + Send + 'static, L: Line> Served<W, L> {
 
     fn take_hints(&mut self) -> Result<(), Malformed> {
         let Some(intake) = &self.intake else { return Ok(()) };
-        let intake = Arc::clone(intake);
-        for backlog in intake.listeners().take() {
+        let (listeners, flows, closing) = (intake.listeners().take(), intake.flows().take(), intake.is_closing());
+        for backlog in listeners {
             self.look_at_listener(&backlog);
         }
-        for mailbox in intake.flows().take() {
+        for mailbox in flows {
             self.look_at_mailbox(&mailbox)?;
         }
-        if intake.is_closing() && !self.closing {
+        if closing && !self.closing {
             self.close()?;
         }
         Ok(())
@@ -589,7 +596,7 @@ impl<W: Words + Clone + Send + 'static, L: Line> Served<W, L> {
         match port.filter(|port| port.end.is_some()) {
             Some(port) => {
                 port.accepted.push(Accepted { send, recv });
-                port.touched = true;
+                self.touched_ports.push(listener);
             }
             // Nobody listens any more: dropped, the ends say so.
             None => drop((send, recv)),
@@ -631,14 +638,17 @@ impl<W: Words + Clone + Send + 'static, L: Line> Served<W, L> {
         let Some(side) = &mut self.side else { return };
         let Piece { slot, len, more, begins } = *piece;
         if begins {
-            // What was given up in the middle.
-            self.gathered = Vec::new();
+            // Without what was given up in the middle. A message in pieces is taken for one as long as the last such, up to 1 MiB.
+            self.gathered = Vec::with_capacity(if more { self.longest.max(2 * len) } else { len });
         }
         let from = self.gathered.len();
         self.gathered.resize(from + len, 0);
         side.take(piece, &mut self.gathered[from..]);
         if more {
             return;
+        }
+        if !begins {
+            self.longest = self.gathered.len().min(1 << 20);
         }
         let message = Message::from(std::mem::take(&mut self.gathered));
         if let Some(flow) = &mut self.flows[slot as usize] {
@@ -697,6 +707,7 @@ impl<W: Words + Clone + Send + 'static, L: Line> Served<W, L> {
             return;
         }
         self.touched.clear();
+        self.touched_ports.clear();
         self.underway = None;
         self.blocked.clear();
         self.gathered = Vec::new();
@@ -826,7 +837,7 @@ impl Flow {
 
 impl Port {
     const fn new(end: BacklogProducer, generation: u32) -> Self {
-        Self { end: Some(end), generation, opened: false, accepted: Vec::new(), handed: 0, touched: false }
+        Self { end: Some(end), generation, opened: false, accepted: Vec::new(), handed: 0 }
     }
 
     fn open(&mut self, address: SocketAddr, backlogs: &mut SmallVec<[Arc<Backlog>; 2]>) {
