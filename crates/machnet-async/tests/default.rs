@@ -6,7 +6,7 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::process::Command;
 
-use machnet_async::{Endpoint, Flow, Listener, Shm};
+use machnet_async::{Config, Endpoint, Flow, Listener, Shm};
 use support::{content, echo, run};
 
 const V4: &str = "127.0.0.1:0";
@@ -154,6 +154,33 @@ fn shared_memory_by_its_name() {
 }
 
 #[test]
+fn a_daemon_by_its_socket() {
+    run(|| async {
+        let daemon = support::sidecar::daemon(Config::default());
+        let server = support::endpoint();
+        let listener = server.listen(0).await.unwrap();
+        let peer = listener.local_addr();
+        tokio::task::spawn_blocking(move || {
+            let url = format!("unix://{}", daemon.socket().display());
+            for (bind, expected) in [
+                ("0.0.0.0:0", "bound 127.0.0.1:"),
+                ("127.0.0.1:0", "bound 127.0.0.1:"),
+                ("127.0.0.2:0", "bind: AddrNotAvailable: cannot listen at 127.0.0.2: "),
+            ] {
+                let said = child_with(Some(&url), peer, bind);
+                assert!(said.contains(&format!("connected from {}", daemon.home().ip())), "{said}");
+                assert!(said.contains(expected), "{said}");
+            }
+            let said = child_with(Some("unix:///nowhere/machnet.sock"), peer, V4);
+            assert!(said.contains("connect: NotFound: ") && said.contains("is the daemon running"), "{said}");
+        })
+        .await
+        .unwrap();
+        drop(listener);
+    });
+}
+
+#[test]
 fn a_variable_that_makes_no_sense_is_explained() {
     for (url, kind, part) in [
         ("xdp://eth1", "Unsupported", "\"xdp\" is not in this version; known schemes: udp"),
@@ -193,7 +220,9 @@ fn shutting_down_child() {
 fn after_a_shutdown_there_is_another() {
     let mut child = Command::new(std::env::current_exe().unwrap());
     child.args(["--exact", "shutting_down_child", "--ignored", "--nocapture"]);
-    for url in ["udp://0.0.0.0".to_owned(), format!("shm://ending-{}", std::process::id())] {
+    let daemon = support::sidecar::daemon(Config::default());
+    let shm = format!("shm://ending-{}", std::process::id());
+    for url in ["udp://0.0.0.0".to_owned(), shm, format!("unix://{}", daemon.socket().display())] {
         let output = child.env("MACHNET_ENDPOINT", url).output().unwrap();
         assert!(String::from_utf8_lossy(&output.stdout).contains("three endpoints"), "{output:?}");
     }

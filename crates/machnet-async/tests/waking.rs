@@ -205,3 +205,8 @@ fn flows_outlive_the_runtime_that_spun_for_them() {
         }
     });
 }
+
+#[test]
+fn all_of_it_over_two_daemons() {
+    support::sidecar::again_over_two_daemons(&[]);
+}
