@@ -489,9 +489,10 @@ impl<G: Gate> AppChannel for Tenants<G> {
         let listening = &self.listeners[listener.0 as usize];
         let (key, slot) = (listening.tenant, listening.slot);
         let tenant = &mut self.tenants[key];
+        let takes = tenant.takes_flows();
         let Some(side) = &mut tenant.side else { return false };
         match side.can_accept(slot) {
-            Ok(can) => can && tenant.open_flows < tenant.quota.flows,
+            Ok(can) => can && takes,
             Err(malformed) => {
                 self.end(key, &Ended::Malformed(malformed));
                 false

@@ -101,6 +101,11 @@ impl<W: Words + Clone> Tenant<W> {
         self.side.take()
     }
 
+    /// True if it may open another flow, or accept one: not while more waits for it to read than its quota of memory.
+    pub(super) const fn takes_flows(&self) -> bool {
+        self.open_flows < self.quota.flows && self.waiting_bytes <= self.quota.memory
+    }
+
     /// Bytes that it has sent and that were not acknowledged.
     pub(super) const fn held_bytes(&self) -> u64 {
         self.held * UNIT + self.partial.len() as u64
