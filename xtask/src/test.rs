@@ -51,6 +51,8 @@ pub(crate) enum Step {
     Examples,
     /// Random faults against a model, for a moment
     Soak,
+    /// A thousand applications of a daemon, killed at any instruction
+    Kills,
     /// Two processes in two network namespaces, over IPv4 and IPv6
     Netns,
     /// Wireshark's dissector, on the committed sample and on real traffic
@@ -98,7 +100,7 @@ impl Step {
                 tools::NAMESPACES,
             ],
             Self::Rpc => &[tools::REDIS_SERVER, tools::REDIS_BENCHMARK, tools::H2LOAD, tools::INITDB, tools::SETPRIV],
-            Self::Doc | Self::Sim | Self::Loom | Self::Mutants | Self::Examples | Self::Soak => &[],
+            Self::Doc | Self::Sim | Self::Loom | Self::Mutants | Self::Examples | Self::Soak | Self::Kills => &[],
         }
     }
 
@@ -152,6 +154,11 @@ impl Step {
                 run(cargo("run").args(["--release", "--locked", "--example", "chat", "--", "demo"]), LIMIT)
             }
             Self::Soak => soak::soak_for(SMOKE, Some(1)),
+            Self::Kills => {
+                let mut kills = cargo("test");
+                kills.args(["--release", "--locked", "-p", "machnet-daemon", "--test", "daemon", "kills::killed"]);
+                run(kills.env("MACHNET_KILLS", "1000"), LIMIT)
+            }
             Self::Netns => {
                 build_echo()?;
                 netns::echo(&target().join("release/examples"))

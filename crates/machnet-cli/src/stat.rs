@@ -41,7 +41,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let mut after = ask(&path)?;
     add_rates(&before, &mut after);
     if options.json {
-        println!("{after:#}")
+        println!("{after}")
     } else {
         show(&after)
     }

@@ -154,17 +154,20 @@ impl Gate for Reception {
             self.news = std::mem::take(&mut *inbox).into_iter();
         }
         let Item::News(news, line) = self.news.next()?;
-        if let (News::Came(arrival), Some(line)) = (&news, line) {
-            // By edges: who leaves rings unread for us wakes us no more often than he sends.
-            let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
-            if let Err(error) = epoll::add(&self.epoll, &*line, epoll::EventData::new_u64(arrival.id), flags) {
-                // It could never wake us.
-                tracing::warn!(%error, id = arrival.id, "cannot listen to an application's bell");
-                return self.next();
-            }
-            self.lines.insert(arrival.id, line);
+        let (arrival, line) = match (news, line) {
+            (News::Came(arrival), Some(line)) => (arrival, line),
+            (news, _) => return Some(news),
+        };
+        // By edges: who leaves rings unread for us wakes us no more often than he sends.
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+        if let Err(error) = epoll::add(&self.epoll, &*line, epoll::EventData::new_u64(arrival.id), flags) {
+            // It could never wake us: it is not served.
+            tracing::warn!(%error, id = arrival.id, "cannot listen to an application's bell");
+            self.dismiss(arrival.id, &Ended::Gone, Box::new(arrival.side));
+            return self.next();
         }
-        Some(news)
+        self.lines.insert(arrival.id, line);
+        Some(News::Came(arrival))
     }
 
     fn ring(&mut self, tenant: u64) {

@@ -1,6 +1,7 @@
 //! The program as people run it: real processes, over loopback.
 #![allow(unused_crate_dependencies, reason = "a test")]
 
+mod daemon;
 mod measuring;
 mod ping;
 mod process;

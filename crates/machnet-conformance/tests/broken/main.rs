@@ -7,7 +7,6 @@ mod sim;
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
-use std::ops::{Deref, DerefMut};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
@@ -15,7 +14,7 @@ use machnet_channel::{Doorbell, Frame, FrameRef};
 use machnet_conformance::{CHECKS, Rig, Shape, Subject};
 use machnet_core::{Capabilities, Driver, Drops, Instant, RxPacket, TxPacket, Unreachable};
 use machnet_sim::{Attached, NicConfig, SimDriver};
-use sim::{Wire, v4};
+use sim::{Simulated, Wire, v4};
 
 /// What is wrong with a driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,16 +135,12 @@ impl Broken {
     }
 }
 
-impl Deref for Broken {
-    type Target = SimDriver;
-
-    fn deref(&self) -> &SimDriver {
+impl Simulated for Broken {
+    fn simulated(&self) -> &SimDriver {
         &self.driver
     }
-}
 
-impl DerefMut for Broken {
-    fn deref_mut(&mut self) -> &mut SimDriver {
+    fn simulated_mut(&mut self) -> &mut SimDriver {
         &mut self.driver
     }
 }

@@ -1,6 +1,7 @@
 //! Every driver that needs no hardware, through every check. `cargo xtask test --only conformance` runs it.
 //!
 //! `machnet-sim` moves datagrams, `ethernet` and `ethernet6` frames under core's network layer, over the simulated wire;
+//! `hairpin` is the first behind core's hairpin, which must not show;
 //! `udp` is kernel sockets on loopback, `shm` memory between two endpoints of this process. With the feature `dpdk`: `memif` and
 //! `virtio`, and on a veth pair `af_packet` and, for root of the machine, `af_xdp`.
 
@@ -22,6 +23,7 @@ fn main() -> ExitCode {
     let links = namespace::enter();
     let subjects: Vec<Arc<dyn Subject>> = vec![
         Arc::new(sim::Datagrams),
+        Arc::new(sim::Turned),
         Arc::new(sim::Frames::V4),
         Arc::new(sim::Frames::V6),
         Arc::new(udp::Loopback),

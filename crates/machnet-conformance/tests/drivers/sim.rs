@@ -2,15 +2,17 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::ops::DerefMut;
 use std::time::Duration;
 
 use machnet_conformance::{Rig, Shape, Subject};
-use machnet_core::{Driver, Instant};
+use machnet_core::{Driver, Hairpin, Instant};
 use machnet_sim::{Attached, Ethernet, Fabric, HostId, Link, LinkId, NicConfig, SimDriver};
 
 /// NICs that move datagrams.
 pub(crate) struct Datagrams;
+
+/// The same, whose hosts could talk to themselves.
+pub(crate) struct Turned;
 
 /// NICs that move Ethernet frames, and compute and verify checksums.
 #[derive(Clone, Copy)]
@@ -38,6 +40,47 @@ impl Subject for Datagrams {
 
     fn says_unreachable(&self) -> bool {
         true
+    }
+}
+
+impl Subject for Turned {
+    fn name(&self) -> &'static str {
+        "hairpin"
+    }
+
+    fn pair(&self, shape: Shape) -> io::Result<Box<dyn Rig>> {
+        let nic = NicConfig { headroom: 64, frame_size: 64 + 1472, ..NicConfig::default() };
+        Wire::made(v4(), shape, nic, Hairpin::alone)
+    }
+
+    fn says_unreachable(&self) -> bool {
+        true
+    }
+}
+
+/// The simulator's driver, whatever is around it.
+pub(crate) trait Simulated: Driver {
+    fn simulated(&self) -> &SimDriver;
+    fn simulated_mut(&mut self) -> &mut SimDriver;
+}
+
+impl Simulated for Attached {
+    fn simulated(&self) -> &SimDriver {
+        self
+    }
+
+    fn simulated_mut(&mut self) -> &mut SimDriver {
+        self
+    }
+}
+
+impl<D: Simulated> Simulated for Hairpin<D> {
+    fn simulated(&self) -> &SimDriver {
+        self.driver().simulated()
+    }
+
+    fn simulated_mut(&mut self) -> &mut SimDriver {
+        self.driver_mut().simulated_mut()
     }
 }
 
@@ -101,7 +144,7 @@ impl Wire<Attached> {
     }
 }
 
-impl<D: Driver + DerefMut<Target = SimDriver> + 'static> Wire<D> {
+impl<D: Simulated + 'static> Wire<D> {
     /// A wire between drivers that `make` makes of the simulator's.
     pub(crate) fn made(
         addresses: [IpAddr; 2],
@@ -128,13 +171,13 @@ impl<D: Driver + DerefMut<Target = SimDriver> + 'static> Wire<D> {
     }
 }
 
-impl<D: Driver + DerefMut<Target = SimDriver> + 'static> Rig for Wire<D> {
+impl<D: Simulated + 'static> Rig for Wire<D> {
     fn driver(&mut self, side: usize) -> &mut dyn Driver {
         &mut self.drivers[side]
     }
 
     fn free_frames(&mut self, side: usize) -> u32 {
-        self.drivers[side].free_frames()
+        self.drivers[side].simulated().free_frames()
     }
 
     fn step(&mut self) {
@@ -147,11 +190,11 @@ impl<D: Driver + DerefMut<Target = SimDriver> + 'static> Rig for Wire<D> {
     }
 
     fn give_back(&mut self) {
-        self.drivers.iter_mut().for_each(|driver| driver.give_back());
+        self.drivers.iter_mut().for_each(|driver| driver.simulated_mut().give_back());
     }
 
     fn set_link(&mut self, up: bool) -> bool {
-        self.drivers.iter_mut().for_each(|driver| driver.set_link(up));
+        self.drivers.iter_mut().for_each(|driver| driver.simulated_mut().set_link(up));
         true
     }
 

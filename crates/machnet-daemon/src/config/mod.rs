@@ -136,6 +136,12 @@ impl Allowance {
 }
 
 impl Config {
+    /// A daemon on `driver`.
+    #[must_use]
+    pub const fn new(driver: DriverUrl, settings: Settings) -> Self {
+        Self { driver, settings }
+    }
+
     /// Reads a file.
     ///
     /// # Errors

@@ -68,13 +68,13 @@ impl Control {
         let mut askers: Vec<OwnedFd> = Vec::new();
         let mut until = None;
         loop {
-            if let Poll::Ready(outcome) = Pin::new(&mut ended).poll(&mut Context::from_waker(&waker)) {
-                return Ok(outcome);
-            }
             if self.desk.is_closing() && until.is_none() {
                 crate::notify::stopping();
                 tracing::info!("ending: flows have {:?} to finish", self.settings.drain);
                 until = Some(Instant::now() + self.settings.drain);
+            }
+            if let Poll::Ready(outcome) = Pin::new(&mut ended).poll(&mut Context::from_waker(&waker)) {
+                return Ok(outcome);
             }
             if until.is_some_and(|until| Instant::now() >= until) {
                 let text = format!("flows had not ended after {:?}; they are cut off", self.settings.drain);

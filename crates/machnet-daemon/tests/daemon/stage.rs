@@ -5,7 +5,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockE
 use std::time::{Duration, Instant};
 
 use machnet_channel::shared::Geometry;
-use machnet_daemon::{Allowance, Daemon, Settings};
+use machnet_daemon::{Allowance, Config, Daemon, Settings};
 use machnet_udp::Udp;
 use rustix::net::{SendFlags, send};
 use serde_json::Value;
@@ -61,12 +61,23 @@ impl Stage {
         Self { _others: Some(others), ..Self::made(change) }
     }
 
+    /// On the vNIC that a URL names, as `machnet daemon` opens it.
+    pub(crate) fn on(url: &str) -> Self {
+        let others = DESCRIPTORS.read().unwrap_or_else(PoisonError::into_inner);
+        let start = |settings| Daemon::open(Config::new(url.parse().unwrap(), settings)).unwrap();
+        Self { _others: Some(others), ..Self::started(|_| {}, start) }
+    }
+
     fn made(change: impl FnOnce(&mut Settings)) -> Self {
+        Self::started(change, |settings| Daemon::start(Udp::bind("127.0.0.1:0").unwrap(), settings).unwrap())
+    }
+
+    fn started(change: impl FnOnce(&mut Settings), start: impl FnOnce(Settings) -> Daemon) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut settings = Settings::new(dir.path().join("m.sock"), vec![small()]);
         settings.engine.linger = Duration::from_millis(200);
         change(&mut settings);
-        let daemon = Daemon::start(Udp::bind("127.0.0.1:0").unwrap(), settings).unwrap();
+        let daemon = start(settings);
         Self { daemon, dir, _others: None, _alone: None }
     }
 

@@ -41,6 +41,44 @@ fn two_applications_of_one_daemon_and_of_two() {
     assert_eq!(far.state(over).reason(), Some(CloseReason::Finished));
 }
 
+/// Drivers as `machnet daemon` opens them: applications of one daemon talk without the vNIC, those of two over it.
+#[test]
+fn over_shared_memory_and_over_all_addresses() {
+    let name = format!("shm://daemon-{}", std::process::id());
+    for [first, second] in [[&*name, &*name], ["udp://0.0.0.0", "udp://127.0.0.1"], ["udp://[::]", "udp://[::1]"]] {
+        let (here, there) = (Stage::on(first), Stage::on(second));
+        let (mut server, mut near, mut far) =
+            (Client::attached(&here.socket()), Client::attached(&here.socket()), Client::attached(&there.socket()));
+        let mut address = server.listen(0).unwrap();
+        if address.ip().is_unspecified() {
+            address.set_ip(there.daemon.home().ip());
+        }
+        for (client, through_the_nic) in [(&mut near, false), (&mut far, true)] {
+            let known = server.accepted();
+            let flow = client.connect(address);
+            until(|| {
+                server.look();
+                client.look();
+                client.is_open(flow) && server.accepted().len() > known.len()
+            });
+            let accepted = server.accepted().into_iter().find(|slot| !known.contains(slot)).unwrap();
+            echo(&mut server, client, accepted, flow, 50);
+            let over_there = there.stat()["engine"]["packets_received"].as_u64().unwrap();
+            assert_eq!(over_there > 0, through_the_nic, "{first}");
+        }
+        // A port that nobody listens on is refused, near and far.
+        address.set_port(1);
+        for client in [&mut near, &mut far] {
+            let flow = client.connect(address);
+            until(|| {
+                client.look();
+                client.flows[&flow].ended.is_some()
+            });
+            assert_eq!(client.state(flow).reason(), Some(CloseReason::Refused), "{first}");
+        }
+    }
+}
+
 #[test]
 fn a_daemon_that_is_stopped_sends_what_it_was_given_and_leaves_nothing() {
     let (here, there) = (Stage::new(), Stage::new());

@@ -162,7 +162,7 @@ impl<G: Gate> Tenants<G> {
         match event {
             Event::Connect { slot, peer, options } => {
                 let tenant = &mut self.tenants[key];
-                if tenant.open_flows < tenant.quota.flows {
+                if tenant.takes_flows() {
                     let flow = self.insert_flow(key, slot, peer, options);
                     self.hints.push_back(Hint::Connect(Slot(flow), peer));
                     return;

@@ -243,7 +243,7 @@ impl<G: Gate> Tenants<G> {
         let flow = self.flows.remove(slot as usize);
         let tenant = &mut self.tenants[flow.tenant];
         tenant.open_flows -= 1;
-        tenant.held = tenant.held.saturating_sub(flow.taken - flow.acknowledged);
+        tenant.held = tenant.held.saturating_sub(flow.taken.saturating_sub(flow.acknowledged));
         tenant.promised = tenant.promised.saturating_sub(flow.room.saturating_sub(flow.acknowledged));
         if let Some(known) = tenant.flows.get_mut(flow.slot as usize) {
             *known = NONE;
@@ -419,7 +419,7 @@ impl<G: Gate> AppChannel for Tenants<G> {
     fn set_progress(&mut self, slot: Slot, room: u64, acknowledged: u64) {
         let flow = &mut self.flows[slot.0 as usize];
         let tenant = &mut self.tenants[flow.tenant];
-        tenant.held = tenant.held.saturating_sub(acknowledged - flow.acknowledged);
+        tenant.held = tenant.held.saturating_sub(acknowledged.saturating_sub(flow.acknowledged));
         flow.room = tenant.room(flow.room, flow.acknowledged, acknowledged, room);
         flow.acknowledged = acknowledged;
         self.show(slot, |flow, side| {
@@ -489,9 +489,10 @@ impl<G: Gate> AppChannel for Tenants<G> {
         let listening = &self.listeners[listener.0 as usize];
         let (key, slot) = (listening.tenant, listening.slot);
         let tenant = &mut self.tenants[key];
+        let takes = tenant.takes_flows();
         let Some(side) = &mut tenant.side else { return false };
         match side.can_accept(slot) {
-            Ok(can) => can && tenant.open_flows < tenant.quota.flows,
+            Ok(can) => can && takes,
             Err(malformed) => {
                 self.end(key, &Ended::Malformed(malformed));
                 false

@@ -101,6 +101,11 @@ impl<W: Words + Clone> Tenant<W> {
         self.side.take()
     }
 
+    /// True if it may open another flow, or accept one: not while more waits for it to read than its quota of memory.
+    pub(super) const fn takes_flows(&self) -> bool {
+        self.open_flows < self.quota.flows && self.waiting_bytes <= self.quota.memory
+    }
+
     /// Bytes that it has sent and that were not acknowledged.
     pub(super) const fn held_bytes(&self) -> u64 {
         self.held * UNIT + self.partial.len() as u64
@@ -159,7 +164,7 @@ impl<W: Words + Clone> Tenant<W> {
     pub(super) fn room(&mut self, room: u64, was_acknowledged: u64, acknowledged: u64, most: u64) -> u64 {
         self.promised = self.promised.saturating_sub(room.saturating_sub(was_acknowledged));
         let free = (self.quota.memory / UNIT).saturating_sub(self.promised);
-        let room = room.max(acknowledged + (most - acknowledged).min((free / 4).max(LEAST_ROOM)));
+        let room = room.max(acknowledged + most.saturating_sub(acknowledged).min((free / 4).max(LEAST_ROOM)));
         self.promised += room - acknowledged;
         room
     }

@@ -197,3 +197,37 @@ fn what_was_begun_and_given_up_is_forgotten() {
     });
     assert_eq!(rig.tenants().report().tenants[1].held, 0);
 }
+
+/// What waits for an application is bounded by its flows' windows, and it gets no more flows while it reads nothing.
+#[test]
+fn who_does_not_read_gets_no_more_flows() {
+    let mut rig = Rig::new();
+    let mut server = rig.attach(Quota { memory: u64::from(MAX_MESSAGE), ..quota() });
+    let mut client = rig.attach(quota());
+    let listener = server.listen(9000);
+    rig.run(&mut [&mut server], |apps| apps[0].listeners.contains_key(&listener));
+    let flow = client.connect(9000);
+    rig.run(&mut [&mut server, &mut client], |apps| apps[1].is_open(flow) && !apps[0].flows.is_empty());
+    server.reads = false;
+    let mut sent = 0;
+    for _ in 0..5000 {
+        sent += u64::from(client.send(flow, &[1; 8000]));
+        rig.round(20);
+        client.look();
+    }
+    let waiting = rig.tenants().report().tenants[0].waiting;
+    let window = u64::from(crate::Config::default().receive_window);
+    assert!((u64::from(MAX_MESSAGE)..=window).contains(&waiting), "{waiting}");
+    let knocking = client.connect(9000);
+    for _ in 0..200 {
+        rig.round(1000);
+        client.look();
+        server.look();
+    }
+    assert!(!client.is_open(knocking));
+    server.reads = true;
+    let accepted = server.accepted();
+    rig.run(&mut [&mut server, &mut client], |apps| {
+        apps[1].is_open(knocking) && apps[0].flows[&accepted].messages == sent
+    });
+}
