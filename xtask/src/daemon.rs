@@ -28,7 +28,7 @@ impl Daemon {
         let core = core.map_or_else(String::new, |core| format!("core = {core}\n"));
         let text = format!(
             "[driver]\nurl = {url:?}\n[socket]\npath = {:?}\n[engine]\n{core}[limits]\ndrain = \"1s\"\n\
-             [[allow]]\nname = \"xtask\"\napplications = 64\nports = [\"any\"]\nmemory = \"64MiB\"\n",
+             [[allow]]\nname = \"xtask\"\napplications = 64\nports = [\"any\"]\nmemory = \"64MiB\"\nflows = 32\n",
             socket.display().to_string()
         );
         let config = log.join(format!("{name}.toml"));

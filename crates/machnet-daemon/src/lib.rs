@@ -73,8 +73,8 @@ impl Daemon {
     /// not.
     ///
     /// # Errors
-    /// `AddrInUse`: another daemon serves the socket. `InvalidInput`: the engine's limits contradict each other or the
-    /// driver. Else what the system says: no such directory, no descriptors, no threads.
+    /// `AddrInUse`: another daemon serves the socket. `InvalidInput`: the engine's limits contradict each other, the
+    /// driver, or an [`Allowance`]. Else what the system says: no such directory, no descriptors, no threads.
     pub fn start<D: Driver + 'static>(driver: D, settings: Settings) -> io::Result<Self> {
         let name = format!("at {}", driver.home());
         Self::run(driver, settings, name)
@@ -82,6 +82,10 @@ impl Daemon {
 
     fn run<D: Driver + 'static>(driver: D, settings: Settings, name: String) -> io::Result<Self> {
         let started = Instant::now();
+        for allowance in &settings.allow {
+            let fits = allowance.check(settings.engine.receive_window);
+            fits.map_err(|why| io::Error::new(io::ErrorKind::InvalidInput, why))?;
+        }
         let listener = Listener::bind(&settings.socket, settings.mode, settings.group)?;
         let (desk, status, home) = (Desk::new()?, Arc::new(Status::default()), driver.home());
         let channel = Tenants::new(Reception::new(Arc::clone(&desk))?)?;

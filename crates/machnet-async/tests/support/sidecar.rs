@@ -34,7 +34,11 @@ pub fn socket() -> PathBuf {
 }
 
 pub fn settings(config: Config) -> Settings {
-    let mut settings = Settings::new(socket(), vec![Allowance::everybody()]);
+    let mut many = Allowance::everybody();
+    (many.quota.flows, many.geometry.flows) = (1024, 1024);
+    many.quota.memory = many.quota.memory.max(1024 * u64::from(config.receive_window));
+    let mut settings = Settings::new(socket(), vec![many]);
+    settings.memory = 1 << 40;
     settings.engine = config;
     settings
 }

@@ -88,6 +88,13 @@ pub trait AppChannel: Send {
     /// Hands over a received message.
     fn deliver(&mut self, slot: Slot, message: Message);
 
+    /// Bytes that wait in the engine's memory for the flow's application to make room for them: all its flows' together. While
+    /// it is not less than [`Config::peer_reassembly_bytes`](crate::Config), no buffer is given to long messages of any of them.
+    fn waiting(&self, slot: Slot) -> u64 {
+        let _ = slot;
+        0
+    }
+
     /// Cumulative units that may be posted, and that were acknowledged.
     fn set_progress(&mut self, slot: Slot, room: u64, acknowledged: u64);
 

@@ -17,7 +17,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             let Some((key, id)) = self.waiting.pop_front() else { return };
             let Some(flow) = self.flows.get(key).filter(|flow| flow.id == id) else { continue };
             if let Some(len) = flow.wanted_buffer() {
-                let room = flow.peer.map_or([u64::MAX; 2], |membership| self.peers.room(membership));
+                let room = self::room(flow, &self.peers, &self.channel, self.config.peer_reassembly_bytes);
                 let size = Buffers::frame_size(len);
                 self.buffers.set_peer_room(room);
                 let frame =
@@ -52,6 +52,15 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         }
         self.waiting.push_back((key, id));
     }
+}
+
+/// What may be reassembled of a flow: its next message, and others. As much as its peer has left of its share; and nothing while
+/// as much waits for its application to read.
+pub(super) fn room(flow: &Flow, peers: &Peers, channel: &impl AppChannel, share: u64) -> [u64; 2] {
+    if flow.slot.is_some_and(|slot| channel.waiting(slot) >= share.max(1)) {
+        return [0; 2];
+    }
+    flow.peer.map_or([u64::MAX; 2], |membership| peers.room(membership))
 }
 
 /// Tells the peer of a flow what of its memory the flow holds now.

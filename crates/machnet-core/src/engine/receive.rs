@@ -2,7 +2,7 @@
 
 use machnet_channel::FrameRef;
 
-use super::memory::charge;
+use super::memory::{charge, room};
 use super::tokens::Claim;
 use super::{Engine, PeerQueues};
 use crate::driver::{Meta, RxPacket};
@@ -113,7 +113,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             State::Connecting { .. } | State::Closed => return Err(DropReason::WrongState),
         }
         let Some(flow) = self.flows.get(key) else { return Err(DropReason::UnknownFlow) };
-        self.buffers.set_peer_room(flow.peer.map_or([u64::MAX; 2], |membership| self.peers.room(membership)));
+        self.buffers.set_peer_room(room(flow, &self.peers, &self.channel, self.config.peer_reassembly_bytes));
         let mut result = flow.on_data(round, header, &data, packet, &mut self.buffers);
         if result == Err(DropReason::NoBuffers) {
             // What was stored of it is delivered, and known if it comes again: the message that found no memory is the next.

@@ -123,9 +123,29 @@ impl Allowance {
             user: None,
             group: None,
             applications: 16,
-            geometry: Geometry { flows: 1024, listeners: 64, descriptors: 1024, data: 1 << 20, max_piece: 16_640 },
-            quota: Quota { flows: 1024, listeners: 64, memory: 256 << 20, ports: Ports::new(vec![0..=u16::MAX]) },
+            geometry: Geometry { flows: 128, listeners: 64, descriptors: 1024, data: 1 << 20, max_piece: 16_640 },
+            quota: Quota { flows: 128, listeners: 64, memory: 256 << 20, ports: Ports::new(vec![0..=u16::MAX]) },
         }
+    }
+
+    /// What one of them does not read is bounded: by the windows of its flows, together no more than its memory.
+    ///
+    /// # Errors
+    /// They are more. The text says what would be right.
+    pub fn check(&self, receive_window: u32) -> Result<(), String> {
+        let Quota { flows, memory, .. } = self.quota;
+        let windows = u64::from(flows) * u64::from(receive_window);
+        if windows <= memory {
+            return Ok(());
+        }
+        let (most, window) = (memory / u64::from(receive_window), memory / u64::from(flows));
+        let [each, all, has, window] =
+            [u64::from(receive_window), windows, memory, window / 1024 * 1024].map(show_size);
+        Err(format!(
+            "{}: {flows} flows, each with engine.receive_window = {each}, take up to {all}, and memory is {has}; wanted is flows = \
+             {most} at most, memory = \"{all}\" at least, or engine.receive_window = \"{window}\" at most",
+            self.name
+        ))
     }
 
     /// Bytes that one of them may take in all.
@@ -297,6 +317,8 @@ impl Allowance {
         } else if allowance.bytes() > settings.memory {
             let (one, all) = (show_size(allowance.bytes()), show_size(settings.memory));
             let reason = format!("{}: one application takes up to {one}, and limits.memory is {all}", allowance.name);
+            reader.note(section.span(), reason);
+        } else if let Err(reason) = allowance.check(settings.engine.receive_window) {
             reader.note(section.span(), reason);
         }
         allowance

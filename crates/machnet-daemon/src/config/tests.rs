@@ -43,6 +43,7 @@ fn everything_that_may_be_said_is_heard() {
         core = 1
         idle = "50us"
         max_message = "1MiB"
+        receive_window = "512KiB"
         congestion = "swift"
         linger = "3s"
         [limits]
@@ -77,6 +78,18 @@ fn everything_that_may_be_said_is_heard() {
     assert_eq!(settings.allow[1].user, Some(0));
 }
 
+/// As many flows as their windows fit the memory; the last of these is refused.
+#[test]
+fn what_is_received_fits_the_memory() {
+    for (flows, window, memory, fits) in
+        [(128, 2 << 20, 256_u64 << 20, true), (129, 2 << 20, 256 << 20, false), (128, 2 << 20, (256 << 20) - 1, false)]
+    {
+        let mut allowance = Allowance::everybody();
+        (allowance.quota.flows, allowance.quota.memory) = (flows, memory);
+        assert_eq!(allowance.check(window).is_ok(), fits, "{flows} {window} {memory}");
+    }
+}
+
 /// What is wrong, the line it is in, and a part of what is said of it.
 #[test]
 fn each_mistake_is_named_with_its_line() {
@@ -104,6 +117,12 @@ fn each_mistake_is_named_with_its_line() {
         ("[[allow]]\nflows = 16385", 2, "from 1 to 16384"),
         ("[[allow]]\npipe = 9000", 1, "in steps of 4096"),
         ("[[allow]]\nmemory = \"5GiB\"", 1, "and limits.memory is 4GiB"),
+        (
+            "[[allow]]\nflows = 129",
+            1,
+            "take up to 258MiB, and memory is 256MiB; wanted is flows = 128 at most, memory = \"258MiB\" at least, or engine.receive_window = \"2032KiB\" at most",
+        ),
+        ("[engine]\nreceive_window = \"4MiB\"\n[[allow]]", 3, "wanted is flows = 64 at most"),
         ("[[allow]]\nnice = 1", 2, "unknown key \"allow.nice\""),
         ("[allow]\nname = \"x\"", 1, "wanted are tables, [[allow]]"),
         ("[driver\nurl = 1", 1, ""),

@@ -76,6 +76,7 @@ impl Stage {
         let dir = tempfile::tempdir().unwrap();
         let mut settings = Settings::new(dir.path().join("m.sock"), vec![small()]);
         settings.engine.linger = Duration::from_millis(200);
+        settings.engine.receive_window = 128 << 10;
         change(&mut settings);
         let daemon = start(settings);
         Self { daemon, dir, _others: None, _alone: None }

@@ -45,11 +45,14 @@ impl<G: Gate> Tenants<G> {
         if self.gate.has_news() {
             self.hear();
         }
+        self.is_relieved = false;
         for at in (0..self.served.len()).rev() {
             let key = self.served[at];
-            if let Err(why) = self.tenants[key].put_waiting() {
-                self.end(key, &why);
-            } else if self.tenants[key].shows_something() {
+            match self.tenants[key].put_waiting() {
+                Err(why) => self.end(key, &why),
+                Ok(less) => self.is_relieved |= less,
+            }
+            if self.tenants.get_mut(key).is_some_and(Tenant::shows_something) {
                 self.touch(key);
             }
         }

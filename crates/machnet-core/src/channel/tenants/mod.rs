@@ -102,6 +102,8 @@ pub struct Tenants<G: Gate> {
     is_gathered: bool,
     /// Everybody was told to ring.
     is_dozing: bool,
+    /// Less waits for somebody than when this round began.
+    is_relieved: bool,
     /// What was sent before the daemon was asked to end was taken, and how many rounds that took so far.
     is_drained: bool,
     last_rounds: usize,
@@ -128,6 +130,7 @@ impl<G: Gate> Tenants<G> {
             store: Store::new()?,
             is_gathered: false,
             is_dozing: false,
+            is_relieved: false,
             is_drained: false,
             last_rounds: 0,
             dirty: Vec::new(),
@@ -352,6 +355,8 @@ impl<G: Gate> AppChannel for Tenants<G> {
         self.gate.is_closing()
             || !self.hints.is_empty()
             || self.gate.has_news()
+            // Buffers are given at the beginning of a round.
+            || self.is_relieved
             || self.served.iter().any(|&key| self.tenants[key].has_work())
     }
 
@@ -414,6 +419,10 @@ impl<G: Gate> AppChannel for Tenants<G> {
             Ok(()) => self.touch(key),
             Err(why) => self.end(key, &why),
         }
+    }
+
+    fn waiting(&self, slot: Slot) -> u64 {
+        self.tenants[self.flows[slot.0 as usize].tenant].waiting_bytes
     }
 
     fn set_progress(&mut self, slot: Slot, room: u64, acknowledged: u64) {

@@ -14,6 +14,9 @@ pub(super) const NONE: u32 = u32::MAX;
 /// Bytes put into one application's pipe in one round, of what waited, at least if there are as many: the others' messages
 /// wait as long as that takes to copy.
 const PUT_PER_ROUND: usize = 128 << 10;
+/// Messages up to so many bytes that wait are moved to the heap, whose use windows bound. Longer ones keep the buffer they came in,
+/// of which whoever does not read gets no more.
+const MOVED: usize = 64 << 10;
 /// What any flow may have underway, however much others of its application have: units.
 const LEAST_ROOM: u64 = 4096 / UNIT;
 
@@ -184,15 +187,17 @@ impl<W: Words + Clone> Tenant<W> {
             self.from = from;
         }
         self.waiting_bytes += message.len() as u64;
+        // Frames are the vNIC's or shared with others who receive: what waits for long must not hold them.
+        let message = if message.len() <= MOVED { message.as_slice().to_vec().into() } else { message };
         self.waiting.push_back((slot, message));
         Ok(())
     }
 
-    /// Puts what waits into the pipe, as far as there is room. Returns true if that was anything.
+    /// Puts what waits into the pipe, as far as there is room. Returns true if less waits than before.
     pub(super) fn put_waiting(&mut self) -> Result<bool, Ended> {
         self.more_to_put = false;
         let Some(side) = &mut self.side else { return Ok(false) };
-        let mut put = 0;
+        let (mut put, before_all) = (0, self.waiting_bytes);
         while let Some((slot, message)) = self.waiting.front() {
             if put >= PUT_PER_ROUND {
                 self.more_to_put = true;
@@ -209,7 +214,7 @@ impl<W: Words + Clone> Tenant<W> {
             self.waiting.pop_front();
         }
         self.shows |= put > 0;
-        Ok(put > 0)
+        Ok(self.waiting_bytes < before_all)
     }
 
     /// The engine wants to sleep: asks to be rung.

@@ -2,11 +2,12 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use machnet_channel::{Intent, Words as _};
+use machnet_channel::{Intent, Region, Words as _};
 use proptest::prelude::*;
 
 use super::rig::{App, GEOMETRY, MAX_MESSAGE, Rig, quota};
 use crate::channel::tenants::{Ended, Quota};
+use crate::{AppChannel as _, Config, Slot};
 
 /// An application that does everything a little, so that its words mean something.
 fn busy(rig: &mut Rig) -> (App, App) {
@@ -230,4 +231,63 @@ fn who_does_not_read_gets_no_more_flows() {
     rig.run(&mut [&mut server, &mut client], |apps| {
         apps[1].is_open(knocking) && apps[0].flows[&accepted].messages == sent
     });
+}
+
+/// Of the memory to reassemble in, an application that reads nothing holds a peer's share and what was begun within it. Others go
+/// on; and when it reads, so does it.
+#[test]
+fn who_does_not_read_gets_no_more_buffers() {
+    const SHARE: u32 = 256 << 10;
+    for (len, delivered) in [(SHARE, 1), (SHARE - 1, 2)] {
+        let config = Config { receive_window: 64 << 10, peer_reassembly_bytes: SHARE.into(), ..Config::default() };
+        let mut rig = Rig::with(config);
+        let [mut deaf, mut keen, mut client] = std::array::from_fn(|_| rig.attach(quota()));
+        let listeners = [deaf.listen(9000), keen.listen(9001)];
+        rig.run(&mut [&mut deaf, &mut keen], |apps| {
+            apps.iter().zip(listeners).all(|(app, listener)| app.listeners.contains_key(&listener))
+        });
+        let flows: Vec<u32> = (0..8).map(|n| client.connect(if n < 7 { 9000 } else { 9001 })).collect();
+        rig.run(&mut [&mut deaf, &mut keen, &mut client], |apps| {
+            flows.iter().all(|&flow| apps[2].is_open(flow)) && !apps[1].flows.is_empty()
+        });
+        deaf.reads = false;
+        for &flow in &flows {
+            client.send_all(&mut rig, flow, &vec![flow as u8; len as usize]);
+        }
+        let accepted = keen.accepted();
+        rig.run(&mut [&mut deaf, &mut keen, &mut client], |apps| apps[1].flows[&accepted].messages == 1);
+        for _ in 0..5000 {
+            rig.round(100);
+            client.look();
+        }
+        assert_eq!(rig.tenants().report().tenants[0].waiting, delivered * u64::from(len));
+        deaf.reads = true;
+        rig.run(&mut [&mut deaf, &mut client], |apps| {
+            apps[0].flows.len() == 7 && apps[0].flows.values().all(|flow| flow.messages == 1)
+        });
+    }
+}
+
+/// What waits holds none of the frames that it came in: they are the vNIC's.
+#[test]
+fn what_waits_is_moved() {
+    let mut rig = Rig::new();
+    let (mut server, mut client) = (rig.attach(quota()), rig.attach(quota()));
+    let listener = server.listen(9000);
+    rig.run(&mut [&mut server], |apps| apps[0].listeners.contains_key(&listener));
+    let flow = client.connect(9000);
+    rig.run(&mut [&mut server, &mut client], |apps| apps[1].is_open(flow) && !apps[0].flows.is_empty());
+    let slot = rig.tenants().flows.iter().find(|(_, flow)| flow.tenant == 0).map(|(key, _)| Slot(key as u32)).unwrap();
+    let (_, mut pool) = Region::anonymous(2048, 64).unwrap();
+    for n in 0..64 {
+        let mut frame = pool.take().unwrap();
+        frame.bytes_mut().unwrap().fill(n);
+        rig.tenants().deliver(slot, frame.share(0..2048).into());
+    }
+    assert!(rig.tenants().report().tenants[0].waiting > 0);
+    pool.gather();
+    assert_eq!(pool.free(), 64);
+    let accepted = server.accepted();
+    rig.run(&mut [&mut server, &mut client], |apps| apps[0].flows[&accepted].messages == 64);
+    assert!(server.flows[&accepted].received.iter().zip(0..64).all(|(message, n)| message == &vec![n; 2048]));
 }

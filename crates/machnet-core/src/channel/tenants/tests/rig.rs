@@ -111,7 +111,11 @@ pub(super) fn quota() -> Quota {
 
 impl Rig {
     pub(super) fn new() -> Self {
-        let config = Config { max_message: MAX_MESSAGE, ..Config::default() };
+        Self::with(Config::default())
+    }
+
+    pub(super) fn with(config: Config) -> Self {
+        let config = Config { max_message: MAX_MESSAGE, ..config };
         let pool = Region::anonymous(2048, 4096).unwrap().1;
         let nic = Nic { capabilities: Capabilities::minimal(1472), pool, open: BTreeMap::new() };
         let door = Door {
