@@ -31,6 +31,8 @@ pub(crate) struct Wires {
 /// Everything a measurement needs.
 pub(crate) struct Bench {
     pub(crate) program: PathBuf,
+    /// The bad neighbours, as `machnet-daemon`'s example of that name.
+    pub(crate) neighbour: PathBuf,
     /// Where the processes' output goes.
     pub(crate) log: PathBuf,
     pub(crate) wires: Wires,
@@ -87,6 +89,12 @@ impl Bench {
             url = format!("{}?{server}", daemon.url());
         }
 
+        let mut neighbour = match (contender.beside, daemons.first()) {
+            (Some(kind), Some(daemon)) => {
+                Some(sidecar::neighbour(&self.neighbour, kind, daemon, client_core, &self.log)?)
+            }
+            _ => None,
+        };
         let mut client = self.command(experiment.wire, Side::Client);
         client.args(["perf", "client", &url, "--json", "--pin", &client_core.to_string()]);
         client.args(&experiment.options).args(contender.options);
@@ -99,6 +107,11 @@ impl Bench {
         report["command"] = Value::from(command);
         if !daemons.is_empty() {
             sidecar::count_cpu(&mut report, &daemons)?;
+        }
+        if let Some(neighbour) = &mut neighbour
+            && let Some(status) = neighbour.ended()?
+        {
+            bail!("the neighbour ended before the measurement: {status}: {}", self.read("neighbour.log"));
         }
         // It ends by itself after its one client; if not, it is ended.
         server.wait(PATIENCE)?;

@@ -10,6 +10,8 @@ pub(crate) struct Contender {
     pub(crate) options: &'static [&'static str],
     /// Both processes on one core: no wake-up crosses cores.
     pub(crate) one_core: bool,
+    /// The kind of a bad neighbour, another application of the server's daemon.
+    pub(crate) beside: Option<&'static str>,
 }
 
 pub(crate) const fn on_two_cores(
@@ -17,7 +19,7 @@ pub(crate) const fn on_two_cores(
     scheme: &'static str,
     options: &'static [&'static str],
 ) -> Contender {
-    Contender { name, scheme, options, one_core: false }
+    Contender { name, scheme, options, one_core: false, beside: None }
 }
 
 /// The engine is a task of the runtime, and never sleeps.

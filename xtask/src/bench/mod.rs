@@ -116,6 +116,7 @@ pub(crate) fn bench(options: &Options) -> Result<()> {
     }
     let folder = folder(options)?;
     let build = || match &options.program {
+        _ if options.sidecar && !options.inside => sidecar::build(options.program.is_none()),
         None => {
             let mut build = cargo("build");
             build.args(["--profile", "dist", "--locked", "--package", "machnet-cli"]);
@@ -134,8 +135,13 @@ pub(crate) fn bench(options: &Options) -> Result<()> {
     let Some(hosts) = hosts(options, &folder, &needs, build)? else { return Ok(()) };
 
     let program = options.program.clone().unwrap_or_else(|| target().join("dist/machnet"));
-    let bench =
-        Bench { program: fs::canonicalize(program)?, log: target().join("xtask/bench"), wires: Wires { hosts } };
+    let neighbour = target().join("dist/examples/neighbour");
+    let bench = Bench {
+        program: fs::canonicalize(program)?,
+        neighbour,
+        log: target().join("xtask/bench"),
+        wires: Wires { hosts },
+    };
     let mut results = Results::new(commit()?, repetitions, millis);
     let began = Instant::now();
     for experiment in &experiments {

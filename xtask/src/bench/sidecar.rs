@@ -2,14 +2,15 @@
 //!
 //! On the veth each host has a daemon, on the core that its application is on; beside it the same applications with
 //! engines of their own, and TCP. On one host there is one daemon, on the server's core. CPU time counts the daemons'
-//! whole lives. The passage between application and engine alone, on cores of their own: `cargo bench -p machnet-daemon`.
+//! whole lives. Beside bad neighbours, other applications of the same daemon, an honest pair is measured as well: these are on the
+//! client's core, at the lowest priority, and one of them only uses that core. The passage between application and engine alone, on cores of their own: `cargo bench -p machnet-daemon`.
 
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use super::cell::PATIENCE;
@@ -18,7 +19,8 @@ use super::matrix::{Experiment, FLOOD, LATENCY, RATE, Wire};
 use super::results::Results;
 use super::rows::{Row, Want, against, not_measured};
 use crate::daemon::Daemon;
-use crate::run::{Running, wait_until};
+use crate::run::{Running, run, wait_until};
+use crate::test::cargo;
 
 /// The scheme of applications of a daemon.
 pub(super) const SCHEME: &str = "unix";
@@ -26,11 +28,25 @@ pub(super) const SCHEME: &str = "unix";
 /// Daemon and application wait as they do by default. (Who spins on the core that its daemon needs waits for itself.)
 const SIDECAR: Contender = on_two_cores("machnet sidecar", SCHEME, &[]);
 
+/// Beside somebody who only uses the client's core, and beside those who do that to make trouble.
+const BUSY: Contender = Contender { beside: Some("busy"), ..on_two_cores("beside busy loop", SCHEME, &[]) };
+const TROUBLE: [Contender; 4] = [
+    Contender { beside: Some("sends"), ..on_two_cores("beside sender", SCHEME, &[]) },
+    Contender { beside: Some("deaf"), ..on_two_cores("beside non-reader", SCHEME, &[]) },
+    Contender { beside: Some("rings"), ..on_two_cores("beside ringer", SCHEME, &[]) },
+    Contender { beside: Some("corrupts"), ..on_two_cores("beside corrupter", SCHEME, &[]) },
+];
+
 const ROUND_TRIP: &str = "round trip 1KiB, veth";
 const OUTSTANDING: &str = "32 outstanding 1KiB, veth";
 const BULK: &str = "bulk one way 64KiB, veth";
 const LOCAL: &str = "round trip 1KiB, one host";
 const LOCAL_OUTSTANDING: &str = "32 outstanding 1KiB, one host";
+const BESIDE: &str = "neighbours: round trip 1KiB, one host";
+const BESIDE_OUTSTANDING: &str = "neighbours: 32 outstanding 1KiB, one host";
+
+/// How much worse an honest pair may fare for its neighbours.
+const WORSE: f64 = 1.2;
 
 /// Applications that a daemon at rest has, for how long it is watched, and what part of a core it may use.
 const ATTACHED: usize = 32;
@@ -39,19 +55,22 @@ const IDLE: f64 = 0.01;
 
 /// What is measured, for so long each.
 pub(crate) fn experiments(millis: u64) -> Vec<Experiment> {
-    let far = [SIDECAR, INLINE, THREAD, TCP];
-    let near = [SIDECAR, SHM, TCP, UDS];
+    let far = vec![SIDECAR, INLINE, THREAD, TCP];
+    let near = vec![SIDECAR, SHM, TCP, UDS];
+    let beside: Vec<_> = [SIDECAR, BUSY].into_iter().chain(TROUBLE).collect();
     [
-        (ROUND_TRIP, Wire::Veth, far, "--mode rr --size 1KiB", LATENCY),
-        (OUTSTANDING, Wire::Veth, far, "--mode rr --outstanding 32 --size 1KiB", RATE),
+        (ROUND_TRIP, Wire::Veth, far.clone(), "--mode rr --size 1KiB", LATENCY),
+        (OUTSTANDING, Wire::Veth, far.clone(), "--mode rr --outstanding 32 --size 1KiB", RATE),
         (BULK, Wire::Veth, far, "--mode stream --size 64KiB", FLOOD),
-        (LOCAL, Wire::Local, near, "--mode rr --size 1KiB", LATENCY),
+        (LOCAL, Wire::Local, near.clone(), "--mode rr --size 1KiB", LATENCY),
         (LOCAL_OUTSTANDING, Wire::Local, near, "--mode rr --outstanding 32 --size 1KiB", RATE),
+        (BESIDE, Wire::Local, beside.clone(), "--mode rr --size 1KiB", LATENCY),
+        (BESIDE_OUTSTANDING, Wire::Local, beside, "--mode rr --outstanding 32 --size 1KiB", RATE),
     ]
     .map(|(name, wire, contenders, options, shows)| Experiment {
         name: name.to_owned(),
         wire,
-        contenders: contenders.to_vec(),
+        contenders,
         options: format!("{options} --duration {millis}ms").split_whitespace().map(str::to_owned).collect(),
         required: true,
         repetitions: u32::MAX,
@@ -74,6 +93,14 @@ pub(crate) fn rows(results: &Results, idle: Option<f64>) -> Vec<Row> {
         against(results, "d", (LOCAL, "p50_us"), (&SIDECAR, &TCP), Some(AtMost(1.0))),
         against(results, "d", (LOCAL_OUTSTANDING, "rate_per_s"), (&SIDECAR, &TCP), Some(AtLeast(1.0))),
     ];
+    rows.push(against(results, "f", (BESIDE, "p50_us"), (&BUSY, &SIDECAR), None));
+    for bad in &TROUBLE {
+        rows.extend(
+            ["p50_us", "p99_us"].map(|field| against(results, "f", (BESIDE, field), (bad, &BUSY), Some(AtMost(WORSE)))),
+        );
+        let at_least = Some(AtLeast(1.0 / WORSE));
+        rows.push(against(results, "f", (BESIDE_OUTSTANDING, "rate_per_s"), (bad, &BUSY), at_least));
+    }
     rows.retain(Row::is_measured);
     rows.push(Row {
         row: "e",
@@ -84,6 +111,29 @@ pub(crate) fn rows(results: &Results, idle: Option<f64>) -> Vec<Row> {
         met: idle.map(|part| part < IDLE),
     });
     rows
+}
+
+/// Builds the neighbours, and `machnet` if it is `wanted`.
+pub(super) fn build(wanted: bool) -> Result<()> {
+    let build = |what: [&str; 4]| run(cargo("build").args(["--profile", "dist", "--locked"]).args(what), super::BUILD);
+    build(["--package", "machnet-daemon", "--example", "neighbour"])?;
+    if wanted { build(["--package", "machnet-cli", "--bin", "machnet"]) } else { Ok(()) }
+}
+
+/// Lets a bad neighbour in; returns when it is at it.
+pub(super) fn neighbour(program: &Path, kind: &str, daemon: &Daemon, core: usize, log: &Path) -> Result<Running> {
+    let mut command = Command::new(program);
+    command.arg(kind).arg(&daemon.socket).arg(core.to_string());
+    let said = log.join("neighbour.log");
+    let file = fs::File::create(&said).with_context(|| format!("cannot create {}", said.display()))?;
+    let mut neighbour = Running::start(command.stdout(file.try_clone()?).stderr(file))?;
+    let mut text = String::new();
+    wait_until(PATIENCE, || {
+        text = fs::read_to_string(&said)?;
+        Ok(text.contains("at it") || neighbour.ended()?.is_some())
+    })?;
+    ensure!(text.contains("at it"), "the neighbour {kind} does not begin: {}", text.trim());
+    Ok(neighbour)
 }
 
 /// Adds what daemons used to a report.
@@ -127,12 +177,13 @@ mod tests {
         let mut results = Results::new(String::new(), 1, 100);
         for experiment in experiments(100) {
             for contender in &experiment.contenders {
+                // All alike: every goal is met.
                 let report = serde_json::json!({ "p50_us": 2.0, "p99_us": 3.0, "rate_per_s": 2e6, "gbit_per_s": 1.0 });
                 results.add(&experiment, contender, Ok(report)).unwrap();
             }
         }
         let rows = rows(&results, Some(0.005));
-        assert_eq!(rows.len(), 10);
+        assert_eq!(rows.len(), 23);
         let table = table(&rows);
         assert!(!table.contains("NOT MET") && !table.contains("not measured"), "{table}");
     }
