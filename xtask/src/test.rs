@@ -156,7 +156,7 @@ impl Step {
             Self::Soak => soak::soak_for(SMOKE, Some(1)),
             Self::Kills => {
                 let mut kills = cargo("test");
-                kills.args(["--release", "--locked", "-p", "machnet-daemon", "--test", "daemon", "kills::killed"]);
+                kills.args(["--locked", "-p", "machnet-daemon", "--test", "daemon", "kills::killed"]);
                 run(kills.env("MACHNET_KILLS", "1000"), LIMIT)
             }
             Self::Netns => {
