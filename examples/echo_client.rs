@@ -23,7 +23,8 @@ struct Args {
     /// The server: address and port.
     server: SocketAddr,
 
-    /// Address of this host to send from. Default: any, of the server's family.
+    /// Address of this host to send from, with UDP sockets. Default: the endpoint that MACHNET_ENDPOINT names; without it, any
+    /// of the server's family.
     #[arg(long)]
     bind: Option<IpAddr>,
 
@@ -58,8 +59,10 @@ async fn main() -> ExitCode {
 }
 
 async fn run(args: Args) -> Result<(), Box<dyn Error>> {
-    let any = if args.server.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) };
-    let endpoint = Endpoint::builder().driver(Udp::bind((args.bind.unwrap_or(any), 0))?).start()?;
+    let endpoint = match args.bind {
+        Some(ip) => Endpoint::builder().driver(Udp::bind((ip, 0))?).start()?,
+        None => Endpoint::default_for(args.server.ip())?,
+    };
     let flow = endpoint.connect(args.server).await?;
     if args.max_size > flow.max_message_size() {
         let limit = flow.max_message_size();

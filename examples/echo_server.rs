@@ -12,9 +12,9 @@ use machnet::{Endpoint, Flow, Udp};
 /// Echoes messages: every message of every flow comes back to its sender, in order.
 #[derive(Debug, Parser)]
 struct Args {
-    /// Address of this host to listen on.
-    #[arg(long, default_value = "127.0.0.1")]
-    bind: IpAddr,
+    /// Address of this host to listen on, with UDP sockets. Default: the endpoint that MACHNET_ENDPOINT names; without it, any.
+    #[arg(long)]
+    bind: Option<IpAddr>,
 
     /// UDP port to listen on; 0 takes any free one.
     #[arg(long, default_value_t = 9000)]
@@ -39,7 +39,10 @@ async fn main() -> ExitCode {
 }
 
 async fn run(args: Args) -> Result<(), Box<dyn Error>> {
-    let endpoint = Endpoint::builder().driver(Udp::bind((args.bind, 0))?).start()?;
+    let endpoint = match args.bind {
+        Some(ip) => Endpoint::builder().driver(Udp::bind((ip, 0))?).start()?,
+        None => Endpoint::default_for(IpAddr::from([0; 4]))?,
+    };
     let mut listener = endpoint.listen(args.port).await?;
     println!("listening on {}", listener.local_addr());
     std::io::stdout().flush()?;

@@ -13,6 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::daemon::Daemon;
 use crate::netns::{self, Hosts, Namespace};
 use crate::run::{self, Running, run};
 use crate::test::cargo;
@@ -27,6 +28,13 @@ const LIMIT: Duration = Duration::from_secs(15 * 60);
 
 /// Bytes of a bulk transfer in each direction, MiB.
 const BULK: &str = "1024";
+
+/// What goes between the applications of two daemons.
+const DAEMONS: [&str; 3] = [
+    "--size 64 --outstanding 8 --count 2000",
+    "--size 20KiB --outstanding 8 --count 1000",
+    "--mode stream --size 1MiB --count 256",
+];
 
 /// Drivers whose other side is the kernel.
 const DRIVERS: [Driver; 2] =
@@ -71,10 +79,34 @@ pub(crate) fn check() -> Result<()> {
         }
         table.push((driver.name, Peers::new(driver, &program)?.check()?));
     }
+    daemons(&program)?;
     for (driver, checks) in table {
         println!("{driver:<14} with the kernel: {}", checks.join(", "));
     }
     Ok(())
+}
+
+/// Two daemons that memif joins: an application of one, and one of the other that compares every byte.
+fn daemons(program: &Path) -> Result<()> {
+    let log = target().join("xtask");
+    let start = |name, role, ip| {
+        let us = std::process::id();
+        let url = format!("dpdk://vdev:net_memif0,role={role},socket=/machnet-xtask-{us}?huge=no&ip={ip}/24");
+        Daemon::start(Command::new(program), &log, name, &url, None)
+    };
+    let (near, far) = (start("dpdk-near", "server", "10.98.0.1")?, start("dpdk-far", "client", "10.98.0.2")?);
+    let mut command = Command::new(program);
+    command.args(["perf", "server", &format!("{}?server=10.98.0.1:7000", near.url())]);
+    let server = serve(&mut command, &log.join("dpdk-daemon-server.log"))?;
+    let at = format!("{}?server=10.98.0.1:7000", far.url());
+    for options in DAEMONS {
+        let mut client = Command::new(program);
+        client.args(["perf", "client", &at, "--verify", "--warmup", "10"]).args(options.split_whitespace());
+        run(&mut client, LIMIT)?;
+    }
+    drop(server);
+    far.end()?;
+    near.end()
 }
 
 fn with_feature(command: &str) -> Command {
@@ -85,6 +117,23 @@ fn with_feature(command: &str) -> Command {
     }
     cargo.args(["--features", FEATURES]);
     cargo
+}
+
+/// Starts a server; returns when it listens.
+fn serve(command: &mut Command, log: &Path) -> Result<Running> {
+    let what = run::describe(command);
+    println!("$ {what} &");
+    let mut server = Running::start(command.stdout(File::create(log)?))?;
+    let listens = run::wait_until(Duration::from_secs(30), || {
+        if let Some(status) = server.ended()? {
+            bail!("`{what}` ended: {status}");
+        }
+        Ok(fs::read_to_string(log)?.contains("listening on"))
+    })?;
+    if !listens {
+        bail!("`{what}` does not listen within 30 s");
+    }
+    Ok(server)
 }
 
 /// True unless this root is one of a user namespace.
@@ -152,21 +201,8 @@ impl<'a> Peers<'a> {
     }
 
     fn serve(&self, host: &Namespace, url: &str, name: &str) -> Result<Running> {
-        let log = self.log(name)?;
         let mut command = host.command(self.program);
-        command.args(["perf", "server", url]).stdout(File::create(&log)?);
-        println!("$ {} &", run::describe(&command));
-        let mut server = Running::start(&mut command)?;
-        let listens = run::wait_until(Duration::from_secs(30), || {
-            if let Some(status) = server.ended()? {
-                bail!("the server at {url} ended: {status}");
-            }
-            Ok(fs::read_to_string(&log)?.contains("listening on"))
-        })?;
-        if !listens {
-            bail!("the server at {url} does not listen within 30 s");
-        }
-        Ok(server)
+        serve(command.args(["perf", "server", url]), &self.log(name)?)
     }
 
     fn log(&self, name: &str) -> Result<PathBuf> {

@@ -6,6 +6,7 @@
 //! run.rs       running commands: bounded, interruptible, with nothing left behind
 //! mutants.rs   the loom tests must notice every listed bug
 //! sim.rs       the transport in virtual time
+//! daemon.rs    daemons for the applications that a task runs
 //! netns.rs     two hosts on one machine, and the end-to-end run between them
 //! rpc.rs       frameworks, servers and load tools that others wrote, over Machnet
 //! dissector.rs the Wireshark dissector, on a sample and on real traffic
@@ -19,6 +20,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks to its user")]
 
 mod bench;
+mod daemon;
 mod dissector;
 mod dpdk;
 mod fuzz;

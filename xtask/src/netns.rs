@@ -9,6 +9,7 @@
 //! killed go when the next one starts. Without root, all this happens in a user namespace.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -17,8 +18,9 @@ use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use std::os::unix::process::CommandExt;
 
+use crate::daemon::Daemon;
 use crate::run::{self, Running};
-use crate::tools;
+use crate::{target, tools};
 
 const PREFIX: &str = "machnet-";
 
@@ -35,19 +37,37 @@ const EXCHANGES: [Exchange; 2] = [
     Exchange { client: "10.77.0.1", server: "10.77.0.2", messages: 10_000, max_size: 1 << 20, seed: 1 },
     Exchange { client: "fd77::1", server: "fd77::2", messages: 2_000, max_size: 1 << 20, seed: 2 },
 ];
+/// Those between applications of two daemons.
+const SHARED: [Exchange; 2] = [
+    Exchange { client: "10.77.0.1", server: "10.77.0.2", messages: 2_000, max_size: 1 << 20, seed: 3 },
+    Exchange { client: "fd77::1", server: "fd77::2", messages: 500, max_size: 1 << 20, seed: 4 },
+];
 pub(crate) const PORT: u16 = 9000;
 
 /// For one exchange, on a machine busy with other things.
 const LIMIT: Duration = Duration::from_secs(5 * 60);
 
-/// Runs `echo_server` and `echo_client` from `programs` against each other, each in a namespace of its own.
-pub(crate) fn echo(programs: &Path) -> Result<()> {
+/// Runs `echo_server` and `echo_client` from `programs` against each other, each in a namespace of its own: with engines of their
+/// own, and attached to daemons there, which `machnet` is the program of.
+pub(crate) fn echo(programs: &Path, machnet: &Path) -> Result<()> {
     if !tools::is_root() {
         return in_user_namespace("netns");
     }
     let hosts = Hosts::new()?;
     for exchange in &EXCHANGES {
         exchange.run(&hosts, programs)?;
+    }
+    let log = target().join("xtask");
+    for exchange in &SHARED {
+        let start = |host: &Namespace, name, ip: &str| {
+            let ip = SocketAddr::new(ip.parse()?, 0);
+            Daemon::start(host.command(machnet), &log, name, &format!("udp://{ip}"), None)
+        };
+        let client = start(&hosts.a, "netns-a", exchange.client)?;
+        let server = start(&hosts.b, "netns-b", exchange.server)?;
+        exchange.between(&hosts, programs, Some([&client, &server]))?;
+        client.end()?;
+        server.end()?;
     }
     Ok(())
 }
@@ -64,26 +84,39 @@ pub(crate) fn in_user_namespace(step: &str) -> Result<()> {
 
 impl Exchange {
     pub(crate) fn run(&self, hosts: &Hosts, programs: &Path) -> Result<()> {
+        self.between(hosts, programs, None)
+    }
+
+    /// Between client and server with engines of their own, or attached to daemons.
+    fn between(&self, hosts: &Hosts, programs: &Path, daemons: Option<[&Daemon; 2]>) -> Result<()> {
+        let endpoint = |command: &mut Command, own: &str, daemon: Option<&Daemon>| {
+            match daemon {
+                Some(daemon) => command.env("MACHNET_ENDPOINT", daemon.url()),
+                None => command.args(["--bind", own]),
+            };
+        };
         let port = PORT.to_string();
         let mut server = hosts.b.command(&programs.join("echo_server"));
-        server.args(["--bind", self.server, "--port", &port, "--once"]);
+        endpoint(&mut server, self.server, daemons.map(|[_, server]| server));
+        server.args(["--port", &port, "--once"]);
         println!("$ {} &", run::describe(&server));
         let mut server = Running::start(&mut server)?;
         let open = run::wait_until(Duration::from_secs(10), || {
             if let Some(status) = server.ended()? {
                 bail!("echo_server ended before a client came: {status}");
             }
+            // Also if it is a daemon's: that is in the same namespace.
             Ok(has_udp_port(server.id(), PORT))
         })?;
         if !open {
             bail!("echo_server did not open UDP port {PORT} within 10 s");
         }
 
-        let to = std::net::SocketAddr::new(self.server.parse()?, PORT).to_string();
+        let to = SocketAddr::new(self.server.parse()?, PORT).to_string();
         let (messages, max_size, seed) = (self.messages.to_string(), self.max_size.to_string(), self.seed.to_string());
         let mut client = hosts.a.command(&programs.join("echo_client"));
-        client.args(["--bind", self.client, &to]);
-        client.args(["--messages", &messages, "--max-size", &max_size, "--seed", &seed]);
+        endpoint(&mut client, self.client, daemons.map(|[client, _]| client));
+        client.args([&to, "--messages", &messages, "--max-size", &max_size, "--seed", &seed]);
         run::run(&mut client, LIMIT)?;
 
         let status = server.wait(Duration::from_secs(30)).context("echo_server serves one client, which is done")?;

@@ -68,6 +68,12 @@ impl Running {
         }
     }
 
+    /// Asks it to end, and waits for that as [`Running::wait`].
+    pub(crate) fn end(&mut self, limit: Duration) -> Result<ExitStatus> {
+        self.signal(Signal::TERM);
+        self.wait(limit)
+    }
+
     fn signal(&self, signal: Signal) {
         if let Some(group) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
             // An error means that the group is gone: what we want.

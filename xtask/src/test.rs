@@ -53,11 +53,11 @@ pub(crate) enum Step {
     Soak,
     /// A thousand applications of a daemon, killed at any instruction
     Kills,
-    /// Two processes in two network namespaces, over IPv4 and IPv6
+    /// Two processes in two network namespaces, over IPv4 and IPv6, with engines of their own and with daemons
     Netns,
     /// Wireshark's dissector, on the committed sample and on real traffic
     Dissector,
-    /// The DPDK driver, between processes and with the kernel on the other side
+    /// The DPDK driver, between processes and daemons, and with the kernel on the other side
     Dpdk,
     /// Frameworks, servers and load tools that others wrote: tonic, axum, tarpc, TLS, redis, PostgreSQL, h2load
     Rpc,
@@ -123,19 +123,7 @@ impl Step {
             ),
             // Tests that need a namespace may not do without it here. The steps `conformance`, `sim` and `rpc`
             // run the tests of their packages.
-            Self::Test => run(
-                cargo("test").env("MACHNET_NAMESPACES", "1").args([
-                    "--workspace",
-                    "--locked",
-                    "--exclude",
-                    "machnet-sim",
-                    "--exclude",
-                    "machnet-examples",
-                    "--exclude",
-                    "machnet-conformance",
-                ]),
-                LIMIT,
-            ),
+            Self::Test => run(workspace_tests().env("MACHNET_NAMESPACES", "1"), LIMIT),
             Self::Conformance => {
                 run(cargo("test").args(["--locked", "-q", "-p", "machnet-conformance", "--features", "dpdk"]), LIMIT)
             }
@@ -161,7 +149,9 @@ impl Step {
             }
             Self::Netns => {
                 build_echo()?;
-                netns::echo(&target().join("release/examples"))
+                // The program `machnet`, as the step `test` has built it: `cargo build` chooses other features, and builds all again.
+                run(workspace_tests().args(["--test", "cli", "--no-run"]), LIMIT)?;
+                netns::echo(&target().join("release/examples"), &target().join("debug/machnet"))
             }
             Self::Dissector => {
                 build_echo()?;
@@ -171,6 +161,16 @@ impl Step {
             Self::Rpc => rpc::check(),
         }
     }
+}
+
+/// The tests of the packages that have no step of their own.
+fn workspace_tests() -> Command {
+    let mut tests = cargo("test");
+    tests.args(["--workspace", "--locked"]);
+    for package in ["machnet-sim", "machnet-examples", "machnet-conformance"] {
+        tests.args(["--exclude", package]);
+    }
+    tests
 }
 
 /// The two programs of the steps between namespaces.

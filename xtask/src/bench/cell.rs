@@ -13,7 +13,8 @@ use super::contenders::Contender;
 use super::dpdk::Ports;
 use super::lossbox::Lossbox;
 use super::matrix::{Experiment, Wire};
-use super::sidecar::{self, Daemon};
+use super::sidecar;
+use crate::daemon::Daemon;
 use crate::netns::Hosts;
 use crate::run::{Running, describe, wait_until};
 
@@ -51,7 +52,7 @@ impl Bench {
         let said = self.log.join("server.log");
         let mut server = self.command(experiment.wire, Side::Server);
         let at = match daemons.first() {
-            Some(daemon) => format!("{}://{}", sidecar::SCHEME, daemon.socket.display()),
+            Some(daemon) => daemon.url(),
             None => listen_at(experiment.wire, contender.scheme),
         };
         server.args(["perf", "server", &at, "--once"]);
@@ -83,7 +84,7 @@ impl Bench {
         };
         if let Some(daemon) = daemons.last() {
             let (_, server) = url.split_once('?').context("a daemon's server says where it is")?;
-            url = format!("{}://{}?{server}", sidecar::SCHEME, daemon.socket.display());
+            url = format!("{}?{server}", daemon.url());
         }
 
         let mut client = self.command(experiment.wire, Side::Client);
@@ -110,7 +111,9 @@ impl Bench {
             return Ok(Vec::new());
         }
         let (client, server) = contender.cores();
-        let start = |side, name, address, core| Daemon::start(self.command(wire, side), &self.log, name, address, core);
+        let start = |side, name, address, core| {
+            Daemon::start(self.command(wire, side), &self.log, name, &format!("udp://{address}"), Some(core))
+        };
         if wire == Wire::Local {
             return Ok(vec![start(Side::Server, "daemon", "127.0.0.1:0", server)?]);
         }

@@ -5,11 +5,11 @@
 //! whole lives. The passage between application and engine alone, on cores of their own: `cargo bench -p machnet-daemon`.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use serde_json::Value;
 
 use super::cell::PATIENCE;
@@ -17,6 +17,7 @@ use super::contenders::{Contender, INLINE, SHM, TCP, THREAD, UDS, on_two_cores};
 use super::matrix::{Experiment, FLOOD, LATENCY, RATE, Wire};
 use super::results::Results;
 use super::rows::{Row, Want, against, not_measured};
+use crate::daemon::Daemon;
 use crate::run::{Running, wait_until};
 
 /// The scheme of applications of a daemon.
@@ -85,50 +86,6 @@ pub(crate) fn rows(results: &Results, idle: Option<f64>) -> Vec<Row> {
     rows
 }
 
-/// A daemon, of one host.
-pub(super) struct Daemon {
-    process: Running,
-    pub(super) socket: PathBuf,
-}
-
-impl Daemon {
-    /// Starts `command`, `machnet` on the host it is for, as a daemon of UDP sockets at `address` and with its engine on
-    /// `core`; returns when it serves.
-    pub(super) fn start(mut command: Command, log: &Path, name: &str, address: &str, core: usize) -> Result<Self> {
-        let us = std::process::id();
-        let socket = std::env::temp_dir().join(format!("machnet-bench-{us}-{name}.sock"));
-        let config = log.join(format!("{name}.toml"));
-        let text = format!(
-            "[driver]\nurl = \"udp://{address}\"\n[socket]\npath = {:?}\n[engine]\ncore = {core}\n[limits]\ndrain = \"1s\"\n\
-             [[allow]]\nname = \"bench\"\napplications = 64\nports = [\"any\"]\nmemory = \"64MiB\"\n",
-            socket.display().to_string()
-        );
-        fs::write(&config, text).with_context(|| format!("cannot write {}", config.display()))?;
-        let said = log.join(format!("{name}.log"));
-        let file = fs::File::create(&said).with_context(|| format!("cannot create {}", said.display()))?;
-        command.arg("daemon").arg("--config").arg(&config).stdout(file.try_clone()?).stderr(file);
-        let mut process = Running::start(&mut command)?;
-        wait_until(PATIENCE, || Ok(socket.exists() || process.ended()?.is_some()))?;
-        if process.ended()?.is_some() || !socket.exists() {
-            bail!("the daemon does not serve: {}", fs::read_to_string(&said).unwrap_or_default().trim());
-        }
-        Ok(Self { process, socket })
-    }
-
-    /// CPU time since its start.
-    pub(super) fn cpu(&self) -> Result<Duration> {
-        let path = format!("/proc/{}/stat", self.process.id());
-        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-        // After the name, which may hold anything: state is the third field, utime and stime are the 14th and 15th, in ticks
-        // of 10 ms on every Linux there is.
-        let fields =
-            text.rsplit_once(')').map(|(_, rest)| rest.split_whitespace().skip(11).take(2).map(str::parse::<u64>));
-        let ticks: u64 =
-            fields.context("no fields")?.sum::<Result<_, _>>().with_context(|| format!("{path}: {text}"))?;
-        Ok(Duration::from_millis(10 * ticks))
-    }
-}
-
 /// Adds what daemons used to a report.
 pub(super) fn count_cpu(report: &mut Value, daemons: &[Daemon]) -> Result<()> {
     let used = daemons.iter().map(Daemon::cpu).sum::<Result<Duration>>()?.as_secs_f64();
@@ -142,7 +99,7 @@ pub(super) fn count_cpu(report: &mut Value, daemons: &[Daemon]) -> Result<()> {
 
 /// What part of a core a daemon uses whose applications do nothing.
 pub(super) fn idle(program: &Path, log: &Path) -> Result<f64> {
-    let daemon = Daemon::start(Command::new(program), log, "idle", "127.0.0.1:0", 0)?;
+    let daemon = Daemon::start(Command::new(program), log, "idle", "udp://127.0.0.1:0", Some(0))?;
     let mut applications = Vec::new();
     for n in 0..ATTACHED {
         let mut server = Command::new(program);
