@@ -143,8 +143,8 @@ impl Step {
             }
             Self::Soak => soak::soak_for(SMOKE, Some(1)),
             Self::Kills => {
-                let mut kills = cargo("test");
-                kills.args(["--release", "--locked", "-p", "machnet-daemon", "--test", "daemon", "kills::killed"]);
+                let mut kills = workspace_tests();
+                kills.args(["--test", "daemon", "kills::killed"]);
                 run(kills.env("MACHNET_KILLS", "1000"), LIMIT)
             }
             Self::Netns => {
