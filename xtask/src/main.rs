@@ -11,6 +11,7 @@
 //! rpc.rs       frameworks, servers and load tools that others wrote, over Machnet
 //! dissector.rs the Wireshark dissector, on a sample and on real traffic
 //! dpdk.rs      the DPDK driver, on every wire that one machine has
+//! asan.rs      tests that read what strangers write, under AddressSanitizer
 //! fuzz.rs      the fuzz targets, for as long as wanted
 //! instructions.rs  what the engine's work costs, against a committed baseline
 //! bench/       Machnet and its rivals, measured side by side
@@ -19,6 +20,7 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks to its user")]
 
+mod asan;
 mod bench;
 mod daemon;
 mod dissector;
@@ -54,6 +56,8 @@ enum Task {
     Soak(soak::Options),
     /// Fuzz parsers, sub-machines and two engines against each other
     Fuzz(fuzz::Options),
+    /// The shared channel and the daemon's hostile applications, under AddressSanitizer
+    Asan,
     /// The transport in virtual time: named scenarios, seeds, the matrix (`--help` shows its options)
     Sim(sim::Options),
     /// Measure Machnet and its rivals on the same wires: rows, results, plots
@@ -66,6 +70,7 @@ fn main() -> ExitCode {
         Task::Test(options) => test::test(&options),
         Task::Soak(options) => soak::soak(&options),
         Task::Fuzz(options) => fuzz::fuzz(&options),
+        Task::Asan => asan::asan(),
         Task::Sim(options) => sim::sim(&options),
         Task::Bench(options) => bench::bench(&options),
     });

@@ -131,6 +131,14 @@ impl Rig {
     }
 }
 
+/// As an endpoint that is dropped: what its pump and its intake have of each other is let go.
+impl Drop for Rig {
+    fn drop(&mut self) {
+        self.vanish();
+        self.intake.shut_down();
+    }
+}
+
 fn cx() -> Context<'static> {
     Context::from_waker(Waker::noop())
 }
