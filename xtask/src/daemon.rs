@@ -82,3 +82,10 @@ impl Daemon {
         Ok(Duration::from_millis(10 * ticks))
     }
 }
+
+/// The file that says whose the socket is outlives its daemon; nobody will have that name again.
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(self.socket.with_extension("sock.lock"));
+    }
+}
