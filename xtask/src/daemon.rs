@@ -34,7 +34,11 @@ impl Daemon {
         let config = log.join(format!("{name}.toml"));
         fs::write(&config, text).with_context(|| format!("cannot write {}", config.display()))?;
         let said = log.join(format!("{name}.log"));
-        let file = fs::File::create(&said).with_context(|| format!("cannot create {}", said.display()))?;
+        let file = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&said)
+            .with_context(|| format!("cannot create {}", said.display()))?;
         command.arg("daemon").arg("--config").arg(&config).stdout(file.try_clone()?).stderr(file);
         let what = describe(&command);
         let mut process = Running::start(&mut command)?;

@@ -10,11 +10,11 @@ use super::tenant::{NONE, Taken, Tenant};
 use super::{Hint, ListenSlot, Listening, Slot, Tenants};
 
 /// Of what tenants sent, and want, what is looked at in one round: bytes, messages, and marks.
-const BYTES: usize = 512 << 10;
+const BYTES: usize = 128 << 10;
 const MESSAGES: usize = 1024;
 const EVENTS: usize = 256;
 /// What one tenant has taken in its turn, while others wait for theirs: bytes, and events.
-const QUANTUM: i64 = 64 << 10;
+const QUANTUM: i64 = 16 << 10;
 const EVENTS_EACH: usize = 32;
 /// A message costs this much beside its bytes, so that empty ones are not free.
 const OVERHEAD: usize = 256;
