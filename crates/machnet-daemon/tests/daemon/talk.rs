@@ -118,5 +118,9 @@ fn an_idle_daemon_sleeps_whoever_is_attached() {
     std::thread::sleep(Duration::from_millis(500));
     let sleeps = stage.daemon.sleeps() - before;
     assert!(sleeps < 50, "it woke {sleeps} times for nothing");
+    // And it did sleep, not spin: woken, it goes to sleep once more.
+    let asleep = stage.daemon.sleeps();
+    rustix::net::send(&applications[0].line, &[1], rustix::net::SendFlags::NOSIGNAL).unwrap();
+    until(|| stage.daemon.sleeps() > asleep);
     drop(applications);
 }
