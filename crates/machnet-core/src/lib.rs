@@ -17,6 +17,8 @@ pub mod fuzz;
 mod group;
 mod hairpin;
 pub mod net;
+mod placement;
+mod ports;
 mod seq;
 mod time;
 
