@@ -96,7 +96,6 @@ impl<D: Driver> Hairpin<D> {
         self.turned_packets
     }
 
-
     fn is_open(&self, port: u16) -> bool {
         let (first, last) = self.driver.ports();
         (first..=last).contains(&port) || self.open.get(port).is_some_and(|count| count.load(Ordering::Relaxed) > 0)
