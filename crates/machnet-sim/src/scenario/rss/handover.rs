@@ -4,6 +4,7 @@ use super::super::{Run, Scenario, kept};
 use super::cluster::{Cluster, Host};
 use crate::setup::{micros, millis, seconds};
 use crate::{Link, Rss};
+use machnet_core::DropReason;
 
 pub(super) const SCENARIOS: &[Scenario] = &[
     kept("rss-wrong", "every packet hits a wrong queue: all are handed over, none is lost or doubled", wrong),
@@ -15,6 +16,11 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     kept("rss-placed", "flows from outside are as many at each engine, also where INITs are lost and doubled", placed),
     kept("rss-counts", "1 to 9 engines at one end and others at the other, under random keys and tables", counts),
     kept("rss-remap", "the NIC's key and table change while flows are busy", remap),
+    kept(
+        "rss-stuck",
+        "an engine that stands still holds up its own flows, and what finds its inbox full comes again",
+        stuck,
+    ),
     kept("rss-single", "several engines and a single socket, either way round", single),
 ];
 
@@ -92,6 +98,48 @@ fn remap(run: &Run) {
     }
     cluster.finish(&talk, seconds(20));
     cluster.note(run, "4 and 3 engines");
+    cluster.end(&talk);
+}
+
+fn stuck(run: &Run) {
+    // Every packet goes through an inbox: that of the engine that stands still overflows.
+    let host = Host::of(3, Rss::Wrong);
+    let mut cluster = Cluster::new(run, &link(), host, host);
+    let talk = cluster.talk(&mut run.rng(), 0, 120, 12, 60_000);
+    for _ in 0..4 {
+        cluster.world.run_for(millis(1)).unwrap();
+        cluster.world.pause(cluster.servers[0], millis(40));
+        cluster.world.run_for(millis(40)).unwrap();
+    }
+    cluster.finish(&talk, seconds(20));
+    cluster.note(run, "all through inboxes");
+    let [_, servers] = cluster.stats();
+    assert!(servers.drops.get(DropReason::HandoverFull) > 0, "no inbox was full");
+    cluster.end(&talk);
+
+    // Nothing does, once pairs are found: the other engines notice nothing.
+    let host = Host::of(3, Rss::Random);
+    let mut cluster = Cluster::new(run, &link(), host, host);
+    let talk = cluster.talk(&mut run.rng(), 0, 24, 5000, 3000);
+    cluster.world.run_for(millis(5)).unwrap();
+    let received =
+        |cluster: &Cluster| [1, 2].map(|engine| cluster.world.stats(cluster.servers[engine]).packets_received);
+    let mut counts = vec![received(&cluster)];
+    for pause in [0, 5] {
+        cluster.world.pause(cluster.servers[0], millis(pause));
+        cluster.world.run_for(millis(5)).unwrap();
+        counts.push(received(&cluster));
+    }
+    cluster.note(run, "steered");
+    for engine in 0..2 {
+        let [before, beside] = [0, 1].map(|n| counts[n + 1][engine] - counts[n][engine]);
+        run.figure(
+            format!("packets of engine {} in 5 ms", engine + 1),
+            format!("{before}, {beside} beside one that stands still"),
+        );
+        assert!(before > 0 && beside > before * 4 / 5, "{before}, then {beside}");
+    }
+    cluster.finish(&talk, seconds(20));
     cluster.end(&talk);
 }
 
