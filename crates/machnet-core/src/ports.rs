@@ -22,6 +22,11 @@ impl PortWords {
         self.0[usize::from(port) / PAGE].get().map(|page| &page[usize::from(port) % PAGE])
     }
 
+    /// All words that are not 0, and others.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &AtomicU64> {
+        self.0.iter().filter_map(OnceLock::get).flatten()
+    }
+
     /// The word of a port, to be written.
     pub(crate) fn make(&self, port: u16) -> &AtomicU64 {
         let page = self.0[usize::from(port) / PAGE].get_or_init(|| (0..PAGE).map(|_| AtomicU64::new(0)).collect());

@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
+use super::account::Account;
 use machnet_channel::shared::{DaemonSide, Malformed};
 use machnet_channel::{CloseReason, Doorbell, FlowState, FlowStats, Words};
 
@@ -67,8 +68,12 @@ pub struct Arrival<W> {
     pub slots: (u32, u32),
     /// The longest message it may send, bytes.
     pub max_message: u32,
-    /// What it may use.
+    /// What it may use, at all engines together.
     pub quota: Quota,
+    /// What it uses.
+    pub account: Arc<Account>,
+    /// The number of the engine that this is for.
+    pub engine: u8,
 }
 
 /// What one application may use.
