@@ -40,12 +40,10 @@ use slab::Slab;
 
 use super::{AppChannel, Hint, ListenSlot, Slot};
 pub use account::{Account, Claims};
+use gate::REPORTED_FLOWS;
 pub use gate::{Arrival, Counters, Ended, FlowReport, Gate, News, Ports, Quota, Report, TenantReport};
 use store::Store;
 use tenant::{NONE, Tenant};
-
-/// Flows of one application that a report lists.
-const REPORTED_FLOWS: usize = 16;
 
 /// A flow of a tenant.
 #[derive(Debug)]
