@@ -106,13 +106,10 @@ fn stuck(run: &Run) {
         counts.push(received(&cluster));
     }
     cluster.note(run, "steered");
-    for engine in 0..2 {
-        let [before, beside] = [0, 1].map(|n| counts[n + 1][engine] - counts[n][engine]);
-        run.figure(
-            format!("packets of engine {} in 5 ms", engine + 1),
-            format!("{before}, {beside} beside one that stands still"),
-        );
-        assert!(before > 0 && beside > before * 4 / 5, "{before}, then {beside}");
+    let steps: Vec<_> = counts.windows(2).map(|two| [0, 1].map(|engine| two[1][engine] - two[0][engine])).collect();
+    for (before, beside) in steps[0].iter().zip(steps[1]) {
+        run.figure("packets of an engine in 5 ms", format!("{before}, {beside} beside one that stands still"));
+        assert!(*before > 0 && beside > before * 4 / 5, "{before}, then {beside}");
     }
     cluster.finish(&talk, seconds(20));
     cluster.end(&talk);
