@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use crate::{ffi, log};
+use crate::{ffi, gate, log};
 
 /// Where the kernel says how many huge pages there are.
 const HUGE_PAGES: &str = "/sys/kernel/mm/hugepages";
@@ -156,7 +156,10 @@ impl Eal {
         // EAL binds the thread that starts it to a core, so that is one of its own.
         let thread = std::thread::Builder::new().name("dpdk-init".to_owned());
         let result = thread.spawn(move || ffi::eal_init(&arguments))?.join();
-        result.unwrap_or_else(|_| Err(io::Error::other("starting DPDK panicked"))).map_err(|error| self.explain(&error))
+        let result = result.unwrap_or_else(|_| Err(io::Error::other("starting DPDK panicked")));
+        result.map_err(|error| self.explain(&error))?;
+        // Whose gates close by what it logs.
+        ffi::log_all_of(gate::DRIVER)
     }
 
     /// What DPDK is started with.
