@@ -67,6 +67,34 @@ pub trait AppChannel: Send {
         0
     }
 
+    /// While some of the groups did much lately, and others little, the channel *sorts* them: in each step of a round the engine
+    /// serves the latter first, and does so many bytes at most of each kind of work for the former, looking at
+    /// [`AppChannel::is_pressed`] in between.
+    fn grain(&self) -> Option<u32> {
+        None
+    }
+
+    /// While the channel [sorts](AppChannel::grain): whether a group is one of those that did much.
+    fn is_heavy(&self, group: u32) -> bool {
+        let _ = group;
+        false
+    }
+
+    /// True if a round is for those alone that did little. Known from [`AppChannel::next_hint`] on.
+    fn is_express(&self) -> bool {
+        false
+    }
+
+    /// True if one of those that did little has something for the engine to look at.
+    fn is_pressed(&self) -> bool {
+        false
+    }
+
+    /// The engine has received, or built, a packet of `bytes` for a flow.
+    fn charge(&mut self, slot: Slot, bytes: usize) {
+        let _ = (slot, bytes);
+    }
+
     /// What the application chose for a flow that is to be connected.
     fn options(&self, slot: Slot) -> FlowOptions;
 

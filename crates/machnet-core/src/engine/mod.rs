@@ -5,6 +5,7 @@
 //! ```text
 //!   reap, rx_burst ─▶ demultiplex by flow id ─▶ flow ─▶ inbox          receive.rs
 //!   hints of applications ─▶ connect, listen, outbox ─▶ flow            apps.rs
+//!   packets for those who did much lately, while others did little      aside.rs
 //!   timers ─▶ flow                                                     timers.rs
 //!   ready flows, in turn ─▶ packets ─▶ tx_burst
 //!   publish what changed, wake who waits (last: wakers run foreign code)
@@ -14,11 +15,13 @@
 //! of [`machnet_channel::Doorbell`]: arm, ask [`Engine::may_sleep`], sleep.
 
 mod apps;
+mod aside;
 mod buffers;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod handover;
 mod memory;
+mod order;
 mod paths;
 mod peers;
 mod receive;
@@ -45,8 +48,10 @@ use crate::group::Member;
 use crate::time::Span;
 use crate::wire::BASE_PAYLOAD;
 use crate::{AppChannel, Config, ConfigError, Driver, Drops, Instant, ListenSlot, Slot};
+use aside::Aside;
 use buffers::Buffers;
 use memory::charge;
+use order::Order;
 use paths::Paths;
 pub(crate) use peers::Membership;
 use peers::{Peers, Verdict};
@@ -58,7 +63,7 @@ pub(crate) use table::Keyed;
 use timers::Timers;
 use tokens::Tokens;
 use tombstones::Tombstones;
-use turns::{Ended, Turns};
+use turns::Ended;
 pub(crate) use tx::Tx;
 
 /// Of each kind of work, what one round does at most: the LCD's ring.
@@ -161,7 +166,7 @@ pub struct Engine<D, C> {
     shutting_down: bool,
 
     /// Flows with something to send.
-    turns: Turns,
+    turns: Order,
     /// Flows with more to take from their application.
     unfinished: VecDeque<u32>,
     /// Flows to publish, and whose timer to set, at the end of the round.
@@ -172,6 +177,8 @@ pub struct Engine<D, C> {
     /// See [`Engine::set_burst`].
     burst: usize,
     rx: Vec<RxPacket>,
+    /// Packets that wait until others were dealt with.
+    aside: Aside,
 
     packets_received: u64,
     packets_lost: u64,
@@ -258,13 +265,14 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             tombstones: Tombstones::new(config.max_tombstones),
             buffers,
             shutting_down: false,
-            turns: Turns::new(),
+            turns: Order::new(),
             unfinished: VecDeque::new(),
             touched: Vec::new(),
             due: Vec::new(),
             expired: Vec::new(),
             burst: BURST,
             rx: Vec::with_capacity(BURST),
+            aside: Aside::default(),
             packets_received: 0,
             packets_lost: 0,
             handed_over: 0,
@@ -293,6 +301,9 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             received += self.exchange();
         }
         let looked = self.look_at_applications();
+        if !self.aside.is_empty() {
+            received += self.receive_aside();
+        }
         let expired = self.expire_timers() | self.expire_peers() | (self.steering.is_some() && self.expire_searches());
         let (sent, filled) = self.send();
         let full = received.max(looked) >= self.burst || filled || !self.expired.is_empty();
@@ -300,7 +311,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         if self.shutting_down {
             self.finish_group();
         }
-        let busy = received > 0 || looked > 0 || expired || sent;
+        let busy = received > 0 || looked > 0 || expired || sent || !self.aside.is_empty();
         if !busy {
             // It may sleep next, and is not to be woken in vain.
             self.settle_timers();
@@ -424,28 +435,51 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
 
     /// Gives flows their turns, and the driver what they built.
     fn send(&mut self) -> (bool, bool) {
+        let (whole, sorts) = (self.channel.grain().unwrap_or(0), self.channel.grain().is_some());
+        // What groups that did much may still send in this round.
+        let mut grain = if self.channel.is_express() { 0 } else { whole };
         // Twice, since a fresh flow may have a second turn as an ongoing one.
         for _ in 0..2 * self.turns.len() {
             if self.tx.is_full() {
                 break;
             }
-            let Some((key, allowed)) = self.turns.next() else { break };
+            let Some((key, mut allowed, is_heavy)) = self.turns.next(sorts) else { break };
+            if sorts && is_heavy {
+                if grain == 0 || (grain < whole && self.channel.is_pressed()) {
+                    break;
+                }
+                allowed = allowed.min(grain);
+            }
             let Some(flow) = self.flows.get(key) else {
                 self.turns.remove(key);
                 continue;
             };
+            if sorts && !is_heavy {
+                let group = flow.slot.map_or(0, |slot| self.channel.group(slot));
+                if self.channel.is_heavy(group) {
+                    self.turns.put_last(key, group);
+                    continue;
+                }
+            }
             self.tx.begin_turn(allowed);
             if let Some(steering) = &self.steering {
                 self.tx.steer = steering.pair(key);
             }
             let more = flow.transmit(self.now, &mut self.tx);
+            let bytes = self.tx.turn_bytes();
+            if sorts && is_heavy {
+                grain = grain.saturating_sub(bytes);
+            }
             let how = match more {
                 false if flow.keeps_data_back() => Ended::Held,
                 false => Ended::Done,
-                true if self.tx.is_full() || self.tx.is_starved() => Ended::Blocked,
+                true if self.tx.is_full() || self.tx.is_starved() || (sorts && is_heavy) => Ended::Blocked,
                 true => Ended::Spent,
             };
-            self.turns.end(key, self.tx.turn_bytes(), how);
+            if let Some(slot) = flow.slot.filter(|_| bytes > 0) {
+                self.channel.charge(slot, bytes as usize);
+            }
+            self.turns.end(key, bytes, how);
             if !flow.is_touched {
                 flow.is_touched = true;
                 self.touched.push(key);
@@ -552,7 +586,8 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         }
         if flow.wants_turn(self.now) {
             let group = flow.slot.map_or(0, |slot| self.channel.group(slot));
-            self.turns.push(key, group);
+            let is_heavy = self.channel.grain().is_some() && self.channel.is_heavy(group);
+            self.turns.push(key, group, is_heavy);
         }
     }
 
@@ -561,6 +596,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
     pub fn may_sleep(&mut self) -> bool {
         self.channel.doze();
         let idle = self.unfinished.is_empty()
+            && self.aside.is_empty()
             && self.expired.is_empty()
             && !self.channel.has_work()
             && self.channel.is_closing() == self.shutting_down
@@ -588,7 +624,11 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
     }
 
     fn has_ended(&self) -> bool {
-        self.shutting_down && self.flows.len() == 0 && !self.channel.has_work() && self.tx.is_empty()
+        self.shutting_down
+            && self.flows.len() == 0
+            && self.aside.is_empty()
+            && !self.channel.has_work()
+            && self.tx.is_empty()
     }
 
     /// The applications.
