@@ -87,13 +87,15 @@ impl Endpoint {
     /// A [`FlowError`](crate::FlowError) as source; its kind is `ConnectionRefused` if nobody listens there, `TimedOut`
     /// if nothing answers, `HostUnreachable` if the address cannot be reached from this endpoint's, `InvalidInput` for
     /// port 0, `ResourceBusy` if the engine has [`Config::max_flows`] already, `NotConnected` if the endpoint was shut
-    /// down.
+    /// down, or an engine of it is gone.
     ///
     /// # Cancel safety
     /// Dropping the future gives the flow up; a peer that accepted it meanwhile sees it end.
     pub fn connect(&self, peer: SocketAddr) -> Connect {
-        // Each half of a flow holds its engine: the one that is held least has least to do.
-        let engine = self.engines.iter().min_by_key(|engine| Arc::strong_count(engine));
+        // An endpoint that lost an engine says so at once, not to whom chance leads to that engine. Each half of a flow holds
+        // its engine: the one that is held least has least to do.
+        let lost = self.engines.iter().find(|engine| engine.is_closing());
+        let engine = lost.or_else(|| self.engines.iter().min_by_key(|engine| Arc::strong_count(engine)));
         Connect::new(engine.unwrap_or(&self.engines[0]), peer)
     }
 

@@ -457,6 +457,9 @@ impl Driver for Silence {
         Ok(addr(port))
     }
     fn close(&mut self, _port: u16) {}
+    fn split(self, drivers: usize) -> std::io::Result<Vec<Self>> {
+        Ok((1..=drivers).map(|n| Self::new(self.blows_up && n == drivers)).collect())
+    }
     fn frame(&mut self) -> Option<Frame> {
         None
     }
@@ -505,6 +508,21 @@ fn the_thread_ends_by_itself_after_the_last_handle() {
 fn a_panic_of_the_engine_reaches_who_waits() {
     let endpoint = Endpoint::builder().driver(Silence::new(true)).idle(IdlePolicy::Park).start().unwrap();
     assert_eq!(block_on(endpoint.connect(addr(3))).unwrap_err().kind(), ErrorKind::NotConnected);
+    assert_eq!(block_on(endpoint.shutdown()).unwrap_err().kind(), ErrorKind::Other);
+}
+
+/// Its endpoint goes on with the flows that other engines have, and takes no others.
+#[test]
+fn a_panic_of_one_engine_of_several_ends_neither_the_others_nor_in_silence() {
+    let endpoint = Endpoint::builder().driver(Silence::new(true)).engines(3).start().unwrap();
+    while !endpoint.is_closing() {
+        std::thread::yield_now();
+    }
+    for _ in 0..6 {
+        assert_eq!(block_on(endpoint.connect(addr(3))).unwrap_err().kind(), ErrorKind::NotConnected);
+    }
+    assert_eq!(block_on(endpoint.listen(7)).unwrap_err().kind(), ErrorKind::NotConnected);
+    // All three end, and the last to end is none that has to wait for the one that is gone.
     assert_eq!(block_on(endpoint.shutdown()).unwrap_err().kind(), ErrorKind::Other);
 }
 

@@ -8,7 +8,8 @@
 //!
 //! Nothing of this is looked at by an engine that is alone.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use std::sync::Arc;
 
@@ -32,6 +33,8 @@ pub(crate) enum Handed {
     Packet { meta: Meta, payload: FrameRef, hops: u8 },
     /// An ICMP message about an INIT, which does not say whose.
     Unreachable(Unreachable),
+    /// A flow of this start of a peer was validated, the `since`th that any engine found.
+    Started { name: (IpAddr, u16), instance: u64, since: u64 },
 }
 
 /// The same for all engines of the endpoint.
@@ -48,6 +51,8 @@ pub(crate) struct Shared {
     inboxes: Box<[Arc<Inbox<Handed>>]>,
     /// Engines that still have flows, or may have some.
     unfinished: AtomicU32,
+    /// Starts of peers that were found.
+    starts: AtomicU64,
 }
 
 /// One engine's place among those of its endpoint; see [`Engine::join`](crate::Engine::join).
@@ -82,6 +87,7 @@ impl Member {
             maps: Arc::new(Tried::new(PortMaps::new(Keyed::new(&mut rng)))),
             inboxes: inboxes.into(),
             unfinished: AtomicU32::new(bells.len() as u32),
+            starts: AtomicU64::new(0),
         });
         let member = |(index, receiver)| Self {
             index: index as u8,
@@ -106,6 +112,11 @@ impl Member {
     /// How many engines there are.
     pub(crate) fn len(&self) -> u8 {
         self.shared.inboxes.len() as u8
+    }
+
+    /// The place of a peer's start that was just found in the order of all: only that order matters.
+    pub(crate) fn next_start(&self) -> u64 {
+        self.shared.starts.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Gives `handed` to engine `to`. False if its inbox is full, or the engine gone.

@@ -130,7 +130,7 @@ impl Again {
             let attached = attach_vdev(&again.name, &again.arguments)?;
             // SAFETY: says the caller.
             unsafe { again.queues.set_up(attached.id(), pool.0) }?;
-            ffi::start(attached.id())?;
+            ffi::start(attached.id(), false)?;
             let id = attached.id();
             attached.keep();
             Ok(id)
@@ -138,9 +138,17 @@ impl Again {
     }
 }
 
+/// Starts the port again, in a thread of its own, for connecting to a peer that stands still takes as long as that does.
+pub(crate) fn restart(id: u16, by_interrupts: bool) -> io::Result<JoinHandle<io::Result<u16>>> {
+    thread::Builder::new().name("dpdk-restart".to_owned()).spawn(move || {
+        let _control = control();
+        ffi::restart(id, by_interrupts).map(|()| id)
+    })
+}
+
 /// Removes the port of the device called `name`.
 pub(crate) fn remove(id: u16, name: &str) -> io::Result<()> {
-    ffi::remove(id, Quirks::of(name).hears_of_link)
+    ffi::remove(id, Quirks::of(name).ends_by_interrupts())
 }
 
 /// Attaches `device` for the host that has `address`.

@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use machnet_core::net::{Net, NetConfig};
 
 use crate::attach::{Attached, Comeback, Queues, attach, what_was_said};
+use crate::gate::Gate;
 use crate::pool::{HEADROOM, Pool};
 use crate::quirks::{Quirks, Revival};
 use crate::{Device, Eal, Facts, HugePages, Port, ffi, log};
@@ -187,7 +188,8 @@ impl PortBuilder {
             Revival::Alone => Comeback::Alone,
         };
         let interface = quirks.interface(arguments).map(str::to_owned);
-        Ok(Port::new(id, facts, pool, HEADROOM, self.checksums, revival, interface))
+        let gate = quirks.frees_by_interrupts.then(Gate::new);
+        Ok(Port::new(id, facts, pool, HEADROOM, self.checksums, revival, gate, interface))
     }
 
     /// The MTU: what is wished for, or the device's but no more than usual.

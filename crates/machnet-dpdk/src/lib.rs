@@ -7,6 +7,7 @@
 //! port.rs     a port, as a FrameDriver                             pool.rs    mbufs as frames of a region
 //! attach.rs   devices come and go
 //! quirks.rs   what single drivers want                             ffi.rs     every call into DPDK
+//! gate.rs     who keeps out while memory goes
 //! interface.rs  what the kernel knows of a port's network
 //! ```
 //!
@@ -31,6 +32,7 @@ mod device;
 mod eal;
 mod facts;
 mod ffi;
+mod gate;
 mod interface;
 mod log;
 mod pool;

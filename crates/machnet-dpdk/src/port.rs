@@ -13,9 +13,10 @@ use machnet_channel::{Doorbell, Frame, FrameRef};
 use machnet_core::net::{FrameCapabilities, FrameDriver, RxFrame, TxFrame, UdpChecksum};
 use machnet_core::{DropReason, Drops};
 
-use crate::attach::{Comeback, remove};
+use crate::attach::{Comeback, remove, restart};
 use crate::config::PortBuilder;
 use crate::ffi::{self, Mbuf};
+use crate::gate::Gate;
 use crate::interface::is_running;
 use crate::pool::Pool;
 use crate::{Device, Facts};
@@ -31,7 +32,7 @@ pub struct Port {
     /// Which port it is, unless it is away.
     id: u16,
     started: bool,
-    /// It is being attached again, in another thread.
+    /// It is being attached or started again, in another thread.
     attaching: Option<JoinHandle<io::Result<u16>>>,
     /// The device is not attached, or is another thread's.
     away: bool,
@@ -44,6 +45,8 @@ pub struct Port {
     lent: VecDeque<FrameRef>,
     lent_mbufs: VecDeque<Mbuf>,
     comeback: Comeback,
+    /// If memory goes while its peer is heard.
+    gate: Option<Arc<Gate>>,
     /// The kernel's interface that it is, whose link its driver does not look at.
     interface: Option<String>,
     is_up: bool,
@@ -92,6 +95,7 @@ impl Port {
         headroom: u32,
         checksums: bool,
         comeback: Comeback,
+        gate: Option<Arc<Gate>>,
         interface: Option<String>,
     ) -> Self {
         let mut capabilities = FrameCapabilities::minimal(facts.mac, facts.mtu);
@@ -112,6 +116,7 @@ impl Port {
             lent_mbufs: VecDeque::new(),
             facts,
             comeback,
+            gate,
             interface,
             is_up: false,
             empty: 0,
@@ -122,7 +127,7 @@ impl Port {
     }
 
     pub(crate) fn start(&mut self) -> std::io::Result<()> {
-        ffi::start(self.id)?;
+        ffi::start(self.id, self.gate.is_some())?;
         self.started = true;
         self.is_up = self.link();
         Ok(())
@@ -159,15 +164,17 @@ impl Port {
     #[cold]
     fn look(&mut self) {
         self.looked = Instant::now();
-        if let Some(thread) = self.attaching.take_if(|thread| thread.is_finished()) {
+        let back = self.attaching.take_if(|thread| thread.is_finished());
+        let is_new = back.is_some();
+        if let Some(thread) = back {
             self.take_over(thread);
         }
         let up = self.started && self.link();
         if up != self.is_up {
             tracing::info!(port = %self.facts.name, up, "link");
         }
-        // One round later: what the link brought last was received.
-        if !up && !self.is_up {
+        // One round later: what the link brought last was received, and who just came back may still be talking to its peer.
+        if !up && !self.is_up && !is_new {
             self.bring_back();
         }
         self.is_up = up;
@@ -184,11 +191,13 @@ impl Port {
         match &self.comeback {
             Comeback::Alone => {}
             Comeback::Start => {
-                let _control = crate::config::control();
-                if self.started && ffi::stop(self.id).is_err() {
+                if self.attaching.is_some() {
                     return;
                 }
-                self.started = ffi::start(self.id).is_ok();
+                let (id, by_interrupts) = (self.id, self.gate.is_some());
+                if let Ok(thread) = restart(id, by_interrupts) {
+                    (self.started, self.attaching) = (false, Some(thread));
+                }
             }
             Comeback::Attach(again) => {
                 if self.attaching.is_some() {
@@ -208,7 +217,7 @@ impl Port {
         match thread.join() {
             Ok(Ok(id)) => (self.id, self.started, self.away) = (id, true, false),
             Ok(Err(error)) => tracing::debug!(port = %self.facts.name, %error, "its peer is not there yet"),
-            Err(_) => tracing::warn!(port = %self.facts.name, "attaching it again panicked"),
+            Err(_) => tracing::warn!(port = %self.facts.name, "what brings it back panicked"),
         }
     }
 
@@ -255,8 +264,11 @@ impl Port {
             unsafe { dpdk_sys::dpdk_prepare(mbuf, start, length, version) };
             *place = mbuf;
         }
-        // SAFETY: a started port of ours with a queue 0, and so many prepared mbufs.
-        let taken = unsafe { dpdk_sys::dpdk_tx_burst(self.id, 0, mbufs.as_mut_ptr(), count as u16) };
+        let taken = match pass(self.gate.as_deref()) {
+            // SAFETY: a started port of ours with a queue 0, and so many prepared mbufs.
+            Some(_inside) => unsafe { dpdk_sys::dpdk_tx_burst(self.id, 0, mbufs.as_mut_ptr(), count as u16) },
+            None => 0,
+        };
         let taken = usize::from(taken).min(count);
         for &mbuf in &mbufs[taken..count] {
             // SAFETY: prepared above, and not taken.
@@ -324,8 +336,11 @@ impl FrameDriver for Port {
         let mut count = 0;
         while count < max {
             let wish = (max - count).min(BURST) as u16;
-            // SAFETY: a started port of ours with a queue 0, and room for so many.
-            let got = unsafe { dpdk_sys::dpdk_rx_burst(self.id, 0, self.received.as_mut_ptr(), wish) };
+            let got = match pass(self.gate.as_deref()) {
+                // SAFETY: a started port of ours with a queue 0, and room for so many.
+                Some(_inside) => unsafe { dpdk_sys::dpdk_rx_burst(self.id, 0, self.received.as_mut_ptr(), wish) },
+                None => 0,
+            };
             for at in 0..usize::from(got.min(wish)) {
                 let frame = self.received[at];
                 if let Some(frame) = self.accept(&frame) {
@@ -426,6 +441,14 @@ impl fmt::Debug for Port {
             .field("free_frames", &self.free_frames())
             .field("held_by_device", &self.lent.len())
             .finish_non_exhaustive()
+    }
+}
+
+/// The right to a burst, unless the gate, if there is one, is closed.
+fn pass(gate: Option<&Gate>) -> Option<Option<impl Drop + '_>> {
+    match gate {
+        None => Some(None),
+        Some(gate) => gate.enter().map(Some),
     }
 }
 

@@ -44,6 +44,10 @@ pub(crate) struct Quirks {
     /// the device is gone, and in two threads at once what asking for the link finds (virtio_ethdev.c, `virtio_dev_stop`;
     /// virtio_user/vhost_user.c, `vhost_user_update_link_state`; found by crashes in `virtio_interrupt_handler`).
     pub(crate) hears_of_link: bool,
+    /// It hears its peer in EAL's interrupt thread, and frees there, without a lock, what a burst, starting, stopping and closing use
+    /// (memif_socket.c, `memif_intr_handler`; found by crashes in `eth_memif_rx` and of servers that ended with their clients). So its
+    /// bursts pass a [`Gate`](crate::gate::Gate), and the rest is done in that thread, too.
+    pub(crate) frees_by_interrupts: bool,
     /// It has a random Ethernet address unless it is told one (`mac=`), so that its peers would look for a process that was
     /// started again where it was before.
     pub(crate) wants_mac: bool,
@@ -147,6 +151,11 @@ impl Quirks {
     /// What brings the link of a device with these arguments back.
     pub(crate) fn revival(&self, arguments: &str) -> Revival {
         self.comeback.filter(|(when, _)| when.holds(arguments)).map_or(Revival::Alone, |(_, revival)| revival)
+    }
+
+    /// It is removed in EAL's interrupt thread.
+    pub(crate) const fn ends_by_interrupts(&self) -> bool {
+        self.hears_of_link || self.frees_by_interrupts
     }
 
     /// The arguments, with an Ethernet address for the host at `ip` if one is wanted: locally administered, and always the

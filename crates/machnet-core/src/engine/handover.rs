@@ -65,6 +65,16 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         }
     }
 
+    /// Flows of an earlier start of a peer may be at any engine.
+    pub(super) fn tell_start(&mut self, name: (IpAddr, u16), instance: u64, since: u64) {
+        let Some(group) = &mut self.group else { return };
+        let own = group.index();
+        for to in (0..group.len()).filter(|&to| to != own) {
+            // Who does not hear of it finds out as an engine that is alone does: the peer does not know its flows.
+            let _ = group.hand(to, Handed::Started { name, instance, since });
+        }
+    }
+
     /// Wakes those that something was handed to, and deals with what others handed over. Returns how much that was.
     #[inline(never)]
     pub(super) fn exchange(&mut self) -> usize {
@@ -82,6 +92,10 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
                     if let Err(reason) = self.dispatch(meta, &payload, hops) {
                         self.drops.count(reason);
                     }
+                }
+                Handed::Started { name, instance, since } => {
+                    let displaced = self.peers.displaced(name, instance, since).to_vec();
+                    self.displace(&displaced);
                 }
                 Handed::Unreachable(unreachable) => self.on_unreachable(unreachable.remote, &unreachable.quoted),
             }

@@ -378,8 +378,18 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         let Some(flow) = self.flows.get(key) else { return };
         let name = (flow.remote.ip(), flow.remote.port());
         let mut displaced = Vec::new();
-        flow.peer = Some(self.peers.join(self.now, name, instance, key, &mut displaced));
-        for key in displaced {
+        let order = || self.group.as_ref().map_or(0, |group| group.next_start());
+        let (membership, started) = self.peers.join(self.now, name, instance, key, order, &mut displaced);
+        flow.peer = Some(membership);
+        self.displace(&displaced);
+        if let Some(since) = started {
+            self.tell_start(name, instance, since);
+        }
+    }
+
+    /// Ends flows whose peer was started again.
+    fn displace(&mut self, flows: &[u32]) {
+        for &key in flows {
             if let Some(flow) = self.flows.get(key) {
                 flow.on_displaced();
             }

@@ -28,6 +28,15 @@ int dpdk_errno(void);
 /* Where DPDK's log goes from now on, a line or part of one at a time. 0, or -1 with errno. */
 int dpdk_log_to(void (*sink)(const char *text, size_t length));
 
+/* All that the drivers with a name like this have to say is logged from now on. 0 or a negative number. */
+int dpdk_log_debug(const char *pattern);
+
+/* 1 while a line of that kind is being logged. */
+int dpdk_logs_debug(void);
+
+/* Calls `function` with NULL in EAL's interrupt thread, when it is done with what it is doing. 0 or a negative errno. */
+int dpdk_after_interrupts(void (*function)(void *));
+
 /* ---- ports ---- */
 
 /* Offloads, as DPDK numbers them. */
@@ -82,8 +91,11 @@ int dpdk_configure(uint16_t port, uint16_t queues, uint64_t rx_offloads, uint64_
 int dpdk_rx_queue(uint16_t port, uint16_t queue, uint16_t descriptors, struct rte_mempool *pool);
 int dpdk_tx_queue(uint16_t port, uint16_t queue, uint16_t descriptors);
 int dpdk_counters(uint16_t port, struct dpdk_counters *counters);
-/* Stops and closes a port; a virtual or hot-plugged device goes altogether. `by_interrupts`: in EAL's interrupt thread, so that no
- * interrupt of the device is being handled meanwhile. */
+/* `by_interrupts`: in EAL's interrupt thread, so that no interrupt of the device is being handled meanwhile. */
+int dpdk_start(uint16_t port, int by_interrupts);
+/* Stops it, if it is started, and starts it. */
+int dpdk_restart(uint16_t port, int by_interrupts);
+/* Stops and closes a port; a virtual or hot-plugged device goes altogether. */
 int dpdk_remove(uint16_t port, int by_interrupts);
 /* 1 if the link is up, 0 if not, or a negative errno. */
 int dpdk_link_is_up(uint16_t port);

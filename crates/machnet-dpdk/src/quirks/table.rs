@@ -24,6 +24,7 @@ pub(super) const NONE: Quirks = Quirks {
     shares: false,
     comeback: None,
     hears_of_link: false,
+    frees_by_interrupts: false,
     wants_mac: false,
 };
 
@@ -40,6 +41,7 @@ pub(super) const TABLE: [Quirks; 17] = [
         buffer: Some(("bsize", 2048, 0)),
         listens: Some(("socket", When::Without("role=client"))),
         comeback: Some((When::With("role=client"), Revival::Start)),
+        frees_by_interrupts: true,
         wants_mac: true,
         ..NONE
     },

@@ -2,8 +2,10 @@
 
 use super::super::{Run, Scenario, kept};
 use super::cluster::{Cluster, Host};
-use crate::setup::{micros, millis, seconds};
-use crate::{Link, Rss};
+use crate::setup::{TOMBSTONES, config, micros, millis, nic, seconds};
+use crate::{Link, NicConfig, Rss};
+use machnet_channel::CloseReason;
+use machnet_core::DropReason;
 
 pub(super) const SCENARIOS: &[Scenario] = &[
     kept("rss-wrong", "every packet hits a wrong queue: all are handed over, none is lost or doubled", wrong),
@@ -14,6 +16,12 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     ),
     kept("rss-counts", "1 to 9 engines at one end and others at the other, under random keys and tables", counts),
     kept("rss-remap", "the NIC's key and table change while flows are busy", remap),
+    kept(
+        "rss-stuck",
+        "an engine that stands still holds up its own flows, and what finds its inbox full comes again",
+        stuck,
+    ),
+    kept("rss-restart", "the first flow of a client that started again ends the old ones' at every engine", restart),
     kept("rss-single", "several engines and a single socket, either way round", single),
 ];
 
@@ -68,6 +76,85 @@ fn remap(run: &Run) {
     cluster.finish(&talk, seconds(20));
     cluster.note(run, "4 and 3 engines");
     cluster.end(&talk);
+}
+
+fn stuck(run: &Run) {
+    // Every packet goes through an inbox: that of the engine that stands still overflows.
+    let host = Host::of(3, Rss::Wrong);
+    let mut cluster = Cluster::new(run, &link(), host, host);
+    let talk = cluster.talk(&mut run.rng(), 0, 120, 12, 60_000);
+    for _ in 0..4 {
+        cluster.world.run_for(millis(1)).unwrap();
+        cluster.world.pause(cluster.servers[0], millis(40));
+        cluster.world.run_for(millis(40)).unwrap();
+    }
+    cluster.finish(&talk, seconds(20));
+    cluster.note(run, "all through inboxes");
+    let [_, servers] = cluster.stats();
+    assert!(servers.drops.get(DropReason::HandoverFull) > 0, "no inbox was full");
+    cluster.end(&talk);
+
+    // Nothing does, once pairs are found: the other engines notice nothing.
+    let host = Host::of(3, Rss::Random);
+    let mut cluster = Cluster::new(run, &link(), host, host);
+    let talk = cluster.talk(&mut run.rng(), 0, 24, 5000, 3000);
+    cluster.world.run_for(millis(5)).unwrap();
+    let received =
+        |cluster: &Cluster| [1, 2].map(|engine| cluster.world.stats(cluster.servers[engine]).packets_received);
+    let mut counts = vec![received(&cluster)];
+    for pause in [0, 5] {
+        cluster.world.pause(cluster.servers[0], millis(pause));
+        cluster.world.run_for(millis(5)).unwrap();
+        counts.push(received(&cluster));
+    }
+    cluster.note(run, "steered");
+    let steps: Vec<_> = counts.windows(2).map(|two| [0, 1].map(|engine| two[1][engine] - two[0][engine])).collect();
+    for (before, beside) in steps[0].iter().zip(steps[1]) {
+        run.figure("packets of an engine in 5 ms", format!("{before}, {beside} beside one that stands still"));
+        assert!(*before > 0 && beside > before * 4 / 5, "{before}, then {beside}");
+    }
+    cluster.finish(&talk, seconds(20));
+    cluster.end(&talk);
+}
+
+fn restart(run: &Run) {
+    let mut cluster = Cluster::new(run, &link(), Host::SINGLE, Host::of(4, Rss::Random));
+    let client = cluster.clients[0];
+    let (node, to, handle) = (cluster.node(0), cluster.server(), cluster.world.handle().clone());
+    let home = node.home().port();
+    let opening = cluster.world.spawn("flows of the first start", async move {
+        let mut flows = Vec::new();
+        for n in 0..24 {
+            let mut flow = node.connect(to).await.expect("a flow");
+            flow.send(format!("{n}")).await.expect("an open flow");
+            flows.push(flow);
+        }
+        handle.sleep(millis(10)).await;
+        flows
+    });
+    let accepting = cluster.accept(25);
+    let flows = cluster.world.wait(&opening, seconds(2)).unwrap();
+    let at =
+        |cluster: &Cluster| cluster.servers.iter().map(|&server| cluster.world.stats(server).flows).collect::<Vec<_>>();
+    let before = at(&cluster);
+    assert!(before.iter().filter(|&&flows| flows > 0).count() > 1, "{before:?}");
+    cluster.world.restart(client, NicConfig { port: home, ..nic() }, config());
+    drop(flows);
+    let node = cluster.node(0);
+    let talking = cluster.world.spawn("a flow of the second", async move {
+        let mut flow = node.connect(to).await.expect("a flow");
+        flow.send("again").await.expect("an open flow");
+        flow
+    });
+    let flow = cluster.world.wait(&talking, seconds(2)).unwrap();
+    // Long before anybody's silence counts.
+    let accepted = cluster.world.wait(&accepting, millis(1)).unwrap();
+    cluster.world.run_for(millis(1)).unwrap();
+    let ended = accepted.iter().filter(|flow| flow.state().reason() == Some(CloseReason::Reset)).count();
+    run.figure("flows", format!("{before:?} of the first start, of which {ended} ended"));
+    assert_eq!(ended, 24);
+    drop((flow, accepted));
+    cluster.world.settle(2 * TOMBSTONES).unwrap();
 }
 
 fn single(run: &Run) {
