@@ -13,7 +13,9 @@ use std::sync::Arc;
 use machnet_channel::{Doorbell, FlowOptions, FlowState, FlowStats, Intent, Message};
 
 pub use local::LocalChannel;
-pub use tenants::{Arrival, Counters, Ended, FlowReport, Gate, News, Ports, Quota, Report, TenantReport, Tenants};
+pub use tenants::{
+    Account, Arrival, Claims, Counters, Ended, FlowReport, Gate, News, Ports, Quota, Report, TenantReport, Tenants,
+};
 
 /// A flow of the channel. Given out by the channel, valid until [`AppChannel::release`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -87,6 +87,10 @@ pub struct Progress {
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct EngineStats {
+    /// Rounds.
+    pub rounds: u64,
+    /// Time that rounds took which moved something, nanoseconds: how busy the engine is.
+    pub busy_ns: u64,
     /// Datagrams received.
     pub packets_received: u64,
     /// Datagrams received that belonged to another engine of the endpoint, and were given to it.
@@ -112,6 +116,8 @@ pub struct EngineStats {
 impl EngineStats {
     /// Adds the counters of another engine of the same endpoint.
     pub fn add(&mut self, other: &Self) {
+        self.rounds += other.rounds;
+        self.busy_ns += other.busy_ns;
         self.packets_received += other.packets_received;
         self.handed_over += other.handed_over;
         self.taken_over += other.taken_over;
@@ -122,6 +128,12 @@ impl EngineStats {
         self.flows += other.flows;
         self.buffers_in_use += other.buffers_in_use;
         self.drops.add(&other.drops);
+    }
+
+    /// The share of what arrived that arrived at another engine than its own, from 0 to 1.
+    #[must_use]
+    pub fn handover_ratio(&self) -> f64 {
+        if self.packets_received == 0 { 0.0 } else { self.handed_over as f64 / self.packets_received as f64 }
     }
 }
 
@@ -180,6 +192,10 @@ pub struct Engine<D, C> {
     /// Packets that wait until others were dealt with.
     aside: Aside,
 
+    rounds: u64,
+    busy: Duration,
+    /// The last round moved something.
+    was_busy: bool,
     packets_received: u64,
     packets_lost: u64,
     handed_over: u64,
@@ -273,6 +289,9 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             burst: BURST,
             rx: Vec::with_capacity(BURST),
             aside: Aside::default(),
+            rounds: 0,
+            busy: Duration::ZERO,
+            was_busy: false,
             packets_received: 0,
             packets_lost: 0,
             handed_over: 0,
@@ -289,6 +308,10 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
     pub fn poll(&mut self, now: Instant) -> Progress {
         let before = self.now;
         self.now = before.max(now);
+        self.rounds += 1;
+        if self.was_busy {
+            self.busy += self.now.since(before);
+        }
         // Who slept was woken by what arrived, unless he is late for his own deadline.
         let since =
             if std::mem::take(&mut self.slept) { self.promised.unwrap_or(self.now).max(before) } else { before };
@@ -312,6 +335,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             self.finish_group();
         }
         let busy = received > 0 || looked > 0 || expired || sent || !self.aside.is_empty();
+        self.was_busy = busy;
         if !busy {
             // It may sleep next, and is not to be woken in vain.
             self.settle_timers();
@@ -559,6 +583,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         self.timers.set(key, None);
         self.turns.remove(key);
         let Some(flow) = self.flows.remove(key) else { return };
+        self.count_flows();
         if let Some(opening) = flow.half_open {
             self.half_open[opening as usize] -= 1;
         }
@@ -676,6 +701,8 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         let mut drops = self.drops;
         drops.add(&self.tx.driver.drops());
         EngineStats {
+            rounds: self.rounds,
+            busy_ns: self.busy.as_nanos() as u64,
             packets_received: self.packets_received,
             handed_over: self.handed_over,
             taken_over: self.taken_over,
