@@ -142,10 +142,8 @@ impl Stocker {
     /// How many frames to put in now: 0 until one was missed, and while three quarters of the slots are full.
     #[must_use]
     pub fn wanted(&self) -> u32 {
-        let stock = &*self.stock;
-        let there = self.filled.saturating_sub(stock.taken.load(Ordering::Relaxed));
-        let slots = stock.slots.len() as u32;
-        let missing = slots.saturating_sub(there as u32);
+        let slots = self.stock.slots.len() as u32;
+        let missing = slots.saturating_sub(self.waiting());
         if 4 * missing < slots || (self.filled == 0 && self.missed() == 0) {
             return 0;
         }
@@ -169,6 +167,12 @@ impl Stocker {
                 Ok(())
             }
         }
+    }
+
+    /// Frames in slots.
+    #[must_use]
+    pub fn waiting(&self) -> u32 {
+        self.filled.saturating_sub(self.stock.taken.load(Ordering::Relaxed)) as u32
     }
 
     /// Frames that were put in and are not home.

@@ -21,8 +21,8 @@ mod seq;
 mod time;
 
 pub use channel::{
-    AppChannel, Arrival, Counters, Ended, FlowReport, Gate, Hint, ListenSlot, LocalChannel, News, Ports, Quota, Report,
-    Slot, TenantReport, Tenants,
+    AppChannel, Arrival, Building, Counters, Ended, FlowReport, Gate, Hint, ListenSlot, LocalChannel, News, Ports,
+    Quota, Report, Slot, TenantReport, Tenants,
 };
 pub use config::{Config, ConfigError, MAX_MESSAGE};
 pub use driver::{Capabilities, Driver, Meta, RxPacket, TxPacket, Unreachable};

@@ -97,6 +97,7 @@ impl Port {
         let mut capabilities = FrameCapabilities::minimal(facts.mac, facts.mtu);
         capabilities.headroom = headroom;
         capabilities.descriptors = facts.rx_descriptors.min(facts.tx_descriptors);
+        capabilities.frames = pool.budget();
         capabilities.tx_checksum = checksums && facts.tx_checksum;
         capabilities.rx_checksum = checksums && facts.rx_checksum;
         Self {
