@@ -446,7 +446,7 @@ pub struct FrameRef {
 impl FrameRef {
     /// The caller's hold becomes the reference's.
     pub(crate) const fn new(region: Arc<RegionInner>, index: u32, range: Range<u32>) -> Self {
-        Self { region, index, start: range.start, end: range.end, front: Front::NONE }
+        Self { region, index, start: range.start, end: range.end, front: Front::none() }
     }
 
     /// Another reference to `range` of this one.

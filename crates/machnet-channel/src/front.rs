@@ -26,7 +26,9 @@ use crate::{Frame, FrameRef, Message};
 pub(crate) struct Front(Cell);
 
 impl Front {
-    pub(crate) const NONE: Self = Self(Cell::new(0));
+    pub(crate) const fn none() -> Self {
+        Self(Cell::new(0))
+    }
 
     /// Another reference begins at `start`.
     #[inline]

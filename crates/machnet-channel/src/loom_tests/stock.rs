@@ -21,7 +21,7 @@ fn take(intake: &Intake) -> Option<Message> {
 /// Two tasks and the engine at the same two slots: each frame is one's alone, and all come home.
 #[test]
 fn each_frame_goes_to_one_task() {
-    model(3, || {
+    model(2, || {
         let (mut pool, intake, mut stocker) = stock(2);
         // What is in each frame, as far as loom can see it.
         let shadows = Arc::new([(); 2].map(|()| UnsafeCell::new(())));
