@@ -287,6 +287,11 @@ impl<D> EndpointBuilder<D> {
     }
 }
 
+/// The driver for one engine.
+fn one<D: Driver>(driver: D) -> io::Result<D> {
+    driver.split(1)?.pop().ok_or_else(|| io::Error::other("a driver for one engine is none"))
+}
+
 impl<D: Driver + 'static> EndpointBuilder<D> {
     /// Starts the engine. With [`Placement::Thread`] this waits for the thread to be set up, some tens of microseconds.
     ///
@@ -300,6 +305,8 @@ impl<D: Driver + 'static> EndpointBuilder<D> {
     /// [`Placement::Inline`] in a runtime without IO, as tokio's own sockets do (`Builder::enable_io`).
     pub fn start(self) -> io::Result<Endpoint> {
         let Self { driver, config, idle, thread_name, core, placement, recv_spin, engines } = self;
+        // It may have been opened for several.
+        let driver = if engines == 1 { one(driver)? } else { driver };
         let datapath = Datapath { driver, config, idle, thread_name, core, recv_spin };
         let bad = |text: String| Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         let engines: Arc<[_]> = match (placement, engines) {

@@ -23,8 +23,8 @@ mod seq;
 mod time;
 
 pub use channel::{
-    Account, AppChannel, Arrival, Claims, Counters, Ended, FlowReport, Gate, Hint, ListenSlot, LocalChannel, News,
-    Ports, Quota, Report, Slot, TenantReport, Tenants,
+    Account, AppChannel, Arrival, Building, Claims, Counters, Ended, FlowReport, Gate, Hint, ListenSlot, LocalChannel,
+    News, Ports, Quota, Report, Slot, TenantReport, Tenants,
 };
 pub use config::{Config, ConfigError, MAX_MESSAGE};
 pub use driver::{Capabilities, Driver, Meta, RxPacket, TxPacket, Unreachable};

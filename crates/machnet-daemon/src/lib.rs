@@ -66,7 +66,11 @@ impl Daemon {
             }
             DriverUrl::Shm(wire) => Self::run(Hairpin::alone(Shm::attach(&wire)?), settings, name),
             #[cfg(feature = "dpdk")]
-            DriverUrl::Dpdk(port) => Self::run(Hairpin::alone(port.open()?), settings, name),
+            DriverUrl::Dpdk(port) => {
+                // For one engine, which a daemon has: an error, if the URL says another number.
+                let driver = port.open()?.split(1)?.pop().ok_or(io::ErrorKind::InvalidData)?;
+                Self::run(Hairpin::alone(driver), settings, name)
+            }
         }
     }
 

@@ -20,14 +20,16 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
     /// Receives one burst. Returns how much arrived.
     pub(super) fn receive_burst(&mut self) -> usize {
         let mut packets = std::mem::take(&mut self.rx);
-        let n = self.tx.driver.rx_burst(&mut packets, self.burst);
+        let (sorts, most) = (self.channel.grain().is_some(), self.receives());
+        let n = self.tx.driver.rx_burst(&mut packets, most);
         self.packets_received += n as u64;
+        if !sorts && !self.aside.is_empty() {
+            self.receive_aside();
+        }
         for packet in packets.drain(..) {
-            // Per packet, not per burst: what is lent, perhaps behind a hole that only another packet can fill, must never
-            // be the whole pool.
-            self.buffers.set_copy_all(self.tx.driver.is_short_of_frames());
-            if let Err(reason) = self.receive(packet) {
-                self.drops.count(reason);
+            match if sorts { self.waits(&packet) } else { None } {
+                Some(group) => self.aside.push(group, packet),
+                None => self.receive(packet),
             }
         }
         self.rx = packets;
@@ -41,7 +43,17 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         news
     }
 
-    fn receive(&mut self, packet: RxPacket) -> Result<(), DropReason> {
+    /// Deals with a packet.
+    pub(super) fn receive(&mut self, packet: RxPacket) {
+        // Per packet, not per burst: what is lent, perhaps behind a hole that only another packet can fill, must never
+        // be the whole pool.
+        self.buffers.set_copy_all(self.tx.driver.is_short_of_frames());
+        if let Err(reason) = self.try_receive(packet) {
+            self.drops.count(reason);
+        }
+    }
+
+    fn try_receive(&mut self, packet: RxPacket) -> Result<(), DropReason> {
         let RxPacket { mut meta, frame, range } = packet;
         meta.queue = self.index;
         if range.start > range.end || range.end as usize > frame.bytes().len() {
@@ -134,6 +146,9 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             self.peers.heard(membership, now);
         }
         charge(flow, &mut self.peers);
+        if let Some(slot) = flow.slot {
+            self.channel.charge(slot, bytes.len());
+        }
         if flow.wanted_buffer().is_some() {
             self.note_waiting(key);
         }

@@ -9,8 +9,8 @@
 //! What lies in shared memory, and that every word of it is read once and checked, is
 //! [`DaemonSide`](machnet_channel::shared::DaemonSide)'s business. This decides what follows from it:
 //!
-//! - **Who is served next.** Deficit round robin by bytes, over a bounded amount per round: nobody waits for more than a quantum
-//!   of each other one, however much those send.
+//! - **Who is served next.** First whoever did little lately ([`shares`]), then the others in deficit round robin by bytes, over a
+//!   bounded amount per round: nobody waits for more than a quantum of each other one, however much those send.
 //! - **How much.** Flows, listeners and ports by quota. Messages are copied out of a pipe only as far as the quota of memory goes:
 //!   what does not fit stays in the application's own pipe, and holds up nobody else. Room is promised to flows accordingly, so
 //!   that this is the exception.
@@ -23,6 +23,7 @@
 mod account;
 mod gate;
 mod intake;
+mod shares;
 mod store;
 mod tenant;
 #[cfg(test)]
@@ -42,6 +43,7 @@ use super::{AppChannel, Hint, ListenSlot, Slot};
 pub use account::{Account, Claims};
 use gate::REPORTED_FLOWS;
 pub use gate::{Arrival, Counters, Ended, FlowReport, Gate, News, Ports, Quota, Report, TenantReport};
+use shares::{PIECE, Shares};
 use store::Store;
 use tenant::{NONE, Tenant};
 
@@ -102,6 +104,7 @@ pub struct Tenants<G: Gate> {
     claims: Arc<Claims>,
     hints: VecDeque<Hint>,
     store: Store,
+    shares: Shares,
     /// The events and pieces of this round were looked at.
     is_gathered: bool,
     /// Everybody was told to ring.
@@ -141,6 +144,7 @@ impl<G: Gate> Tenants<G> {
             claims,
             hints: VecDeque::new(),
             store: Store::new()?,
+            shares: Shares::new(),
             is_gathered: false,
             is_dozing: false,
             is_relieved: false,
@@ -404,6 +408,29 @@ impl<G: Gate> AppChannel for Tenants<G> {
         self.flows[slot.0 as usize].tenant as u32
     }
 
+    fn grain(&self) -> Option<u32> {
+        self.shares.grain()
+    }
+
+    fn is_heavy(&self, group: u32) -> bool {
+        self.tenants.get(group as usize).is_some_and(|tenant| !tenant.share.is_light)
+    }
+
+    fn is_express(&self) -> bool {
+        self.shares.is_express()
+    }
+
+    fn is_pressed(&self) -> bool {
+        self.served.iter().map(|&key| &self.tenants[key]).any(|tenant| tenant.share.is_light && tenant.has_work())
+    }
+
+    #[inline]
+    fn charge(&mut self, slot: Slot, bytes: usize) {
+        if let Some(flow) = self.flows.get(slot.0 as usize) {
+            self.shares.charge(&mut self.tenants[flow.tenant].share, bytes as u64 + PIECE);
+        }
+    }
+
     fn options(&self, slot: Slot) -> FlowOptions {
         self.flows[slot.0 as usize].options
     }
@@ -442,6 +469,7 @@ impl<G: Gate> AppChannel for Tenants<G> {
         if flow.is_orphan {
             return;
         }
+        self.shares.charge(&mut self.tenants[key].share, message.len() as u64 + PIECE);
         match self.tenants[key].deliver(of, message) {
             Ok(()) => self.touch(key),
             Err(why) => self.end(key, &why),

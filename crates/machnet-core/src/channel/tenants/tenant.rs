@@ -9,14 +9,12 @@ use std::sync::Arc;
 
 use super::account::Account;
 use super::gate::{Arrival, Counters, Ended, Quota};
+use super::shares::Share;
 use super::store::Store;
 
 /// No flow.
 pub(super) const NONE: u32 = u32::MAX;
 
-/// Bytes put into one application's pipe in one round, of what waited, at least if there are as many: the others' messages
-/// wait as long as that takes to copy.
-const PUT_PER_ROUND: usize = 128 << 10;
 /// Messages up to so many bytes that wait are moved to the heap, whose use windows bound. Longer ones keep the buffer they came in,
 /// of which whoever does not read gets no more.
 const MOVED: usize = 64 << 10;
@@ -59,6 +57,8 @@ pub(super) struct Tenant<W> {
     shows: bool,
     /// Bytes that it may still have taken in this rotation.
     pub(super) deficit: i64,
+    /// What was done for it lately.
+    pub(super) share: Share,
     pub(super) counters: Counters,
 }
 
@@ -95,6 +95,7 @@ impl<W: Words + Clone> Tenant<W> {
             is_dirty: false,
             shows: false,
             deficit: 0,
+            share: Share::NEW,
             counters: Counters::default(),
         }
     }
@@ -256,13 +257,14 @@ impl<W: Words + Clone> Tenant<W> {
         Ok(())
     }
 
-    /// Puts what waits into the pipe, as far as there is room. Returns true if less waits than before.
-    pub(super) fn put_waiting(&mut self) -> Result<bool, Ended> {
+    /// Puts what waits into the pipe, as far as there is room, and no more once it was `most` bytes. Returns how much, and
+    /// whether less waits than before.
+    pub(super) fn put_waiting(&mut self, most: usize) -> Result<(usize, bool), Ended> {
         self.more_to_put = false;
-        let Some(side) = &mut self.side else { return Ok(false) };
+        let Some(side) = &mut self.side else { return Ok((0, false)) };
         let (mut put, mut less) = (0, 0);
         while let Some((slot, message)) = self.waiting.front() {
-            if put >= PUT_PER_ROUND {
+            if put >= most {
                 self.more_to_put = true;
                 break;
             }
@@ -278,7 +280,7 @@ impl<W: Words + Clone> Tenant<W> {
         }
         self.set_waiting(self.waiting_bytes - less);
         self.shows |= put > 0;
-        Ok(less > 0)
+        Ok((put, less > 0))
     }
 
     /// The engine wants to sleep: asks to be rung.
