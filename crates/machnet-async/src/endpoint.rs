@@ -41,8 +41,8 @@ impl Endpoint {
         }
     }
 
-    pub(crate) fn on(engine: Arc<EngineHandle>) -> Self {
-        Self { engines: Arc::new([engine]) }
+    pub(crate) fn on(engines: Vec<Arc<EngineHandle>>) -> Self {
+        Self { engines: engines.into() }
     }
 
     /// True once it was shut down, or an engine of it is gone.
@@ -95,7 +95,11 @@ impl Endpoint {
         // An endpoint that lost an engine says so at once, not to whom chance leads to that engine. Each half of a flow holds
         // its engine: the one that is held least has least to do.
         let lost = self.engines.iter().find(|engine| engine.is_closing());
-        let engine = lost.or_else(|| self.engines.iter().min_by_key(|engine| Arc::strong_count(engine)));
+        let engine = lost.or_else(|| {
+            // One whose daemon is away only if all are.
+            let load = |engine: &&Arc<EngineHandle>| (engine.status().is_detached(), Arc::strong_count(engine));
+            self.engines.iter().min_by_key(load)
+        });
         Connect::new(engine.unwrap_or(&self.engines[0]), peer)
     }
 

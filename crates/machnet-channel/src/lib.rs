@@ -21,6 +21,7 @@ mod fd;
 #[cfg(not(machnet_loom))]
 mod foreign;
 mod frame;
+mod front;
 mod hint_queue;
 mod inbox;
 mod intake;
@@ -38,6 +39,7 @@ pub mod shared;
 mod spinner;
 mod spsc;
 mod state;
+mod stock;
 mod sync;
 mod tried;
 mod words;
@@ -68,6 +70,7 @@ pub use ring::{RingConsumer, RingError, RingProducer, RingSide, ring_words};
 pub use spinner::current;
 pub use spinner::{Due, Spinner, Spinning};
 pub use state::{CloseReason, FlowState, Intent};
+pub use stock::{BUILD_FROM, Stock, Stocker};
 pub use tried::Tried;
 pub use words::Words;
 

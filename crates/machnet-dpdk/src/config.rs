@@ -257,6 +257,7 @@ impl PortBuilder {
         capabilities.rx_checksum = self.checksums && facts.rx_checksum;
         capabilities.spreads = spreads;
         let mut ports = parts.drain(..).enumerate().map(|(engine, (queues, pool))| {
+            capabilities.frames = pool.budget();
             Port::new(Arc::clone(&link), engine, queues, pool, capabilities, facts.clone())
         });
         let first = ports.next().ok_or_else(|| bad("no engine".to_owned()))?;

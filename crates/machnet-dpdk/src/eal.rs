@@ -226,7 +226,7 @@ impl Eal {
         let free = huge_pages_free(Path::new(HUGE_PAGES));
         match self.huge_pages {
             HugePages::Never => Ok(false),
-            HugePages::Auto => Ok(free > 0),
+            HugePages::Auto => Ok(free > 0 && (self.prefix.is_none() || has_hugetlbfs())),
             HugePages::Always if free > 0 => Ok(true),
             HugePages::Always => Err(io::Error::new(
                 io::ErrorKind::OutOfMemory,
@@ -255,6 +255,12 @@ impl Eal {
         {
             let cores = self.cores.as_deref().unwrap_or_default();
             (io::ErrorKind::InvalidInput, format!("\"{cores}\" names no cores of this machine, as 0 or 0-1 do"))
+        } else if about("no mounted hugetlbfs") {
+            let mend = format!(
+                "with a prefix (\"{prefix}\") huge pages come from a hugetlbfs, and none is mounted: `mount -t hugetlbfs none /dev/hugepages`; \
+                 or leave out the prefix, or do without them (huge=no)"
+            );
+            (io::ErrorKind::NotFound, mend)
         } else if about("hugepage") {
             (
                 error.kind(),
@@ -297,6 +303,12 @@ fn huge_pages_free(directory: &Path) -> u64 {
     let sizes = std::fs::read_dir(directory).into_iter().flatten().flatten();
     let free = |size: OsString| std::fs::read_to_string(directory.join(size).join("free_hugepages")).ok();
     sizes.filter_map(|size| free(size.file_name())?.trim().parse::<u64>().ok()).sum()
+}
+
+/// True if a file system of huge pages is mounted: who has a prefix has files in it.
+fn has_hugetlbfs() -> bool {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    mounts.lines().any(|mount| mount.split(' ').nth(2) == Some("hugetlbfs"))
 }
 
 #[cfg(test)]

@@ -12,8 +12,8 @@
 //!   └──────────────── Capabilities::headroom of the Net around it ─────────────────┘
 //! ```
 //! The engine builds the payload behind the headroom, the layer writes the headers in front of it, and the device reads
-//! the whole in place: no byte of payload is copied. It is copied once if somebody else holds the frame too, or if it is
-//! not the device's.
+//! the whole in place: no byte of payload is copied. It is copied once if somebody else refers to what is in front of it
+//! ([`FrameRef::may_grow`]), or if it is not the device's.
 
 use std::collections::VecDeque;
 use std::io;
@@ -71,6 +71,8 @@ pub struct FrameCapabilities {
     pub headroom: u32,
     /// Descriptors of each ring; 256 on the least common denominator.
     pub descriptors: u16,
+    /// Frames in all, of which applications may hold a quarter to build messages in; 0: none.
+    pub frames: u32,
     /// The device computes UDP checksums of frames that it sends.
     pub tx_checksum: bool,
     /// The device verifies UDP checksums of frames that it receives. For display: [`RxFrame::checksum_good`] counts.
@@ -83,7 +85,7 @@ pub struct FrameCapabilities {
 }
 
 impl FrameCapabilities {
-    /// The least: no offload, no sleeping, no headroom.
+    /// The least: no offload, no sleeping, no headroom, no frames for applications.
     #[must_use]
     pub const fn minimal(mac: MacAddr, mtu: u32) -> Self {
         Self {
@@ -91,6 +93,7 @@ impl FrameCapabilities {
             mtu,
             headroom: 0,
             descriptors: 256,
+            frames: 0,
             tx_checksum: false,
             rx_checksum: false,
             can_sleep: false,

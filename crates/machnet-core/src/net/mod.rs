@@ -65,6 +65,9 @@ use transmit::{Staged, Way};
 /// In front of a payload, besides what the device wants: Ethernet, IPv6 and UDP headers are 62 bytes; 64 keep payloads
 /// aligned.
 const HEADROOM: u32 = 64;
+/// Of so many of the device's frames applications may have one to build in: received payloads are lent to them only while half are
+/// free, so that they never have the last quarter.
+const BUILT: u32 = 4;
 /// Answers and questions that wait for the device; more are dropped.
 const MAX_CONTROL: usize = 64;
 /// ICMP messages that wait for the engine, as on sockets.
@@ -135,6 +138,7 @@ impl<F: FrameDriver> Net<F> {
         capabilities.headroom = device_can.headroom + HEADROOM;
         capabilities.descriptors = device_can.descriptors;
         capabilities.can_sleep = device_can.can_sleep;
+        capabilities.build_frames = device_can.frames / BUILT;
         let mut ports = Ports::new();
         let home = ports.open(config.port).map_err(|_| NetError::NoAddress)?;
         let address = config.addresses.first().ok_or(NetError::NoAddress)?.addr();

@@ -8,7 +8,7 @@ use super::headers::{ICMP, ICMPV6, IpPacket, UDP, place, set_destination};
 use super::messages::{
     IcmpMessage, NeighbourMessage, parse_arp, parse_icmp, write_echo_reply, write_neighbour, write_port_unreachable,
 };
-use super::{FrameDriver, MAX_CONTROL, MacAddr, Net, Notice, RxFrame, TxFrame, longest_frame};
+use super::{ETHERNET_LEN, FrameDriver, MAX_CONTROL, MacAddr, Net, Notice, RxFrame, TxFrame, longest_frame};
 use crate::driver::Meta;
 use crate::{DropReason, RxPacket, Unreachable};
 
@@ -224,10 +224,10 @@ fn nobody(target: IpAddr, from: MacAddr) -> (IpAddr, MacAddr) {
     }
 }
 
-/// Writes the destination that was not known when the frame was built. Nobody else holds it.
-fn readdress(frame: TxFrame, to: MacAddr) -> Option<TxFrame> {
-    let TxFrame { bytes, checksum } = frame;
-    let (mut frame, range) = bytes.into_frame().ok()?;
-    set_destination(&mut frame.bytes_mut()?[range.start as usize..], to);
-    Some(TxFrame { bytes: frame.share(range), checksum })
+/// Writes the destination that was not known when the frame was built, where nobody else looks.
+fn readdress(mut frame: TxFrame, to: MacAddr) -> Option<TxFrame> {
+    frame.bytes.advance(ETHERNET_LEN);
+    let header = frame.bytes.grow(ETHERNET_LEN as u32)?;
+    set_destination(header, to);
+    Some(frame)
 }
