@@ -29,7 +29,7 @@ const LIMIT: Duration = Duration::from_secs(15 * 60);
 /// Bytes of a bulk transfer in each direction, MiB.
 const BULK: &str = "1024";
 
-/// What goes between the applications of two daemons.
+/// What goes between the applications of two daemons, and over huge pages.
 const DAEMONS: [&str; 3] = [
     "--size 64 --outstanding 8 --count 2000",
     "--size 20KiB --outstanding 8 --count 1000",
@@ -80,6 +80,11 @@ pub(crate) fn check() -> Result<()> {
         table.push((driver.name, Peers::new(driver, &program)?.check()?));
     }
     daemons(&program)?;
+    if is_real_root() {
+        huge_pages(&program)?;
+    } else {
+        println!("huge pages are left out: only root of the machine can have some made");
+    }
     for (driver, checks) in table {
         println!("{driver:<14} with the kernel: {}", checks.join(", "));
     }
@@ -107,6 +112,70 @@ fn daemons(program: &Path) -> Result<()> {
     drop(server);
     far.end()?;
     near.end()
+}
+
+/// Memory of the kind that real NICs take, for two processes that memif joins: all else here does without.
+fn huge_pages(program: &Path) -> Result<()> {
+    let pages = HugePages::reserve(128)?;
+    let url = |role, ip| {
+        format!("dpdk://vdev:net_memif0,role={role},socket=/machnet-xtask-{}?huge=yes&ip={ip}/24", std::process::id())
+    };
+    let mut command = Command::new(program);
+    command.args(["perf", "server", &url("server", "10.98.0.1")]);
+    let server = serve(&mut command, &target().join("xtask/dpdk-huge-server.log"))?;
+    let used = pages.reserved - HugePages::read("free_hugepages")?;
+    if used == 0 {
+        bail!("the server runs with huge=yes, and uses none of {} huge pages", pages.reserved);
+    }
+    let at = format!("{}&server=10.98.0.1:7000", url("client", "10.98.0.2"));
+    for options in DAEMONS {
+        let mut client = Command::new(program);
+        client.args(["perf", "client", &at, "--verify", "--warmup", "10"]).args(options.split_whitespace());
+        run(&mut client, LIMIT)?;
+    }
+    drop(server);
+    println!("net_memif with huge pages: {used} of 2 MiB at the server");
+    Ok(())
+}
+
+/// Huge pages of 2 MiB that the machine has for as long as this lives.
+struct HugePages {
+    before: u64,
+    reserved: u64,
+}
+
+impl HugePages {
+    const FOLDER: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB";
+
+    fn reserve(pages: u64) -> Result<Self> {
+        let before = Self::read("nr_hugepages")?;
+        let guard = Self { before, reserved: before + pages };
+        Self::write(before + pages)?;
+        let got = Self::read("nr_hugepages")?;
+        if got < before + pages {
+            bail!("the kernel has memory for {got} huge pages of 2 MiB: {} are needed", before + pages);
+        }
+        Ok(guard)
+    }
+
+    fn read(name: &str) -> Result<u64> {
+        let path = format!("{}/{name}", Self::FOLDER);
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+        text.trim().parse().with_context(|| format!("{path}: {text:?}"))
+    }
+
+    fn write(pages: u64) -> Result<()> {
+        let path = format!("{}/nr_hugepages", Self::FOLDER);
+        fs::write(&path, pages.to_string()).with_context(|| format!("cannot write {path}"))
+    }
+}
+
+impl Drop for HugePages {
+    fn drop(&mut self) {
+        if let Err(error) = Self::write(self.before) {
+            println!("huge pages stay reserved: {error:#}");
+        }
+    }
 }
 
 fn with_feature(command: &str) -> Command {

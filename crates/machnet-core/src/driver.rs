@@ -109,6 +109,12 @@ pub trait Driver: Send {
         (self.home().port(), self.home().port())
     }
 
+    /// True if what is sent to `remote` comes back to this very queue, whatever ports are chosen: it never leaves the host.
+    fn turns(&self, remote: SocketAddr) -> bool {
+        let _ = remote;
+        false
+    }
+
     /// Makes `drivers` drivers of one that was not used yet: queues of the same NIC, each for an engine of its own.
     ///
     /// # Errors

@@ -8,7 +8,8 @@
 //!
 //! Nothing of this is looked at by an engine that is alone.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use std::sync::Arc;
 
@@ -18,6 +19,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use crate::driver::{Meta, Unreachable};
 use crate::engine::{Keyed, PortMaps};
+use crate::placement::{Board, Placed};
 
 /// The most engines of an endpoint.
 pub const MAX_ENGINES: usize = 64;
@@ -28,10 +30,12 @@ const INBOX: usize = 512;
 /// What one engine hands another.
 #[derive(Debug)]
 pub(crate) enum Handed {
-    /// A datagram, which arrived on queue `meta.queue`; how many engines looked at it before.
+    /// A datagram, which arrived on queue `meta.queue`; how many engines looked at it before, or that it was placed.
     Packet { meta: Meta, payload: FrameRef, hops: u8 },
     /// An ICMP message about an INIT, which does not say whose.
     Unreachable(Unreachable),
+    /// A flow of this start of a peer was validated, the `since`th that any engine found.
+    Started { name: (IpAddr, u16), instance: u64, since: u64 },
 }
 
 /// The same for all engines of the endpoint.
@@ -41,13 +45,16 @@ pub(crate) struct Shared {
     pub(crate) instance: u64,
     /// Of tokens.
     pub(crate) secret: [u8; 16],
-    /// Which engine an INIT belongs to.
+    /// Which engine decides where an INIT belongs.
     pub(crate) placement: Keyed,
+    pub(crate) board: Board,
     /// What peers' ports hit.
     pub(crate) maps: Arc<Tried<PortMaps>>,
     inboxes: Box<[Arc<Inbox<Handed>>]>,
     /// Engines that still have flows, or may have some.
     unfinished: AtomicU32,
+    /// Starts of peers that were found.
+    starts: AtomicU64,
 }
 
 /// One engine's place among those of its endpoint; see [`Engine::join`](crate::Engine::join).
@@ -59,6 +66,10 @@ pub struct Member {
     /// Whom something was handed to since the last ring, a bit each.
     rings: u64,
     is_finished: bool,
+    /// What this one decided of INITs.
+    pub(crate) placed: Placed,
+    /// Flows of this engine as the others know them.
+    pub(crate) flows: u64,
 }
 
 impl Member {
@@ -80,8 +91,10 @@ impl Member {
             secret,
             placement: Keyed::new(&mut rng),
             maps: Arc::new(Tried::new(PortMaps::new(Keyed::new(&mut rng)))),
+            board: Board::new(bells.len()),
             inboxes: inboxes.into(),
             unfinished: AtomicU32::new(bells.len() as u32),
+            starts: AtomicU64::new(0),
         });
         let member = |(index, receiver)| Self {
             index: index as u8,
@@ -89,6 +102,8 @@ impl Member {
             shared: Arc::clone(&shared),
             rings: 0,
             is_finished: false,
+            placed: Placed::default(),
+            flows: 0,
         };
         receivers.into_iter().enumerate().map(member).collect()
     }
@@ -106,6 +121,11 @@ impl Member {
     /// How many engines there are.
     pub(crate) fn len(&self) -> u8 {
         self.shared.inboxes.len() as u8
+    }
+
+    /// The place of a peer's start that was just found in the order of all: only that order matters.
+    pub(crate) fn next_start(&self) -> u64 {
+        self.shared.starts.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Gives `handed` to engine `to`. False if its inbox is full, or the engine gone.

@@ -17,6 +17,14 @@ pub enum DriverUrl {
     Dpdk(Box<machnet_dpdk::DpdkUrl>),
 }
 
+impl DriverUrl {
+    /// True if the vNIC has a queue for each of several engines.
+    #[must_use]
+    pub const fn has_queues(&self) -> bool {
+        matches!(self, Self::Udp(_))
+    }
+}
+
 impl FromStr for DriverUrl {
     type Err = String;
 

@@ -32,7 +32,7 @@ mod found {
 
     /// What is bound: the shim's, and what is called as it is.
     const FUNCTIONS: &str = "dpdk_.*|rte_eal_(init|has_hugepages)|rte_(strerror|log_set_global_level|version)|rte_dev_probe|\
-        rte_thread_(un)?register|rte_eth_dev_(start|stop|get_port_by_name|adjust_nb_rx_tx_desc)|\
+        rte_thread_(un)?register|rte_eth_dev_(get_port_by_name|adjust_nb_rx_tx_desc)|\
         rte_eth_(tx_done_cleanup|promiscuous_enable|allmulticast_enable)|rte_pktmbuf_free_bulk|rte_mempool_(free|avail_count|in_use_count)";
 
     pub(super) fn build() -> Result<(), String> {

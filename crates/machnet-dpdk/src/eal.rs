@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use crate::{ffi, log};
+use crate::{ffi, gate, log};
 
 /// Where the kernel says how many huge pages there are.
 const HUGE_PAGES: &str = "/sys/kernel/mm/hugepages";
@@ -156,7 +156,10 @@ impl Eal {
         // EAL binds the thread that starts it to a core, so that is one of its own.
         let thread = std::thread::Builder::new().name("dpdk-init".to_owned());
         let result = thread.spawn(move || ffi::eal_init(&arguments))?.join();
-        result.unwrap_or_else(|_| Err(io::Error::other("starting DPDK panicked"))).map_err(|error| self.explain(&error))
+        let result = result.unwrap_or_else(|_| Err(io::Error::other("starting DPDK panicked")));
+        result.map_err(|error| self.explain(&error))?;
+        // Whose gates close by what it logs.
+        ffi::log_all_of(gate::DRIVER)
     }
 
     /// What DPDK is started with.
@@ -223,7 +226,7 @@ impl Eal {
         let free = huge_pages_free(Path::new(HUGE_PAGES));
         match self.huge_pages {
             HugePages::Never => Ok(false),
-            HugePages::Auto => Ok(free > 0),
+            HugePages::Auto => Ok(free > 0 && (self.prefix.is_none() || has_hugetlbfs())),
             HugePages::Always if free > 0 => Ok(true),
             HugePages::Always => Err(io::Error::new(
                 io::ErrorKind::OutOfMemory,
@@ -252,6 +255,12 @@ impl Eal {
         {
             let cores = self.cores.as_deref().unwrap_or_default();
             (io::ErrorKind::InvalidInput, format!("\"{cores}\" names no cores of this machine, as 0 or 0-1 do"))
+        } else if about("no mounted hugetlbfs") {
+            let mend = format!(
+                "with a prefix (\"{prefix}\") huge pages come from a hugetlbfs, and none is mounted: `mount -t hugetlbfs none /dev/hugepages`; \
+                 or leave out the prefix, or do without them (huge=no)"
+            );
+            (io::ErrorKind::NotFound, mend)
         } else if about("hugepage") {
             (
                 error.kind(),
@@ -294,6 +303,12 @@ fn huge_pages_free(directory: &Path) -> u64 {
     let sizes = std::fs::read_dir(directory).into_iter().flatten().flatten();
     let free = |size: OsString| std::fs::read_to_string(directory.join(size).join("free_hugepages")).ok();
     sizes.filter_map(|size| free(size.file_name())?.trim().parse::<u64>().ok()).sum()
+}
+
+/// True if a file system of huge pages is mounted: who has a prefix has files in it.
+fn has_hugetlbfs() -> bool {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    mounts.lines().any(|mount| mount.split(' ').nth(2) == Some("hugetlbfs"))
 }
 
 #[cfg(test)]

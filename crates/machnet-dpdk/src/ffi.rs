@@ -1,7 +1,7 @@
 //! Every call into DPDK, with its argument why it is sound. Ports are numbers; DPDK checks those it is given, except on
 //! the fast path, where [`Port`](crate::Port) owns them.
 
-use std::ffi::{CStr, CString, c_int};
+use std::ffi::{CStr, CString, c_int, c_void};
 use std::io;
 use std::ptr::NonNull;
 
@@ -45,6 +45,25 @@ pub(crate) fn log_to(sink: unsafe extern "C" fn(*const std::ffi::c_char, usize))
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
+}
+
+/// True while a line is logged that only who works on its driver wants to read.
+pub(crate) fn logs_for_developers() -> bool {
+    // SAFETY: reads a thread-local number.
+    unsafe { dpdk_sys::dpdk_logs_debug() != 0 }
+}
+
+/// Lets the drivers that match `pattern` log all they can.
+pub(crate) fn log_all_of(pattern: &str) -> io::Result<()> {
+    let pattern = c_string(pattern)?;
+    // SAFETY: a string that is only read.
+    check(unsafe { dpdk_sys::dpdk_log_debug(pattern.as_ptr()) }).map(|_| ())
+}
+
+/// Calls `function` in EAL's interrupt thread as soon as it is done with what it is doing.
+pub(crate) fn after_interrupts(function: extern "C" fn(*mut c_void)) -> io::Result<()> {
+    // SAFETY: a function that does nothing with what it is given, and is there as long as the program.
+    check(unsafe { dpdk_sys::dpdk_after_interrupts(Some(function)) }).map(|_| ())
 }
 
 /// Starts EAL. The caller sees to it that it happens once.
@@ -107,14 +126,15 @@ pub(crate) fn counters(port: u16) -> io::Result<dpdk_counters> {
 pub(crate) fn configure(
     port: u16,
     queues: u16,
-    rx_offloads: u64,
-    tx_offloads: u64,
+    (rx_offloads, tx_offloads): (u64, u64),
+    spread_by: u64,
     mtu: u16,
     link_interrupts: bool,
 ) -> io::Result<()> {
-    let link_interrupts = link_interrupts.into();
+    let lsc = link_interrupts.into();
     // SAFETY: numbers only.
-    check(unsafe { dpdk_sys::dpdk_configure(port, queues, rx_offloads, tx_offloads, mtu, link_interrupts) }).map(|_| ())
+    let code = unsafe { dpdk_sys::dpdk_configure(port, queues, rx_offloads, tx_offloads, spread_by, mtu, lsc) };
+    check(code).map(|_| ())
 }
 
 /// As many descriptors as the device allows: the nearest to those wished for.
@@ -125,25 +145,27 @@ pub(crate) fn adjust_descriptors(port: u16, wish: u16) -> io::Result<(u16, u16)>
     Ok((rx, tx))
 }
 
-/// Sets up queue 0.
+/// Sets up a queue pair.
 ///
 /// # Safety
 /// `pool` lives as long as the port has the queue.
-pub(crate) unsafe fn queues(port: u16, (rx, tx): (u16, u16), pool: NonNull<rte_mempool>) -> io::Result<()> {
+pub(crate) unsafe fn queues(port: u16, queue: u16, (rx, tx): (u16, u16), pool: NonNull<rte_mempool>) -> io::Result<()> {
     // SAFETY: a pool that lives long enough, says the caller.
-    check(unsafe { dpdk_sys::dpdk_rx_queue(port, 0, rx, pool.as_ptr()) })?;
+    check(unsafe { dpdk_sys::dpdk_rx_queue(port, queue, rx, pool.as_ptr()) })?;
     // SAFETY: numbers only.
-    check(unsafe { dpdk_sys::dpdk_tx_queue(port, 0, tx) }).map(|_| ())
+    check(unsafe { dpdk_sys::dpdk_tx_queue(port, queue, tx) }).map(|_| ())
 }
 
-pub(crate) fn start(port: u16) -> io::Result<()> {
-    // SAFETY: a number.
-    check(unsafe { dpdk_sys::rte_eth_dev_start(port) }).map(|_| ())
+/// `by_interrupts`, here and below: in EAL's interrupt thread, so that no interrupt of the device is handled meanwhile.
+pub(crate) fn start(port: u16, by_interrupts: bool) -> io::Result<()> {
+    // SAFETY: numbers.
+    check(unsafe { dpdk_sys::dpdk_start(port, by_interrupts.into()) }).map(|_| ())
 }
 
-pub(crate) fn stop(port: u16) -> io::Result<()> {
-    // SAFETY: a number.
-    check(unsafe { dpdk_sys::rte_eth_dev_stop(port) }).map(|_| ())
+/// Stops, if it is started, and starts.
+pub(crate) fn restart(port: u16, by_interrupts: bool) -> io::Result<()> {
+    // SAFETY: numbers.
+    check(unsafe { dpdk_sys::dpdk_restart(port, by_interrupts.into()) }).map(|_| ())
 }
 
 pub(crate) fn remove(port: u16, by_interrupts: bool) -> io::Result<()> {

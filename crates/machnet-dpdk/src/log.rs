@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 use std::ffi::c_char;
 use std::sync::{Mutex, PoisonError};
 
+use crate::{ffi, gate};
+
 /// Lines kept.
 const KEPT: usize = 16;
 
@@ -28,6 +30,7 @@ pub(crate) unsafe extern "C" fn sink(text: *const c_char, length: usize) {
     }
     // SAFETY: says the caller.
     let text = unsafe { std::slice::from_raw_parts(text.cast::<u8>(), length) };
+    let mut lines = Vec::new();
     let mut log = LOG.lock().unwrap_or_else(PoisonError::into_inner);
     for &byte in text {
         if byte != b'\n' {
@@ -39,14 +42,20 @@ pub(crate) unsafe extern "C" fn sink(text: *const c_char, length: usize) {
         if line.is_empty() {
             continue;
         }
-        tracing::debug!(target: "machnet::dpdk", "{line}");
-        if line.contains(NOISE) {
-            continue;
-        }
+        lines.push(line);
+    }
+    let is_chatter = ffi::logs_for_developers();
+    let is_noise = |line: &str| line.contains(NOISE) || (is_chatter && gate::asked_for(line));
+    for line in lines.iter().filter(|line| !is_noise(line)) {
         if log.lines.len() == KEPT {
             log.lines.pop_front();
         }
-        log.lines.push_back(line);
+        log.lines.push_back(line.clone());
+    }
+    drop(log);
+    for line in &lines {
+        tracing::debug!(target: "machnet::dpdk", "{line}");
+        gate::heard(line);
     }
 }
 

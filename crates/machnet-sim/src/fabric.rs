@@ -348,7 +348,8 @@ impl Inner {
             self.queues[number].nics.push(nic);
         }
         if config.ethernet.is_some() {
-            self.by_mac.insert(ethernet::mac(self.hosts[host.0].address), nic);
+            let first = self.first(nic);
+            self.by_mac.insert(ethernet::mac(self.hosts[host.0].address), first);
         }
         nic
     }
@@ -390,6 +391,11 @@ impl Inner {
             Some(number) => self.queues[number].choose(datagram.from, datagram.to, datagram.payload()),
             None => nic,
         }
+    }
+
+    /// The queue of `nic` that a frame without ports goes to: any.
+    fn any_queue(&mut self, nic: usize) -> usize {
+        self.nics[nic].queue_of.map_or(nic, |number| self.queues[number].any())
     }
 
     /// The NIC is gone.
@@ -448,8 +454,9 @@ impl Inner {
         } else {
             self.trace.push(now, EventKind::Sent, own, own, frame);
         }
+        let own_nic = self.first(nic);
         let targets: Vec<_> = match group {
-            true => self.by_mac.iter().filter(|&(_, &other)| other != nic).map(|(&mac, _)| mac).collect(),
+            true => self.by_mac.iter().filter(|&(_, &other)| other != own_nic).map(|(&mac, _)| mac).collect(),
             false => vec![mac],
         };
         for mac in targets {
@@ -604,6 +611,7 @@ impl Inner {
     /// A frame comes to the NIC of this Ethernet address, if there still is one.
     fn arrive_frame(&mut self, mac: [u8; 6], datagram: Datagram) {
         let Some(&nic) = self.by_mac.get(&mac) else { return self.discard(EventKind::NoRoute, datagram) };
+        let nic = if datagram.is_control() { self.any_queue(nic) } else { self.queue(nic, &datagram) };
         if datagram.damaged && datagram.is_control() {
             self.nics[nic].stats.checksum += 1;
             return self.discard(EventKind::Checksum, datagram);

@@ -56,6 +56,11 @@ impl Queues {
         self.rss = rss;
     }
 
+    /// The fabric's number of a queue, for what has nothing to hash.
+    pub(crate) fn any(&mut self) -> usize {
+        self.nics[self.rng.below(self.nics.len() as u64) as usize]
+    }
+
     /// The fabric's number of the queue that a packet goes to.
     pub(crate) fn choose(&mut self, from: SocketAddr, to: SocketAddr, payload: &[u8]) -> usize {
         let n = self.nics.len() as u64;

@@ -210,9 +210,9 @@ impl World {
         ports: u16,
         rss: Rss,
     ) -> Vec<MachineId> {
-        let WorldConfig { poll_cost, packet_cost, .. } = self.config;
+        let WorldConfig { poll_cost, packet_cost, ethernet, .. } = self.config;
         let host = self.fabric.host(address);
-        let nic = NicConfig { tx_delay: poll_cost, packet_cost, ..nic };
+        let nic = NicConfig { tx_delay: poll_cost, packet_cost, ethernet: nic.ethernet.or(ethernet), ..nic };
         let drivers = self.fabric.queues(host, nic, engines, ports, rss).expect("a NIC");
         let intakes: Vec<_> = (0..engines).map(|_| Intake::new()).collect();
         let bells: Vec<_> = intakes.iter().map(|intake| Arc::clone(intake.bell())).collect();

@@ -49,19 +49,21 @@ impl Bench {
     /// Measures once; returns the client's report.
     pub(crate) fn measure(&self, experiment: &Experiment, contender: &Contender) -> Result<Value> {
         fs::create_dir_all(&self.log).with_context(|| format!("cannot create {}", self.log.display()))?;
-        let (client_core, server_core) = contender.cores();
+        let (client_core, _) = contender.cores();
+        let (client_pin, server_pin) = contender.pins();
+        let engines = contender.engines.map_or_else(String::new, |engines| format!("?engines={engines}"));
         let daemons = self.daemons(experiment.wire, contender)?;
         let said = self.log.join("server.log");
         let mut server = self.command(experiment.wire, Side::Server);
         let at = match daemons.first() {
             Some(daemon) => daemon.url(),
-            None => listen_at(experiment.wire, contender.scheme),
+            None => listen_at(experiment.wire, contender.scheme) + &engines,
         };
         server.args(["perf", "server", &at, "--once"]);
         if contender.scheme == "udp" {
             server.args(["--max-flows", "110000"]);
         }
-        server.args(["--timeout", "60s", "--pin", &server_core.to_string()]).args(contender.options);
+        server.args(["--timeout", "60s", "--pin", &server_pin]).args(contender.options);
         let mut server = Running::start(server.stdout(File::create(&said)?).stderr(self.log_file("server.err")?))?;
         let mut url = None;
         wait_until(PATIENCE, || {
@@ -84,6 +86,9 @@ impl Bench {
             }
             Wire::Veth | Wire::Loopback | Wire::Local => None,
         };
+        if contender.engines.is_some() {
+            url = url.split('?').next().unwrap_or_default().to_owned() + &engines;
+        }
         if let Some(daemon) = daemons.last() {
             let (_, server) = url.split_once('?').context("a daemon's server says where it is")?;
             url = format!("{}?{server}", daemon.url());
@@ -96,7 +101,7 @@ impl Bench {
             _ => None,
         };
         let mut client = self.command(experiment.wire, Side::Client);
-        client.args(["perf", "client", &url, "--json", "--pin", &client_core.to_string()]);
+        client.args(["perf", "client", &url, "--json", "--pin", &client_pin]);
         client.args(&experiment.options).args(contender.options);
         let command = describe(&client);
         client.stdout(self.log_file("client.log")?).stderr(self.log_file("client.err")?);

@@ -12,6 +12,8 @@ pub(crate) struct Contender {
     pub(crate) one_core: bool,
     /// The kind of a bad neighbour, another application of the server's daemon.
     pub(crate) beside: Option<&'static str>,
+    /// Engine threads of each side, if it is to be said: two are on both cores.
+    pub(crate) engines: Option<usize>,
 }
 
 pub(crate) const fn on_two_cores(
@@ -19,7 +21,7 @@ pub(crate) const fn on_two_cores(
     scheme: &'static str,
     options: &'static [&'static str],
 ) -> Contender {
-    Contender { name, scheme, options, one_core: false, beside: None }
+    Contender { name, scheme, options, one_core: false, beside: None, engines: None }
 }
 
 /// The engine is a task of the runtime, and never sleeps.
@@ -37,9 +39,19 @@ pub(crate) const UDP_SPIN: Contender = on_two_cores("bare udp spin", "udp+spin",
 pub(crate) const QUIC: Contender = on_two_cores("quic", "quic", &[]);
 pub(crate) const UDS: Contender = on_two_cores("uds", "uds", &[]);
 
+pub(crate) const ONE_ENGINE: Contender = Contender { name: "machnet 1 engine", engines: Some(1), ..THREAD };
+pub(crate) const TWO_ENGINES: Contender = Contender { name: "machnet 2 engines", engines: Some(2), ..THREAD };
+
 impl Contender {
     /// The cores of client and server.
     pub(crate) const fn cores(&self) -> (usize, usize) {
         if self.one_core { (0, 0) } else { (0, 1) }
+    }
+
+    /// What `perf`'s `--pin` is told: the runtime's core, and the first of those of several engines.
+    pub(crate) fn pins(&self) -> (String, String) {
+        let (client, server) = self.cores();
+        let pin = |core| if self.engines > Some(1) { format!("{core},0") } else { format!("{core}") };
+        (pin(client), pin(server))
     }
 }

@@ -1,7 +1,8 @@
 //! What is measured.
 
 use super::contenders::{
-    Contender, INLINE, QUIC, SHM, SHM_SPIN, SPIN, TCP, TCP_ONE_CORE, TCP_SPIN, THREAD, UDP_SPIN, UDS,
+    Contender, INLINE, ONE_ENGINE, QUIC, SHM, SHM_SPIN, SPIN, TCP, TCP_ONE_CORE, TCP_SPIN, THREAD, TWO_ENGINES,
+    UDP_SPIN, UDS,
 };
 use super::dpdk::Ports;
 
@@ -50,6 +51,8 @@ pub(crate) const LOCAL_ROUND_TRIP: &str = "round trip 1KiB, local";
 pub(crate) const LOCAL_OUTSTANDING: &str = "32 outstanding 1KiB, local";
 pub(crate) const LOCAL_ONE_WAY: &str = "one way 64B, local";
 pub(crate) const IDLE: &str = "idle flows, loopback";
+pub(crate) const ENGINES: &str = "8 flows, 32 outstanding 1KiB each, veth";
+pub(crate) const ENGINES_BULK: &str = "8 flows, bulk one way 64KiB, veth";
 pub(crate) const SPARSE: &str = "sparse, one per 10 ms, veth";
 
 /// Names of the open loops begin so; the rate follows.
@@ -98,6 +101,15 @@ pub(crate) fn experiments(quick: bool, millis: u64) -> Vec<Experiment> {
         make(BULK, Wire::Veth, &streams, &one_way("64KiB"), true, FLOOD),
         make(CONNECT, Wire::Loopback, &[INLINE, THREAD, TCP, QUIC], &connect, true, RATE),
         Experiment { repetitions: 1, ..make(IDLE, Wire::Loopback, &[INLINE], &idle, true, MEMORY) },
+        make(ENGINES, Wire::Veth, &[ONE_ENGINE, TWO_ENGINES], &format!("{deep} --flows 8"), false, RATE),
+        make(
+            ENGINES_BULK,
+            Wire::Veth,
+            &[ONE_ENGINE, TWO_ENGINES],
+            &format!("{} --flows 8", one_way("64KiB")),
+            false,
+            FLOOD,
+        ),
         make(SPARSE, Wire::Veth, &[INLINE, THREAD, TCP, QUIC], sparse, false, LATENCY),
     ];
     for rate in OFFERED {

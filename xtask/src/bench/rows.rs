@@ -2,9 +2,10 @@
 
 use serde::Serialize;
 
-use super::contenders::{Contender, INLINE, QUIC, SHM, SHM_SPIN, SPIN, TCP};
+use super::contenders::{Contender, INLINE, ONE_ENGINE, QUIC, SHM, SHM_SPIN, SPIN, TCP, TWO_ENGINES};
 use super::matrix::{
-    BULK, CONNECT, IDLE, LOCAL_ONE_WAY, LOCAL_OUTSTANDING, LOCAL_ROUND_TRIP, OUTSTANDING, ROUND_TRIP, SPARSE,
+    BULK, CONNECT, ENGINES, ENGINES_BULK, IDLE, LOCAL_ONE_WAY, LOCAL_OUTSTANDING, LOCAL_ROUND_TRIP, OUTSTANDING,
+    ROUND_TRIP, SPARSE,
 };
 use super::results::{Results, short};
 
@@ -133,6 +134,10 @@ pub(crate) fn rows(results: &Results, instructions: Option<f64>) -> Vec<Row> {
         let field = format!("{side}/memory_per_flow_bytes");
         alone(results, "i", (IDLE, &field, " B"), &INLINE, AtMost(2048.0))
     }));
+    rows.extend(
+        [(ENGINES, "rate_per_s"), (ENGINES, "p99_us"), (ENGINES_BULK, "gbit_per_s")]
+            .map(|what| against(results, "j", what, (&TWO_ENGINES, &ONE_ENGINE), None)),
+    );
     rows
 }
 

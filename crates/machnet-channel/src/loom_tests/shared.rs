@@ -4,10 +4,10 @@ use loom::sync::{Arc, Notify};
 use loom::thread;
 
 use super::model;
-use crate::FlowOptions;
 use crate::shared::loom::{Marks, words};
 use crate::shared::{AppSide, DaemonSide, Event, Geometry, Incoming, Note};
 use crate::words::HeapWords;
+use crate::{FlowOptions, FlowState};
 
 type App = AppSide<Arc<HeapWords>>;
 type Daemon = DaemonSide<Arc<HeapWords>>;
@@ -74,6 +74,22 @@ fn every_write_is_looked_at() {
 #[test]
 fn a_word_of_several_marks() {
     marks(&[0, 1], 3);
+}
+
+/// The application may look at a flow while the daemon opens it: it sees the address whole, with OPEN, or none of it.
+#[test]
+fn an_address_that_is_being_written_is_not_looked_at() {
+    model(3, || {
+        let (mut app, mut daemon) = sides();
+        let slot = open(&mut app, &mut daemon);
+        let engine = thread::spawn(move || {
+            daemon.set_local(slot, addr());
+            daemon.set_state(slot, FlowState::OPEN);
+        });
+        let view = app.flow(slot).unwrap();
+        assert_eq!(view.local, view.state.has(FlowState::OPEN).then_some(addr()));
+        engine.join().unwrap();
+    });
 }
 
 /// Who waits for room is told, although nobody is told of room otherwise.

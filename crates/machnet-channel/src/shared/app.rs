@@ -55,7 +55,7 @@ pub struct FlowView {
     pub state: FlowState,
     /// The largest message, bytes; 0 if it is not known yet.
     pub max_message: u32,
-    /// The address on this side, if it is known.
+    /// The address on this side: of a flow that is open.
     pub local: Option<SocketAddr>,
     /// The daemon has said its last word.
     pub released: bool,
@@ -247,8 +247,12 @@ impl<W: Words + Clone> AppSide<W> {
             return Err(Malformed::Word { slot, word: Word::State, found });
         }
         flow.state = state;
-        let local = address_from_words(load3(&self.words, at + daemon::LOCAL));
-        let local = local.map_err(|found| Malformed::Word { slot, word: Word::Address, found })?;
+        let mut local = None;
+        // Before OPEN the daemon may be at it: of its words some would be there.
+        if FlowState(state).has(FlowState::OPEN) || mutant!("shared_early_local") {
+            let words = address_from_words(load3(&self.words, at + daemon::LOCAL));
+            local = words.map_err(|found| Malformed::Word { slot, word: Word::Address, found })?;
+        }
         Ok(FlowView {
             delivered: self.load(at + daemon::DELIVERED, Ordering::Relaxed),
             room: self.load(at + daemon::ROOM, Ordering::Acquire),

@@ -35,6 +35,11 @@ use crate::sync::atomic::{Ordering, fence};
 use crate::sync::mutant;
 use crate::{FlowOptions, FlowState, FlowStats, Intent, PipeReceiver, PipeSender, Words, cost_in_units};
 
+/// Marks that mean nothing, of which one call of [`DaemonSide::next_event`] looks at so many in a row.
+const IN_VAIN: u32 = 32;
+/// Superfluous marks are rare: of those who mean well each names a flow that there is, or was a moment ago.
+const MARKS_IN_VAIN: u32 = 1024;
+
 /// What an application did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -140,6 +145,9 @@ pub struct DaemonSide<W> {
     listeners_marked: u64,
     /// A pass of `next_event` is underway.
     pass: bool,
+    /// Marks looked at, and how many of the last meant nothing.
+    looks: u64,
+    in_vain: u32,
     flows: Box<[Flow]>,
     listeners: Box<[Listening]>,
     /// Slots for flows to be accepted.
@@ -175,6 +183,8 @@ impl<W: Words + Clone> DaemonSide<W> {
             looker: Looker::default(),
             listeners_marked: 0,
             pass: false,
+            looks: 0,
+            in_vain: 0,
             flows: (0..layout.slots()).map(|_| Flow::FREE).collect(),
             listeners: (0..geometry.listeners).map(|_| Listening::FREE).collect(),
             free: (geometry.flows..layout.slots()).rev().collect(),
@@ -190,24 +200,35 @@ impl<W: Words + Clone> DaemonSide<W> {
 
     // What the application did.
 
-    /// The next thing that the application did. `None` ends a pass: what was marked when it began has been given out. So
-    /// a round may run to `None`, however fast the application marks.
+    /// The next thing that the application did. `None`: what was marked when the pass began has been given out, or
+    /// many marks in a row meant nothing; there may be more the next time. So a round may run to `None`, however fast the
+    /// application marks, and whatever.
     ///
     /// # Errors
     /// It wrote what cannot be.
     pub fn next_event(&mut self) -> Result<Option<Event>, Malformed> {
+        let mut in_vain = 0;
         loop {
-            while self.listeners_marked != 0 {
+            if in_vain == IN_VAIN {
+                return Ok(None);
+            }
+            let event = if self.listeners_marked != 0 {
                 let listener = self.listeners_marked.trailing_zeros();
                 self.listeners_marked &= self.listeners_marked - 1;
-                if let Some(event) = self.look_at_listener(listener)? {
-                    return Ok(Some(event));
+                Some(self.look_at_listener(listener)?)
+            } else if let Some(slot) = self.looker.next(&self.words, &self.layout, Side::App) {
+                Some(self.look_at_flow(slot)?)
+            } else {
+                None
+            };
+            if let Some(event) = event {
+                self.looks += 1;
+                if event.is_some() {
+                    self.in_vain = 0;
+                    return Ok(event);
                 }
-            }
-            if let Some(slot) = self.looker.next(&self.words, &self.layout, Side::App) {
-                if let Some(event) = self.look_at_flow(slot)? {
-                    return Ok(Some(event));
-                }
+                in_vain += 1;
+                self.in_vain = self.in_vain.saturating_add(1);
                 continue;
             }
             if self.pass {
@@ -220,7 +241,19 @@ impl<W: Words + Clone> DaemonSide<W> {
                 return Ok(None);
             }
             self.pass = true;
+            self.looks += 1;
         }
+    }
+
+    /// Marks, and sets of them, looked at since this was last asked.
+    pub const fn take_looks(&mut self) -> u64 {
+        std::mem::replace(&mut self.looks, 0)
+    }
+
+    /// True if so many marks in a row meant nothing as no application does that means well.
+    #[must_use]
+    pub const fn marks_in_vain(&self) -> bool {
+        self.in_vain >= MARKS_IN_VAIN
     }
 
     fn look_at_flow(&mut self, slot: u32) -> Result<Option<Event>, Malformed> {

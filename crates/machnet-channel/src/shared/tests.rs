@@ -47,6 +47,22 @@ fn open(app: &mut AppSide<Words_>, daemon: &mut DaemonSide<Words_>) -> u32 {
     slot
 }
 
+/// An application that looks while the daemon opens its flow finds some of the address's words: they mean nothing yet.
+#[test]
+fn half_an_address_is_no_address() {
+    let (mut app, mut side, words) = sides();
+    let slot = app.connect(addr(1), FlowOptions::new()).unwrap();
+    let _ = events(&mut side);
+    assert_eq!(notes(&mut app), [Note::Flow(slot)]);
+    let at = Layout::new(&GEOMETRY).flow(Side::Daemon, slot) + daemon::LOCAL;
+    for (n, word) in super::values::address_to_words(Some(addr(2))).into_iter().enumerate() {
+        words.words()[at + n].store(word, Relaxed);
+        assert_eq!(app.flow(slot).map(|view| view.local), Ok(None));
+    }
+    side.set_state(slot, FlowState::OPEN);
+    assert_eq!(app.flow(slot).map(|view| view.local), Ok(Some(addr(2))));
+}
+
 fn put(app: &mut AppSide<Words_>, slot: u32, message: &[u8]) {
     assert!(app.put(slot, message, &mut 0).unwrap());
     let _ = app.publish();

@@ -13,7 +13,9 @@ use std::sync::Arc;
 use machnet_channel::{Doorbell, FlowOptions, FlowState, FlowStats, Frame, Intent, Message};
 
 pub use local::LocalChannel;
-pub use tenants::{Arrival, Counters, Ended, FlowReport, Gate, News, Ports, Quota, Report, TenantReport, Tenants};
+pub use tenants::{
+    Account, Arrival, Claims, Counters, Ended, FlowReport, Gate, News, Ports, Quota, Report, TenantReport, Tenants,
+};
 
 /// A flow of the channel. Given out by the channel, valid until [`AppChannel::release`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -97,6 +99,34 @@ pub trait AppChannel: Send {
     /// What became of the frames that were given.
     fn building(&self) -> Building {
         Building::default()
+    }
+
+    /// While some of the groups did much lately, and others little, the channel *sorts* them: in each step of a round the engine
+    /// serves the latter first, and does so many bytes at most of each kind of work for the former, looking at
+    /// [`AppChannel::is_pressed`] in between.
+    fn grain(&self) -> Option<u32> {
+        None
+    }
+
+    /// While the channel [sorts](AppChannel::grain): whether a group is one of those that did much.
+    fn is_heavy(&self, group: u32) -> bool {
+        let _ = group;
+        false
+    }
+
+    /// True if a round is for those alone that did little. Known from [`AppChannel::next_hint`] on.
+    fn is_express(&self) -> bool {
+        false
+    }
+
+    /// True if one of those that did little has something for the engine to look at.
+    fn is_pressed(&self) -> bool {
+        false
+    }
+
+    /// The engine has received, or built, a packet of `bytes` for a flow.
+    fn charge(&mut self, slot: Slot, bytes: usize) {
+        let _ = (slot, bytes);
     }
 
     /// What the application chose for a flow that is to be connected.

@@ -28,6 +28,8 @@ pub(crate) struct Membership {
 struct Peer {
     name: (IpAddr, u16),
     instance: u64,
+    /// Its place in the order in which starts of peers were found, by all engines of the endpoint.
+    since: u64,
     /// When something of it last arrived.
     heard: Instant,
     /// Keys of its flows.
@@ -73,41 +75,39 @@ impl Peers {
         self.timeout / KEEPALIVES
     }
 
-    /// Adds a flow to a peer that was just validated. If the peer has another instance than before, `displaced` gets
-    /// the flows of the old one.
+    /// Adds a flow to a peer that was just validated. If this start of the peer was not known, also returns its place in the
+    /// order of starts, `order()`; and if another was, `displaced` gets that one's flows.
     pub(crate) fn join(
         &mut self,
         now: Instant,
         name: (IpAddr, u16),
         instance: u64,
         flow: u32,
+        order: impl FnOnce() -> u64,
         displaced: &mut Vec<u32>,
-    ) -> Membership {
-        let peer = match self.by_name.get(&name) {
-            Some(&peer) => peer,
-            None => {
-                let peer =
-                    self.peers.insert(Peer { name, instance, heard: now, flows: Vec::new(), reassembling: [0; 2] })
-                        as u32;
-                self.by_name.insert(name, peer);
-                self.timers.set(peer, Some(now + self.interval()));
-                peer
+    ) -> (Membership, Option<u64>) {
+        if let Some(&peer) = self.by_name.get(&name) {
+            let entry = &mut self.peers[peer as usize];
+            if entry.instance == instance {
+                entry.heard = now;
+                entry.flows.push(flow);
+                return (Membership { peer, index: entry.flows.len() as u32 - 1 }, None);
             }
-        };
-        let interval = self.interval();
-        let entry = &mut self.peers[peer as usize];
-        if entry.instance != instance {
             // The old one keeps its entry, nameless, until its last flow is gone.
             displaced.extend(&entry.flows);
-            let peer =
-                self.peers.insert(Peer { name, instance, heard: now, flows: vec![flow], reassembling: [0; 2] }) as u32;
-            self.by_name.insert(name, peer);
-            self.timers.set(peer, Some(now + interval));
-            return Membership { peer, index: 0 };
         }
-        entry.heard = now;
-        entry.flows.push(flow);
-        Membership { peer, index: entry.flows.len() as u32 - 1 }
+        let since = order();
+        let entry = Peer { name, instance, since, heard: now, flows: vec![flow], reassembling: [0; 2] };
+        let peer = self.peers.insert(entry) as u32;
+        self.by_name.insert(name, peer);
+        self.timers.set(peer, Some(now + self.interval()));
+        (Membership { peer, index: 0 }, Some(since))
+    }
+
+    /// The flows of an earlier start of a peer than the one that another engine found.
+    pub(crate) fn displaced(&self, name: (IpAddr, u16), instance: u64, since: u64) -> &[u32] {
+        let entry = self.by_name.get(&name).map(|&peer| &self.peers[peer as usize]);
+        entry.filter(|entry| entry.instance != instance && entry.since < since).map_or(&[], |entry| &entry.flows)
     }
 
     /// Takes a flow out. If that moves another one of the peer's flows, returns its key and new place.
@@ -190,6 +190,7 @@ mod tests {
     use super::*;
 
     const TIMEOUT: Duration = Duration::from_millis(400);
+    const NAME: (IpAddr, u16) = (IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1)), 7);
 
     fn peers() -> Peers {
         Peers::new(&mut ChaCha12Rng::from_seed([0; 32]), TIMEOUT, 1000 * 1024)
@@ -201,7 +202,7 @@ mod tests {
 
     fn join(peers: &mut Peers, at: Instant, instance: u64, flow: u32) -> (Membership, Vec<u32>) {
         let mut displaced = Vec::new();
-        let membership = peers.join(at, (IpAddr::from([10, 0, 0, 1]), 7), instance, flow, &mut displaced);
+        let (membership, _) = peers.join(at, NAME, instance, flow, || at.0, &mut displaced);
         (membership, displaced)
     }
 
@@ -254,6 +255,16 @@ mod tests {
         assert_ne!(old.peer, new.peer);
         assert_eq!(peers.leave(old), None);
         assert_eq!(join(&mut peers, ms(2), 2, 12).0, Membership { peer: new.peer, index: 1 });
+    }
+
+    #[test]
+    fn another_engine_displaces_only_what_is_older() {
+        let mut peers = peers();
+        let _ = join(&mut peers, ms(5), 2, 11);
+        assert_eq!(peers.displaced(NAME, 2, ms(6).0), [] as [u32; 0], "the same start");
+        assert_eq!(peers.displaced(NAME, 1, ms(4).0), [] as [u32; 0], "an older one");
+        assert_eq!(peers.displaced((NAME.0, 8), 3, ms(6).0), [] as [u32; 0], "another peer");
+        assert_eq!(peers.displaced(NAME, 3, ms(6).0), [11]);
     }
 
     #[test]

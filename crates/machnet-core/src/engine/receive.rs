@@ -2,6 +2,7 @@
 
 use machnet_channel::FrameRef;
 
+use super::handover::PLACED;
 use super::memory::{charge, room};
 use super::tokens::Claim;
 use super::{Engine, PeerQueues};
@@ -19,14 +20,16 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
     /// Receives one burst. Returns how much arrived.
     pub(super) fn receive_burst(&mut self) -> usize {
         let mut packets = std::mem::take(&mut self.rx);
-        let n = self.tx.driver.rx_burst(&mut packets, self.burst);
+        let (sorts, most) = (self.channel.grain().is_some(), self.receives());
+        let n = self.tx.driver.rx_burst(&mut packets, most);
         self.packets_received += n as u64;
+        if !sorts && !self.aside.is_empty() {
+            self.receive_aside();
+        }
         for packet in packets.drain(..) {
-            // Per packet, not per burst: what is lent, perhaps behind a hole that only another packet can fill, must never
-            // be the whole pool.
-            self.buffers.set_copy_all(self.tx.driver.is_short_of_frames());
-            if let Err(reason) = self.receive(packet) {
-                self.drops.count(reason);
+            match if sorts { self.waits(&packet) } else { None } {
+                Some(group) => self.aside.push(group, packet),
+                None => self.receive(packet),
             }
         }
         self.rx = packets;
@@ -40,7 +43,17 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         news
     }
 
-    fn receive(&mut self, packet: RxPacket) -> Result<(), DropReason> {
+    /// Deals with a packet.
+    pub(super) fn receive(&mut self, packet: RxPacket) {
+        // Per packet, not per burst: what is lent, perhaps behind a hole that only another packet can fill, must never
+        // be the whole pool.
+        self.buffers.set_copy_all(self.tx.driver.is_short_of_frames());
+        if let Err(reason) = self.try_receive(packet) {
+            self.drops.count(reason);
+        }
+    }
+
+    fn try_receive(&mut self, packet: RxPacket) -> Result<(), DropReason> {
         let RxPacket { mut meta, frame, range } = packet;
         meta.queue = self.index;
         if range.start > range.end || range.end as usize > frame.bytes().len() {
@@ -69,7 +82,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             }
         };
         match header.packet_type {
-            PacketType::Init => self.on_init(meta, rest, bytes),
+            PacketType::Init => self.on_init(meta, rest, payload, hops),
             PacketType::Accept => self.on_accept(meta, &header, rest, bytes),
             PacketType::Retry => self.on_retry(meta, &header, rest),
             PacketType::Data => self.on_data(meta, &header, rest, payload),
@@ -133,6 +146,9 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             self.peers.heard(membership, now);
         }
         charge(flow, &mut self.peers);
+        if let Some(slot) = flow.slot {
+            self.channel.charge(slot, bytes.len());
+        }
         if flow.wanted_buffer().is_some() {
             self.note_waiting(key);
         }
@@ -166,7 +182,8 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         Ok(())
     }
 
-    fn on_init(&mut self, meta: Meta, rest: &[u8], packet: &[u8]) -> Result<(), DropReason> {
+    fn on_init(&mut self, meta: Meta, rest: &[u8], payload: &FrameRef, hops: u8) -> Result<(), DropReason> {
+        let packet = payload.as_ref();
         if packet.len() < Handshake::PACKET_LEN {
             return Err(DropReason::ShortInit);
         }
@@ -178,6 +195,12 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
                 return Err(DropReason::WrongState);
             }
             self.answer_init(key);
+            return Ok(());
+        }
+        if hops != PLACED
+            && let Some(to) = self.place_init(&meta, init.source, init.ports.0 == init.ports.1)
+        {
+            self.send_placed(to, meta, payload.clone());
             return Ok(());
         }
         let Some(listening) = self.listening.iter().find(|listening| listening.port == meta.local.port()) else {
@@ -208,6 +231,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         let key = self
             .flows
             .insert(&mut self.rng, |id| Flow::accept(now, id, (meta.local, meta.remote), &init, options, limits));
+        self.count_flows();
         self.flows.learn_remote(key);
         if let Some(flow) = self.flows.get(key) {
             flow.half_open = Some(opening);

@@ -97,6 +97,10 @@ impl FlowTable {
         self.flows.get_mut(slot as usize).map(Box::as_mut)
     }
 
+    pub(crate) fn look(&self, slot: u32) -> Option<&Flow> {
+        self.flows.get(slot as usize).map(Box::as_ref)
+    }
+
     /// The slot of the flow with this id.
     pub(crate) fn find(&self, id: u64) -> Option<u32> {
         let slot = slot_of(id);

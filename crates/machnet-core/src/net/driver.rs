@@ -16,6 +16,7 @@
 //! ([`FrameRef::may_grow`]), or if it is not the device's.
 
 use std::collections::VecDeque;
+use std::io;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -78,6 +79,9 @@ pub struct FrameCapabilities {
     pub rx_checksum: bool,
     /// [`FrameDriver::wait`] gives a file descriptor that an idle engine can sleep on.
     pub can_sleep: bool,
+    /// If it has several queues: what comes in is spread over them by a hash of addresses and ports, so that ports choose the queue. If
+    /// not, what was sent from a queue comes to the peer's queue of the same number, whatever it is.
+    pub spreads: bool,
 }
 
 impl FrameCapabilities {
@@ -93,6 +97,7 @@ impl FrameCapabilities {
             tx_checksum: false,
             rx_checksum: false,
             can_sleep: false,
+            spreads: false,
         }
     }
 }
@@ -102,6 +107,21 @@ impl FrameCapabilities {
 pub trait FrameDriver: Send {
     /// What the device can do. Constant.
     fn capabilities(&self) -> &FrameCapabilities;
+
+    /// As [`Driver::split`](crate::Driver::split): `queues` devices of one that was not used yet, with the same address.
+    ///
+    /// # Errors
+    /// As that.
+    fn split(self, queues: usize) -> io::Result<Vec<Self>>
+    where
+        Self: Sized,
+    {
+        if queues == 1 {
+            return Ok(vec![self]);
+        }
+        let text = format!("this device has one queue and cannot be divided among {queues} engines");
+        Err(io::Error::new(io::ErrorKind::Unsupported, text))
+    }
 
     /// False while the link is known to be down: what is to be sent is dropped then, and counted. Asked in every burst,
     /// so it must be cheap; a device that knows nothing of its link says true.

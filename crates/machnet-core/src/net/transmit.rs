@@ -12,7 +12,7 @@ use super::messages::write_neighbour;
 use super::neighbours::{Question, Resolved};
 use super::{ETHERNET_LEN, FrameDriver, MAX_LOOPED, MacAddr, Net, TxFrame, UdpChecksum, is_one_family, longest_frame};
 use crate::driver::Meta;
-use crate::{DropReason, RxPacket, TxPacket};
+use crate::{DropReason, RxPacket, TxPacket, Unreachable};
 
 /// Frames made before the device is asked whether it takes them: what it refuses was made in vain.
 const CHUNK: usize = 32;
@@ -194,7 +194,9 @@ impl<F: FrameDriver> Net<F> {
     /// A datagram of this host to itself: no device sees it.
     fn loop_back(&mut self, packet: TxPacket, way: &Way) -> Outcome {
         if !self.ports.is_open(way.to.port()) {
-            self.note_unreachable(way.to, packet.payload.as_ref());
+            if let Some(&quoted) = packet.payload.as_ref().first_chunk() {
+                self.note_unreachable(Unreachable { remote: way.to, quoted });
+            }
             self.drops.count(DropReason::ClosedPort);
         } else if self.looped.len() >= MAX_LOOPED {
             self.drops.count(DropReason::Congested);

@@ -58,6 +58,11 @@ pub(crate) fn attach(path: &Path, attach: Attach) -> Result<Client, Refused> {
     }
 }
 
+/// What an application says that knows of no features.
+pub(crate) fn plain() -> Attach {
+    Attach { features: 0, ..Attach::new("test".to_owned(), 0) }
+}
+
 pub(crate) struct Client {
     pub(crate) line: OwnedFd,
     pub(crate) fd: OwnedFd,
@@ -83,7 +88,7 @@ pub(crate) struct Known {
 impl Client {
     /// Attached, by name.
     pub(crate) fn attached(path: &Path) -> Self {
-        attach(path, Attach::new("test".to_owned(), 0)).unwrap()
+        attach(path, plain()).unwrap()
     }
 
     fn new(line: OwnedFd, welcome: Welcome, fd: OwnedFd) -> Self {

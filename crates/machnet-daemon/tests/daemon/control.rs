@@ -88,7 +88,7 @@ fn quotas_and_permissions() {
     assert_eq!(why, Refusal::NotPermitted);
     assert!(text.contains(&format!("neither user {}", geteuid().as_raw())), "{text}");
 
-    let one = small().bytes();
+    let one = small().bytes(1);
     let poor = Stage::with(|settings| settings.memory = 2 * one);
     let _rich = [Client::attached(&poor.socket()), Client::attached(&poor.socket())];
     let Err(Refused { why, text, .. }) = attach(&poor.socket(), hello()) else { panic!("let in") };

@@ -32,6 +32,18 @@ int dpdk_log_to(void (*sink)(const char *text, size_t length)) {
     return rte_openlog_stream(stream);
 }
 
+int dpdk_log_debug(const char *pattern) {
+    return rte_log_set_level_pattern(pattern, RTE_LOG_DEBUG);
+}
+
+int dpdk_logs_debug(void) {
+    return rte_log_cur_msg_loglevel() > (int)RTE_LOG_NOTICE;
+}
+
+int dpdk_after_interrupts(void (*function)(void *)) {
+    return rte_eal_alarm_set(1, function, NULL);
+}
+
 uint16_t dpdk_next_port(uint16_t from) {
     /* Not those that belong to another: Azure's virtual functions are netvsc's. */
     return (uint16_t)rte_eth_find_next_owned_by(from, RTE_ETH_DEV_NO_OWNER);
@@ -70,12 +82,16 @@ int dpdk_facts(uint16_t port, struct dpdk_facts *facts) {
     return 0;
 }
 
-int dpdk_configure(uint16_t port, uint16_t queues, uint64_t rx_offloads, uint64_t tx_offloads, uint16_t mtu,
-                   int link_interrupts) {
+int dpdk_configure(uint16_t port, uint16_t queues, uint64_t rx_offloads, uint64_t tx_offloads, uint64_t spread_by,
+                   uint16_t mtu, int link_interrupts) {
     struct rte_eth_conf conf;
     memset(&conf, 0, sizeof(conf));
     conf.rxmode.offloads = rx_offloads;
     conf.rxmode.mtu = mtu;
+    if (spread_by != 0) {
+        conf.rxmode.mq_mode = RTE_ETH_MQ_RX_RSS;
+        conf.rx_adv_conf.rss_conf.rss_hf = spread_by;
+    }
     conf.txmode.offloads = tx_offloads;
     conf.intr_conf.lsc = link_interrupts != 0;
     return rte_eth_dev_configure(port, queues, queues, &conf);
@@ -134,31 +150,47 @@ static int remove_now(uint16_t port) {
     return error;
 }
 
-struct removal {
+struct call {
+    int (*function)(uint16_t port);
     uint16_t port;
-    int error;
+    int result;
     int done;
 };
 
-static void remove_there(void *opaque) {
-    struct removal *removal = opaque;
-    removal->error = remove_now(removal->port);
-    __atomic_store_n(&removal->done, 1, __ATOMIC_RELEASE);
+static void call_there(void *opaque) {
+    struct call *call = opaque;
+    call->result = call->function(call->port);
+    __atomic_store_n(&call->done, 1, __ATOMIC_RELEASE);
+}
+
+static int call(int (*function)(uint16_t port), uint16_t port, int by_interrupts) {
+    struct call call = {.function = function, .port = port};
+    if (!by_interrupts || rte_eal_alarm_set(1, call_there, &call) != 0)
+        return function(port);
+    while (__atomic_load_n(&call.done, __ATOMIC_ACQUIRE) == 0)
+        usleep(100);
+    return call.result;
+}
+
+static int restart(uint16_t port) {
+    (void)rte_eth_dev_stop(port);
+    return rte_eth_dev_start(port);
+}
+
+int dpdk_start(uint16_t port, int by_interrupts) {
+    return call(rte_eth_dev_start, port, by_interrupts);
+}
+
+int dpdk_restart(uint16_t port, int by_interrupts) {
+    return call(restart, port, by_interrupts);
 }
 
 int dpdk_remove(uint16_t port, int by_interrupts) {
-    /* Drivers that talk to a peer over a socket (memif) hear it in the interrupt thread, and use there what closing, or
-     * the end of the pool, frees. */
+    /* What the interrupt thread was about to do may need what closing, or the end of the pool, frees. */
     interrupts_are_done();
-    struct removal removal = {.port = port};
-    if (by_interrupts && rte_eal_alarm_set(1, remove_there, &removal) == 0) {
-        while (__atomic_load_n(&removal.done, __ATOMIC_ACQUIRE) == 0)
-            usleep(100);
-    } else {
-        removal.error = remove_now(port);
-    }
+    int error = call(remove_now, port, by_interrupts);
     interrupts_are_done();
-    return removal.error;
+    return error;
 }
 
 int dpdk_link_is_up(uint16_t port) {

@@ -3,6 +3,7 @@
 
 mod errors;
 mod frames;
+mod gone;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -6,18 +6,21 @@ use machnet_channel::shared::{Event, TAIL};
 use machnet_channel::{CloseReason, FlowOptions, FlowState, cost_in_units};
 
 use super::gate::{Ended, Gate, News};
+use super::shares::PIECE;
 use super::tenant::{NONE, Taken, Tenant};
-use super::{Hint, ListenSlot, Listening, Slot, Tenants};
+use super::{AppChannel as _, Hint, ListenSlot, Listening, Slot, Tenants};
 
 /// Of what tenants sent, and want, what is looked at in one round: bytes, messages, and marks.
 const BYTES: usize = 128 << 10;
 const MESSAGES: usize = 1024;
 const EVENTS: usize = 256;
+/// Bytes put into one tenant's pipe in one round, of what waited for room, at least if there are as many.
+const PUT: usize = 128 << 10;
 /// What one tenant has taken in its turn, while others wait for theirs: bytes, and events.
 const QUANTUM: i64 = 16 << 10;
 const EVENTS_EACH: usize = 32;
-/// A message costs this much beside its bytes, so that empty ones are not free.
-const OVERHEAD: usize = 256;
+/// A message, and a mark, cost this much beside their bytes, so that empty ones are not free.
+const OVERHEAD: usize = PIECE as usize;
 /// Rounds in which a daemon that ends takes what was sent before, beside one for each tenant: 32 MiB.
 const LAST_ROUNDS: usize = 64;
 
@@ -35,7 +38,7 @@ impl Left {
 }
 
 impl<G: Gate> Tenants<G> {
-    /// Looks at every tenant, and goes on in turn while there is more and the round is not full.
+    /// Looks at every tenant, those that did little first, and goes on in turn while there is more and the round is not full.
     pub(super) fn gather(&mut self) {
         if std::mem::take(&mut self.is_dozing) {
             self.tenants.iter_mut().filter_map(|(_, tenant)| tenant.side.as_mut()).for_each(|side| side.disarm());
@@ -46,24 +49,56 @@ impl<G: Gate> Tenants<G> {
             self.hear();
         }
         self.is_relieved = false;
-        for at in (0..self.served.len()).rev() {
-            let key = self.served[at];
-            match self.tenants[key].put_waiting() {
-                Err(why) => self.end(key, &why),
-                Ok(less) => self.is_relieved |= less,
-            }
-            if self.tenants.get_mut(key).is_some_and(Tenant::shows_something) {
-                self.touch(key);
-            }
+        if self.shares.is_over() {
+            self.shares.judge(self.tenants.iter_mut().map(|(_, tenant)| &mut tenant.share));
         }
         let mut left = Left { bytes: BYTES, messages: MESSAGES, events: EVENTS };
+        if self.gate.is_closing() {
+            self.shares.stop_sorting();
+        }
+        if self.shares.grain().is_some() {
+            self.serve_light(&mut left);
+        }
+        self.shares.decide();
+        if !self.shares.is_express() {
+            self.serve_rest(&mut left);
+        }
+        if self.gate.is_closing() && !self.is_drained {
+            self.last_rounds += 1;
+            self.is_drained = !left.is_none() || self.last_rounds > LAST_ROUNDS + self.served.len();
+        }
+    }
+
+    /// A turn of each of those that did little.
+    fn serve_light(&mut self, left: &mut Left) {
+        self.put_waiting(true, PUT);
+        for at in (0..self.served.len()).rev() {
+            let key = self.served[at];
+            if !self.tenants[key].share.is_light {
+                continue;
+            }
+            if let Err(why) = self.serve(key, left) {
+                self.end(key, &why);
+            }
+        }
+    }
+
+    /// Turns of the others, or of all, if there are none to be served first.
+    fn serve_rest(&mut self, left: &mut Left) {
+        let grain = self.shares.grain().map(|grain| grain as usize);
+        left.bytes = left.bytes.min(grain.unwrap_or(BYTES));
+        self.put_waiting(false, grain.unwrap_or(PUT));
         let mut idle = 0;
         while idle < self.served.len() && !left.is_none() {
             if self.turn >= self.served.len() {
                 self.turn = 0;
             }
             let key = self.served[self.turn];
-            match self.serve(key, &mut left) {
+            if grain.is_some() && self.tenants[key].share.is_light {
+                (self.turn, idle) = (self.turn + 1, idle + 1);
+                continue;
+            }
+            match self.serve(key, left) {
                 // The round is full: it goes on here in the next.
                 Ok(_) if left.is_none() => {}
                 Ok(more) => {
@@ -73,9 +108,27 @@ impl<G: Gate> Tenants<G> {
                 Err(why) => self.end(key, &why),
             }
         }
-        if self.gate.is_closing() && !self.is_drained {
-            self.last_rounds += 1;
-            self.is_drained = !left.is_none() || self.last_rounds > LAST_ROUNDS + self.served.len();
+    }
+
+    /// Puts what waits for room into the pipes of those that did little, or of the others.
+    fn put_waiting(&mut self, light: bool, most: usize) {
+        let sorts = self.shares.grain().is_some();
+        for at in (0..self.served.len()).rev() {
+            let key = self.served[at];
+            let tenant = &mut self.tenants[key];
+            if sorts && tenant.share.is_light != light {
+                continue;
+            }
+            match tenant.put_waiting(most) {
+                Err(why) => self.end(key, &why),
+                Ok((put, less)) => {
+                    self.shares.charge(&mut tenant.share, put as u64);
+                    self.is_relieved |= less;
+                }
+            }
+            if self.tenants.get_mut(key).is_some_and(Tenant::shows_something) {
+                self.touch(key);
+            }
         }
     }
 
@@ -107,8 +160,13 @@ impl<G: Gate> Tenants<G> {
             if left.events == 0 {
                 break;
             }
-            let Some(side) = &mut self.tenants[key].side else { return Ok(false) };
-            let Some(event) = side.next_event().map_err(Ended::Malformed)? else {
+            let tenant = &mut self.tenants[key];
+            let Some(side) = &mut tenant.side else { return Ok(false) };
+            let event = side.next_event().map_err(Ended::Malformed)?;
+            let looks = side.take_looks() * PIECE;
+            tenant.deficit -= looks as i64;
+            self.shares.charge(&mut tenant.share, looks);
+            let Some(event) = event else {
                 more = false;
                 break;
             };
@@ -124,11 +182,19 @@ impl<G: Gate> Tenants<G> {
         if tenant.deficit <= 0 {
             tenant.deficit += QUANTUM;
         }
+        let yields = self.shares.grain().is_some() && !tenant.share.is_light;
+        let mut took = false;
         loop {
             let tenant = &mut self.tenants[key];
             if tenant.deficit <= 0 || left.bytes == 0 || left.messages == 0 {
                 return Ok(true);
             }
+            if yields && std::mem::replace(&mut took, true) && self.is_pressed() {
+                // The rest can wait; whoever came cannot.
+                left.bytes = 0;
+                return Ok(true);
+            }
+            let tenant = &mut self.tenants[key];
             let piece = tenant.peek()?;
             if tenant.shows_something() {
                 self.touch(key);
@@ -146,6 +212,7 @@ impl<G: Gate> Tenants<G> {
             }
             let cost = piece.len + OVERHEAD;
             tenant.deficit -= cost as i64;
+            self.shares.charge(&mut tenant.share, cost as u64);
             left.bytes = left.bytes.saturating_sub(cost);
             left.messages -= 1;
             let Taken::Message(message) = tenant.take(piece, &mut self.store)? else { continue };
@@ -156,7 +223,7 @@ impl<G: Gate> Tenants<G> {
                     flow.queue.push_back(message);
                     self.hint(known);
                 }
-                None => tenant.held -= units,
+                None => tenant.let_go(units),
             }
         }
     }
@@ -184,7 +251,7 @@ impl<G: Gate> Tenants<G> {
                 }
             }
             Event::Listen { listener, port, options, .. } => {
-                if let Err(error) = self.may_listen(key, port) {
+                if let Err(error) = self.may_listen(key, port).and_then(|()| self.claim(key, port)) {
                     let tenant = &mut self.tenants[key];
                     tenant.counters.refused += 1;
                     if let Some(side) = &mut tenant.side {
@@ -195,6 +262,7 @@ impl<G: Gate> Tenants<G> {
                     return;
                 }
                 let slot = self.insert_listener(key, listener, options);
+                self.listeners[slot as usize].claimed = (port != 0).then_some(port);
                 self.hints.push_back(Hint::Listen(ListenSlot(slot), port));
             }
             Event::Unlisten { listener } => {
@@ -221,22 +289,38 @@ impl<G: Gate> Tenants<G> {
                 format!("the daemon does not let this application listen on {asked}, only on: {}", tenant.quota.ports);
             return refused(io::ErrorKind::PermissionDenied, text);
         }
-        if tenant.open_listeners >= tenant.quota.listeners {
+        // At another engine it listens there already.
+        if !tenant.takes_listeners() && !self.claims.has(port, tenant.id) {
             let text = format!("the daemon lets this application have {} listeners", tenant.quota.listeners);
             return refused(io::ErrorKind::QuotaExceeded, text);
-        }
-        let of_another =
-            |listening: &Listening| listening.tenant != key && listening.port == Some(port) && !listening.is_orphan;
-        if port != 0 && self.listeners.iter().any(|(_, listening)| of_another(listening)) {
-            let text = format!("another application of the daemon listens on port {port}");
-            return refused(io::ErrorKind::AddrInUse, text);
         }
         Ok(())
     }
 
+    /// Takes a port for an application, and counts it: 0 for what it will be.
+    fn claim(&self, key: usize, port: u16) -> io::Result<()> {
+        let Tenant { id, account, .. } = &self.tenants[key];
+        let first = if port == 0 { Some(true) } else { self.claims.claim(port, *id) };
+        let Some(first) = first else {
+            let text = format!("another application of the daemon listens on port {port}");
+            return Err(io::Error::new(io::ErrorKind::AddrInUse, text));
+        };
+        account.listeners.change(0, first.into());
+        Ok(())
+    }
+
     fn insert_listener(&mut self, key: usize, slot: u32, options: FlowOptions) -> u32 {
-        let listening =
-            Listening { tenant: key, slot, port: None, options, is_known: false, is_dropped: false, is_orphan: false };
+        let listening = Listening {
+            tenant: key,
+            slot,
+            port: None,
+            claimed: None,
+            is_given_up: false,
+            options,
+            is_known: false,
+            is_dropped: false,
+            is_orphan: false,
+        };
         let listener = self.listeners.insert(listening) as u32;
         let tenant = &mut self.tenants[key];
         tenant.open_listeners += 1;

@@ -9,8 +9,8 @@
 //! What lies in shared memory, and that every word of it is read once and checked, is
 //! [`DaemonSide`](machnet_channel::shared::DaemonSide)'s business. This decides what follows from it:
 //!
-//! - **Who is served next.** Deficit round robin by bytes, over a bounded amount per round: nobody waits for more than a quantum
-//!   of each other one, however much those send.
+//! - **Who is served next.** First whoever did little lately ([`shares`]), then the others in deficit round robin by bytes, over a
+//!   bounded amount per round: nobody waits for more than a quantum of each other one, however much those send.
 //! - **How much.** Flows, listeners and ports by quota. Messages are copied out of a pipe only as far as the quota of memory goes:
 //!   what does not fit stays in the application's own pipe, and holds up nobody else. Room is promised to flows accordingly, so
 //!   that this is the exception.
@@ -20,8 +20,10 @@
 //! A flow's slot is the engine's from [`Hint::Connect`] or [`AppChannel::accept`] to [`AppChannel::release`], whether its
 //! application still lives or not.
 
+mod account;
 mod gate;
 mod intake;
+mod shares;
 mod store;
 mod tenant;
 #[cfg(test)]
@@ -38,12 +40,12 @@ use machnet_channel::{Doorbell, FlowOptions, FlowState, FlowStats, Intent, Messa
 use slab::Slab;
 
 use super::{AppChannel, Hint, ListenSlot, Slot};
+pub use account::{Account, Claims};
+use gate::REPORTED_FLOWS;
 pub use gate::{Arrival, Counters, Ended, FlowReport, Gate, News, Ports, Quota, Report, TenantReport};
+use shares::{PIECE, Shares};
 use store::Store;
 use tenant::{NONE, Tenant};
-
-/// Flows of one application that a report lists.
-const REPORTED_FLOWS: usize = 16;
 
 /// A flow of a tenant.
 #[derive(Debug)]
@@ -78,6 +80,9 @@ struct Listening {
     slot: u32,
     /// Once it is open.
     port: Option<u16>,
+    /// The port that nobody else may have.
+    claimed: Option<u16>,
+    is_given_up: bool,
     options: FlowOptions,
     is_known: bool,
     /// The application has dropped it.
@@ -96,8 +101,10 @@ pub struct Tenants<G: Gate> {
     turn: usize,
     flows: Slab<Flow>,
     listeners: Slab<Listening>,
+    claims: Arc<Claims>,
     hints: VecDeque<Hint>,
     store: Store,
+    shares: Shares,
     /// The events and pieces of this round were looked at.
     is_gathered: bool,
     /// Everybody was told to ring.
@@ -118,6 +125,14 @@ impl<G: Gate> Tenants<G> {
     /// # Errors
     /// There is no memory.
     pub fn new(gate: G) -> io::Result<Self> {
+        Self::one_of(gate, Arc::default())
+    }
+
+    /// [`Tenants::new`] for one of several engines, which have the same `claims`.
+    ///
+    /// # Errors
+    /// As [`Tenants::new`].
+    pub fn one_of(gate: G, claims: Arc<Claims>) -> io::Result<Self> {
         Ok(Self {
             bell: gate.bell(),
             gate,
@@ -126,8 +141,10 @@ impl<G: Gate> Tenants<G> {
             turn: 0,
             flows: Slab::new(),
             listeners: Slab::new(),
+            claims,
             hints: VecDeque::new(),
             store: Store::new()?,
+            shares: Shares::new(),
             is_gathered: false,
             is_dozing: false,
             is_relieved: false,
@@ -161,9 +178,9 @@ impl<G: Gate> Tenants<G> {
                 is_over: tenant.side.is_none(),
                 counters: tenant.counters,
                 held: tenant.held_bytes(),
-                waiting: tenant.waiting_bytes,
+                waiting: tenant.waiting_bytes(),
                 ports: ports.filter_map(|(_, listening)| listening.port).collect(),
-                flows: tenant.open_flows,
+                flows: tenant.open_flows(),
                 some_flows: mine.take(REPORTED_FLOWS).map(flow).collect(),
             }
         });
@@ -224,6 +241,7 @@ impl<G: Gate> Tenants<G> {
         let flows = std::mem::take(&mut tenant.flows);
         for slot in listeners.into_iter().filter(|slot| *slot != NONE) {
             self.listeners[slot as usize].is_orphan = true;
+            self.give_up_claim(slot);
             self.hints.push_back(Hint::Unlisten(ListenSlot(slot)));
         }
         for slot in flows.into_iter().filter(|slot| *slot != NONE) {
@@ -245,16 +263,29 @@ impl<G: Gate> Tenants<G> {
     fn remove_flow(&mut self, slot: u32) {
         let flow = self.flows.remove(slot as usize);
         let tenant = &mut self.tenants[flow.tenant];
-        tenant.open_flows -= 1;
-        tenant.held = tenant.held.saturating_sub(flow.taken.saturating_sub(flow.acknowledged));
-        tenant.promised = tenant.promised.saturating_sub(flow.room.saturating_sub(flow.acknowledged));
+        tenant.set_open_flows(tenant.open_flows() - 1);
+        tenant.let_go(flow.taken.saturating_sub(flow.acknowledged));
+        tenant.take_back(flow.room.saturating_sub(flow.acknowledged));
         if let Some(known) = tenant.flows.get_mut(flow.slot as usize) {
             *known = NONE;
         }
         self.forget_if_over(flow.tenant);
     }
 
+    /// Others may have the port of a listener.
+    fn give_up_claim(&mut self, slot: u32) {
+        let Some(listening) = self.listeners.get_mut(slot as usize) else { return };
+        if std::mem::replace(&mut listening.is_given_up, true) {
+            return;
+        }
+        let Tenant { id, account, .. } = &self.tenants[listening.tenant];
+        // One that never got a port had counted, too.
+        let last = listening.claimed.is_none_or(|port| self.claims.give_up(port, *id));
+        account.listeners.change(last.into(), 0);
+    }
+
     fn remove_listener(&mut self, slot: u32) {
+        self.give_up_claim(slot);
         let Some(listening) = self.listeners.try_remove(slot as usize) else { return };
         let tenant = &mut self.tenants[listening.tenant];
         tenant.open_listeners -= 1;
@@ -290,7 +321,7 @@ impl<G: Gate> Tenants<G> {
         };
         let key = self.flows.insert(flow) as u32;
         let tenant = &mut self.tenants[tenant];
-        tenant.open_flows += 1;
+        tenant.set_open_flows(tenant.open_flows() + 1);
         tenant.counters.flows_opened += 1;
         if let Some(known) = tenant.flows.get_mut(slot as usize) {
             *known = key;
@@ -377,6 +408,29 @@ impl<G: Gate> AppChannel for Tenants<G> {
         self.flows[slot.0 as usize].tenant as u32
     }
 
+    fn grain(&self) -> Option<u32> {
+        self.shares.grain()
+    }
+
+    fn is_heavy(&self, group: u32) -> bool {
+        self.tenants.get(group as usize).is_some_and(|tenant| !tenant.share.is_light)
+    }
+
+    fn is_express(&self) -> bool {
+        self.shares.is_express()
+    }
+
+    fn is_pressed(&self) -> bool {
+        self.served.iter().map(|&key| &self.tenants[key]).any(|tenant| tenant.share.is_light && tenant.has_work())
+    }
+
+    #[inline]
+    fn charge(&mut self, slot: Slot, bytes: usize) {
+        if let Some(flow) = self.flows.get(slot.0 as usize) {
+            self.shares.charge(&mut self.tenants[flow.tenant].share, bytes as u64 + PIECE);
+        }
+    }
+
     fn options(&self, slot: Slot) -> FlowOptions {
         self.flows[slot.0 as usize].options
     }
@@ -415,6 +469,7 @@ impl<G: Gate> AppChannel for Tenants<G> {
         if flow.is_orphan {
             return;
         }
+        self.shares.charge(&mut self.tenants[key].share, message.len() as u64 + PIECE);
         match self.tenants[key].deliver(of, message) {
             Ok(()) => self.touch(key),
             Err(why) => self.end(key, &why),
@@ -422,13 +477,13 @@ impl<G: Gate> AppChannel for Tenants<G> {
     }
 
     fn waiting(&self, slot: Slot) -> u64 {
-        self.tenants[self.flows[slot.0 as usize].tenant].waiting_bytes
+        self.tenants[self.flows[slot.0 as usize].tenant].waiting_bytes()
     }
 
     fn set_progress(&mut self, slot: Slot, room: u64, acknowledged: u64) {
         let flow = &mut self.flows[slot.0 as usize];
         let tenant = &mut self.tenants[flow.tenant];
-        tenant.held = tenant.held.saturating_sub(acknowledged.saturating_sub(flow.acknowledged));
+        tenant.let_go(acknowledged.saturating_sub(flow.acknowledged));
         flow.room = tenant.room(flow.room, flow.acknowledged, acknowledged, room);
         flow.acknowledged = acknowledged;
         self.show(slot, |flow, side| {
@@ -488,6 +543,12 @@ impl<G: Gate> AppChannel for Tenants<G> {
         let listening = &mut self.listeners[listener.0 as usize];
         listening.port = opened.ok().map(|address| address.port());
         let (key, slot) = (listening.tenant, listening.slot);
+        if let (Some(port), None) = (listening.port, listening.claimed) {
+            // Any free one: nobody had it.
+            if self.claims.claim(port, self.tenants[key].id).is_some() {
+                listening.claimed = Some(port);
+            }
+        }
         if let Some(side) = &mut self.tenants[key].side {
             side.set_listening(slot, opened);
             self.touch(key);

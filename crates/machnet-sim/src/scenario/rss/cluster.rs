@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
@@ -88,7 +89,7 @@ impl Cluster {
         let mut ends = Vec::new();
         for flow in 0..flows {
             let node = self.node(first + flow);
-            let to = self.world.node(self.servers[0]).at(PORT);
+            let to = self.server();
             let sizes: Vec<usize> = (0..messages).map(|_| rng.log_uniform(size)).collect();
             let handle = handle.clone();
             ends.push(self.world.spawn(format!("client {flow}"), async move {
@@ -138,6 +139,23 @@ impl Cluster {
         });
         let accepted = self.world.spawn("accept", async move { echo(accept(&listeners).await).await });
         Talk { accepted: talk.accepted, ends: vec![client, accepted] }
+    }
+
+    /// Where the servers listen.
+    pub(super) fn server(&self) -> SocketAddr {
+        self.world.node(self.servers[0]).at(PORT)
+    }
+
+    /// Accepts so many flows.
+    pub(super) fn accept(&mut self, flows: usize) -> Task<Vec<Flow>> {
+        let listeners = Rc::clone(&self.listeners);
+        self.world.spawn("accept", async move {
+            let mut accepted = Vec::new();
+            while accepted.len() < flows {
+                accepted.push(accept(&listeners).await);
+            }
+            accepted
+        })
     }
 
     /// Waits until every flow of `talk` has got all back.

@@ -2,8 +2,9 @@
 
 use super::super::{Run, Scenario, kept};
 use super::cluster::{Cluster, Host};
-use crate::setup::{micros, millis, seconds};
-use crate::{Link, Rss};
+use crate::setup::{TOMBSTONES, config, micros, millis, nic, seconds};
+use crate::{Link, NicConfig, Rss};
+use machnet_channel::CloseReason;
 use machnet_core::DropReason;
 
 pub(super) const SCENARIOS: &[Scenario] = &[
@@ -13,6 +14,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         "a queue drawn for each packet, on links that lose and double, makes no second flow of an INIT",
         spray,
     ),
+    kept("rss-placed", "flows from outside are as many at each engine, also where INITs are lost and doubled", placed),
     kept("rss-counts", "1 to 9 engines at one end and others at the other, under random keys and tables", counts),
     kept("rss-remap", "the NIC's key and table change while flows are busy", remap),
     kept(
@@ -20,6 +22,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         "an engine that stands still holds up its own flows, and what finds its inbox full comes again",
         stuck,
     ),
+    kept("rss-restart", "the first flow of a client that started again ends the old ones' at every engine", restart),
     kept("rss-single", "several engines and a single socket, either way round", single),
 ];
 
@@ -49,6 +52,30 @@ fn spray(run: &Run) {
     let [_, servers] = cluster.stats();
     assert!(servers.flows <= 12, "{} flows for 12", servers.flows);
     cluster.end(&talk);
+}
+
+fn placed(run: &Run) {
+    const EACH: u64 = 4;
+    for (clients, rss) in [(Host::SINGLE, Rss::Toeplitz), (Host::of(3, Rss::Spray), Rss::Spray)] {
+        let link = Link { loss: 0.1, duplicate: 0.3, reorder: 0.1, reorder_by: micros(100), ..link() };
+        let mut cluster = Cluster::new(run, &link, clients, Host::of(5, rss));
+        let flows = 5 * EACH;
+        let talk = cluster.talk(&mut run.rng(), 0, flows as usize, 300, 2_000);
+        let at = |cluster: &Cluster| -> Vec<u64> {
+            cluster.servers.iter().map(|&server| cluster.world.stats(server).flows).collect()
+        };
+        while at(&cluster).iter().sum::<u64>() < flows {
+            cluster.world.run_for(micros(100)).unwrap();
+        }
+        run.figure("flows", format!("{:?}", at(&cluster)));
+        // For as long as copies of INITs come.
+        for _ in 0..20 {
+            assert!(at(&cluster).iter().all(|&flows| flows == EACH), "{:?}", at(&cluster));
+            cluster.world.run_for(micros(50)).unwrap();
+        }
+        cluster.finish(&talk, seconds(20));
+        cluster.end(&talk);
+    }
 }
 
 fn counts(run: &Run) {
@@ -106,16 +133,53 @@ fn stuck(run: &Run) {
         counts.push(received(&cluster));
     }
     cluster.note(run, "steered");
-    for engine in 0..2 {
-        let [before, beside] = [0, 1].map(|n| counts[n + 1][engine] - counts[n][engine]);
-        run.figure(
-            format!("packets of engine {} in 5 ms", engine + 1),
-            format!("{before}, {beside} beside one that stands still"),
-        );
-        assert!(before > 0 && beside > before * 4 / 5, "{before}, then {beside}");
+    let steps: Vec<_> = counts.windows(2).map(|two| [0, 1].map(|engine| two[1][engine] - two[0][engine])).collect();
+    for (before, beside) in steps[0].iter().zip(steps[1]) {
+        run.figure("packets of an engine in 5 ms", format!("{before}, {beside} beside one that stands still"));
+        assert!(*before > 0 && beside > before * 4 / 5, "{before}, then {beside}");
     }
     cluster.finish(&talk, seconds(20));
     cluster.end(&talk);
+}
+
+fn restart(run: &Run) {
+    let mut cluster = Cluster::new(run, &link(), Host::SINGLE, Host::of(4, Rss::Random));
+    let client = cluster.clients[0];
+    let (node, to, handle) = (cluster.node(0), cluster.server(), cluster.world.handle().clone());
+    let home = node.home().port();
+    let opening = cluster.world.spawn("flows of the first start", async move {
+        let mut flows = Vec::new();
+        for n in 0..24 {
+            let mut flow = node.connect(to).await.expect("a flow");
+            flow.send(format!("{n}")).await.expect("an open flow");
+            flows.push(flow);
+        }
+        handle.sleep(millis(10)).await;
+        flows
+    });
+    let accepting = cluster.accept(25);
+    let flows = cluster.world.wait(&opening, seconds(2)).unwrap();
+    let at =
+        |cluster: &Cluster| cluster.servers.iter().map(|&server| cluster.world.stats(server).flows).collect::<Vec<_>>();
+    let before = at(&cluster);
+    assert!(before.iter().filter(|&&flows| flows > 0).count() > 1, "{before:?}");
+    cluster.world.restart(client, NicConfig { port: home, ..nic() }, config());
+    drop(flows);
+    let node = cluster.node(0);
+    let talking = cluster.world.spawn("a flow of the second", async move {
+        let mut flow = node.connect(to).await.expect("a flow");
+        flow.send("again").await.expect("an open flow");
+        flow
+    });
+    let flow = cluster.world.wait(&talking, seconds(2)).unwrap();
+    // Long before anybody's silence counts.
+    let accepted = cluster.world.wait(&accepting, millis(1)).unwrap();
+    cluster.world.run_for(millis(1)).unwrap();
+    let ended = accepted.iter().filter(|flow| flow.state().reason() == Some(CloseReason::Reset)).count();
+    run.figure("flows", format!("{before:?} of the first start, of which {ended} ended"));
+    assert_eq!(ended, 24);
+    drop((flow, accepted));
+    cluster.world.settle(2 * TOMBSTONES).unwrap();
 }
 
 fn single(run: &Run) {

@@ -93,7 +93,7 @@ fn who_goes_takes_along_what_was_his_and_nothing_else() {
     assert_eq!(other.listeners[&listener].as_ref().unwrap().port(), 9000);
     rig.run(&mut [&mut other], |apps| apps[0].flows[&quiet].ended.is_some());
     rig.gone(&other);
-    for _ in 0..3000 {
+    for _ in 0..5000 {
         rig.round(1000);
     }
     assert!(rig.tenants().report().tenants.is_empty());
@@ -130,7 +130,7 @@ fn ten_thousand_applications_come_and_are_killed() {
         rig.round(20);
         server.look();
     }
-    for _ in 0..3000 {
+    for _ in 0..5000 {
         rig.round(1000);
         server.look();
     }
