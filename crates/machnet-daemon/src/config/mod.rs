@@ -278,16 +278,21 @@ fn set_u32(place: &mut u32, given: Option<u64>) {
 
 impl Settings {
     fn read_engine(&mut self, reader: &mut Reader<'_>, section: &mut Section<'_>, url: Option<&DriverUrl>) {
+        let must = url.and_then(DriverUrl::engines);
         let engines = section.take(reader, "engines", |value| {
             let engines = number(1..=MAX_ENGINES as u64)(value)? as usize;
-            match url {
-                Some(url) if engines > 1 && !url.has_queues() => Err(format!(
-                    "{url} serves one engine: wanted is 1, or a driver of several queues, such as \"udp://0.0.0.0\""
+            match (url, must) {
+                (Some(DriverUrl::Shm(_)), _) if engines > 1 => Err(
+                    "shm:// serves one engine: wanted is 1, or a driver of several queues, such as \"udp://0.0.0.0\""
+                        .to_owned(),
+                ),
+                (Some(_), Some(must)) if engines != must => Err(format!(
+                    "driver.url opens the port for {must}: wanted is the same number there, as engines={engines}"
                 )),
                 _ => Ok(engines),
             }
         });
-        set(&mut self.engines, engines);
+        self.engines = engines.or(must).unwrap_or(self.engines);
         let (many, most) = (self.engines, rustix::thread::CpuSet::MAX_CPU - 1);
         let core = section.take(reader, "core", |value| match number(0..=most as u64)(value)? {
             core if many == 1 => Ok(core as usize),

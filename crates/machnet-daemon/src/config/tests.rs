@@ -116,7 +116,7 @@ fn each_mistake_is_named_with_its_line() {
         (
             "[driver]\nurl = \"shm://lab\"\n[engine]\nengines = 2",
             4,
-            "engine.engines = 2: shm://lab serves one engine: wanted is 1, or a driver of several queues",
+            "engine.engines = 2: shm:// serves one engine: wanted is 1, or a driver of several queues",
         ),
         ("[engine]\nengines = 2\ncore = 1", 3, "engine.core = 1: there are 2 engines: wanted is engine.cores"),
         ("[engine]\nengines = 2\ncores = [1]", 3, "wanted is a list of 2 different cores from 0 to 1023"),
