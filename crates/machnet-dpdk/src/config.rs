@@ -210,7 +210,7 @@ impl PortBuilder {
         if count > facts.max_queues {
             let (most, engines) = (facts.max_queues, self.engines);
             return Err(bad(format!(
-                "{count} queue pairs for {engines} engines: it has {most}, so engines={most} at most"
+                "{count} queue pairs, for engines={engines}: it has {most}, so ask for no more engines, and queues, than that"
             )));
         }
         let quirks = match &self.device {
@@ -257,6 +257,7 @@ impl PortBuilder {
         capabilities.rx_checksum = self.checksums && facts.rx_checksum;
         capabilities.spreads = spreads;
         let mut ports = parts.drain(..).enumerate().map(|(engine, (queues, pool))| {
+            // Of several engines each has frames of its own.
             capabilities.frames = pool.budget();
             Port::new(Arc::clone(&link), engine, queues, pool, capabilities, facts.clone())
         });

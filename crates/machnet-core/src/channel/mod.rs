@@ -81,6 +81,27 @@ pub trait AppChannel: Send {
         0
     }
 
+    /// Applications may build messages of up to `room` bytes in at most `limit` frames of the engine's driver, from byte `start` on. Before
+    /// anything else.
+    fn set_building(&mut self, start: u32, room: u32, limit: u32) {
+        let _ = (start, room, limit);
+    }
+
+    /// How many empty frames applications want for that: asked at the end of each round, before anybody is woken.
+    fn wanted_frames(&self) -> u32 {
+        0
+    }
+
+    /// Gives applications an empty frame that they wanted.
+    fn give_frame(&mut self, frame: Frame) {
+        drop(frame);
+    }
+
+    /// What became of the frames that were given.
+    fn building(&self) -> Building {
+        Building::default()
+    }
+
     /// While some of the groups did much lately, and others little, the channel *sorts* them: in each step of a round the engine
     /// serves the latter first, and does so many bytes at most of each kind of work for the former, looking at
     /// [`AppChannel::is_pressed`] in between.
@@ -107,27 +128,6 @@ pub trait AppChannel: Send {
     /// The engine has received, or built, a packet of `bytes` for a flow.
     fn charge(&mut self, slot: Slot, bytes: usize) {
         let _ = (slot, bytes);
-    }
-
-    /// Applications may build messages of up to `room` bytes in at most `limit` frames of the engine's driver, from byte `start` on. Before
-    /// anything else.
-    fn set_building(&mut self, start: u32, room: u32, limit: u32) {
-        let _ = (start, room, limit);
-    }
-
-    /// How many empty frames applications want for that: asked at the end of each round, before anybody is woken.
-    fn wanted_frames(&self) -> u32 {
-        0
-    }
-
-    /// Gives applications an empty frame that they wanted.
-    fn give_frame(&mut self, frame: Frame) {
-        drop(frame);
-    }
-
-    /// What became of the frames that were given.
-    fn building(&self) -> Building {
-        Building::default()
     }
 
     /// What the application chose for a flow that is to be connected.
