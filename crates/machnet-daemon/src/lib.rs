@@ -89,8 +89,8 @@ impl Daemon {
         let listener = Listener::bind(&settings.socket, settings.mode, settings.group)?;
         let (desk, status, home) = (Desk::new()?, Arc::new(Status::default()), driver.home());
         let channel = Tenants::new(Reception::new(Arc::clone(&desk))?)?;
-        let (config, idle, core) = (settings.engine, settings.idle, settings.core);
-        let engine = EngineThread { driver, channel, config, idle, name: "machnet-engine".to_owned(), core };
+        let (config, idle, core, nice) = (settings.engine, settings.idle, settings.core, settings.nice);
+        let engine = EngineThread { driver, channel, config, idle, name: "machnet-engine".to_owned(), core, nice };
         engine.start(&status)?;
         let socket = settings.socket.clone();
         let control = Control {

@@ -20,6 +20,8 @@ use crate::desk::Shared;
 
 /// Words of a page.
 const PAGE_WORDS: usize = 512;
+/// Pages that are made before others may have the core.
+const SLICE: usize = 32;
 
 /// Somebody who is attached.
 #[derive(Debug)]
@@ -90,6 +92,11 @@ impl Seats {
         self.seats.values().filter(|seat| !seat.is_gone).map(|seat| &*seat.line)
     }
 
+    /// User and process of a seat.
+    pub(super) fn who(&self, id: u64) -> Option<(u32, i32)> {
+        self.seats.get(&id).map(|seat| (seat.user, seat.process))
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = (&u64, &Seat)> {
         self.seats.iter()
     }
@@ -135,11 +142,15 @@ impl Seats {
         self.refuse(caller, Refusal::Malformed, why.to_owned(), "");
     }
 
+    /// A caller that came too often.
+    pub(super) fn refuse_for_now(&mut self, caller: &OwnedFd, why: String, name: &str) {
+        *self.refused.entry("too often").or_default() += 1;
+        tell(caller, Refusal::Quota, why, name);
+    }
+
     fn refuse(&mut self, caller: &OwnedFd, why: Refusal, text: String, name: &str) {
         *self.refused.entry(label(why)).or_default() += 1;
-        tracing::info!(name, why = label(why), text, "not let in");
-        // If it cannot be told, it finds the socket closed.
-        let _ = send_reply(caller, &Reply::Refused(Refused { why, versions: VERSIONS, text }), None);
+        tell(caller, why, text, name);
     }
 
     #[expect(clippy::type_complexity, reason = "the parts of one answer")]
@@ -175,9 +186,12 @@ impl Seats {
         let (region, fd) = ForeignRegion::create("machnet", geometry.bytes())
             .map_err(|error| (Refusal::NoMemory, format!("the daemon has no memory or descriptors left: {error}")))?;
         // Here, not in the engine's rounds, its pages are made.
-        region.words().iter().step_by(PAGE_WORDS).for_each(|word| {
-            word.load(Ordering::Relaxed);
-        });
+        for slice in region.words().chunks(SLICE * PAGE_WORDS) {
+            slice.iter().step_by(PAGE_WORDS).for_each(|word| {
+                word.load(Ordering::Relaxed);
+            });
+            std::thread::yield_now();
+        }
         // So that a few messages fit the quota at a time.
         let max_message = u64::from(self.max_message).min(allowance.quota.memory / 4) as u32;
         let side = DaemonSide::new(Arc::new(region), &geometry, max_message);
@@ -256,6 +270,13 @@ impl Seats {
         }
         Some(seat.line)
     }
+}
+
+/// Tells a caller why it is not let in.
+fn tell(caller: &OwnedFd, why: Refusal, text: String, name: &str) {
+    tracing::info!(name, why = label(why), text, "not let in");
+    // If it cannot be told, it finds the socket closed.
+    let _ = send_reply(caller, &Reply::Refused(Refused { why, versions: VERSIONS, text }), None);
 }
 
 /// As many flows as asked for, in steps, and at most as many as allowed.
