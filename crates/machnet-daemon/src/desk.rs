@@ -33,8 +33,8 @@ const RINGS: usize = 16;
 /// Applications whose rings are read at a time; more the next time.
 const RINGERS: usize = 64;
 
-/// Rings of one application in [`CALM`] from which on it is not listened to for as long.
-const MANY: u32 = 64;
+/// Rings of one application in [`CALM`] that meant nothing, after which it is not listened to for as long.
+const MANY: u32 = 8;
 const CALM: Duration = Duration::from_millis(1);
 /// What epoll says of the timer; applications are counted from 1.
 const TIMER: u64 = 0;
@@ -141,12 +141,13 @@ pub(crate) struct Reception {
     lines: BTreeMap<u64, Line>,
     /// Readable when one of them has rung.
     epoll: OwnedFd,
-    /// Those that are not listened to until the timer is over.
+    /// Those that are not listened to until the timer is over, and whether it runs.
     muted: Vec<u64>,
     timer: OwnedFd,
+    runs: bool,
 }
 
-/// A connection, and its rings since then.
+/// A connection, and its rings since then that meant nothing.
 #[derive(Debug)]
 struct Line {
     socket: Arc<OwnedFd>,
@@ -163,7 +164,15 @@ impl Reception {
         let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
         let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
         epoll::add(&epoll, &timer, epoll::EventData::new_u64(TIMER), LISTEN)?;
-        Ok(Self { desk, news: Vec::new().into_iter(), lines: BTreeMap::new(), epoll, muted: Vec::new(), timer })
+        Ok(Self {
+            desk,
+            news: Vec::new().into_iter(),
+            lines: BTreeMap::new(),
+            epoll,
+            muted: Vec::new(),
+            timer,
+            runs: false,
+        })
     }
 
     /// Reads the rings of an application, which are too many if this says so.
@@ -186,13 +195,8 @@ impl Reception {
 
     /// Does not listen to an application until the timer is over. What it wants is looked at whenever somebody is awake.
     fn mute(&mut self, id: u64) {
-        let Some(line) = self.lines.get(&id) else { return };
-        if self.muted.is_empty() {
-            let span = Itimerspec { it_interval: Timespec::default(), it_value: CALM.try_into().unwrap_or_default() };
-            if timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &span).is_err() {
-                return;
-            }
-        }
+        self.look_again();
+        let Some(line) = self.lines.get(&id).filter(|_| self.runs) else { return };
         let nothing = epoll::EventFlags::empty();
         if epoll::modify(&self.epoll, &*line.socket, epoll::EventData::new_u64(id), nothing).is_ok() {
             self.muted.push(id);
@@ -270,8 +274,8 @@ impl Gate for Reception {
         Some(self.epoll.as_fd())
     }
 
-    /// Reads the rings, a bounded number of them. Who rings more often than there could be anything to look at is not listened to
-    /// for a while, so that he wakes nobody.
+    /// Reads the rings, a bounded number of them. Who rings for nothing, again and again, is not listened to for a while, so that
+    /// he wakes nobody.
     fn hush(&mut self) {
         let mut events = [MaybeUninit::<epoll::Event>::uninit(); RINGERS];
         let Ok((events, _)) = epoll::wait(&self.epoll, &mut events[..], Some(&Timespec::default())) else { return };
@@ -281,10 +285,24 @@ impl Gate for Reception {
             if id == TIMER {
                 // Nothing, if it is set again already.
                 let _ = rustix::io::read(&self.timer, &mut [0; 8]);
+                self.runs = false;
                 self.listen_again();
             } else if self.hear(id, now) {
                 self.mute(id);
             }
+        }
+    }
+
+    fn look_again(&mut self) {
+        if !self.runs {
+            let span = Itimerspec { it_interval: Timespec::default(), it_value: CALM.try_into().unwrap_or_default() };
+            self.runs = timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &span).is_ok();
+        }
+    }
+
+    fn meant_it(&mut self, tenant: u64) {
+        if let Some(line) = self.lines.get_mut(&tenant) {
+            line.rings = 0;
         }
     }
 }

@@ -53,6 +53,8 @@ pub(super) struct Tenant<W> {
     pub(super) deficit: i64,
     /// What was done for it lately.
     pub(super) share: Share,
+    /// It did something since the engine slept.
+    pub(super) did: bool,
     pub(super) counters: Counters,
 }
 
@@ -88,6 +90,7 @@ impl<W: Words + Clone> Tenant<W> {
             shows: false,
             deficit: 0,
             share: Share::NEW,
+            did: false,
             counters: Counters::default(),
         }
     }
