@@ -105,8 +105,11 @@ impl<D: Driver + 'static, C: AppChannel + 'static> EngineThread<D, C> {
         self.start_as(status, None)
     }
 
-    /// [`EngineThread::start`] for one of several engines of an endpoint.
-    fn start_as(self, status: &Arc<Status>, member: Option<Member>) -> io::Result<()> {
+    /// [`EngineThread::start`] for one of several engines of an endpoint, if it is one.
+    ///
+    /// # Errors
+    /// As [`EngineThread::start`].
+    pub fn start_as(self, status: &Arc<Status>, member: Option<Member>) -> io::Result<()> {
         if self.name.contains('\0') {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the engine thread's name contains a NUL"));
         }
@@ -183,7 +186,10 @@ fn drive<D: Driver, C: AppChannel>(mut runner: Runner<D, C>, parker: &Parker) {
 }
 
 /// Unpredictable to peers: flow ids are drawn from it.
-pub(crate) fn seed() -> io::Result<[u8; 32]> {
+///
+/// # Errors
+/// The system has no randomness.
+pub fn seed() -> io::Result<[u8; 32]> {
     let mut seed = [0; 32];
     getrandom::fill(&mut seed).map_err(|e| io::Error::other(format!("no randomness for the engine's seed: {e}")))?;
     Ok(seed)
@@ -311,6 +317,8 @@ pub struct Status {
     parks: AtomicU64,
     /// It was another process's, which is gone for good.
     gone: AtomicBool,
+    /// It is another process's, which is away.
+    detached: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -348,6 +356,15 @@ impl Status {
 
     pub(crate) fn set_gone(&self) {
         self.gone.store(true, Relaxed);
+    }
+
+    pub(crate) fn set_detached(&self, detached: bool) {
+        self.detached.store(detached, Relaxed);
+    }
+
+    /// True while the engine is another process's, which is away.
+    pub(crate) fn is_detached(&self) -> bool {
+        self.detached.load(Relaxed)
     }
 
     /// True if the engine was another process's, which is gone for good.

@@ -64,6 +64,7 @@ impl Endpoint {
     /// | `udp://192.0.2.1:7000?engines=4` | the same with so many engines, 1 to 64, each with sockets and a thread of its own |
     /// | `shm://name` | memory shared with processes of this host that use the same name: see [`Shm::attach`] |
     /// | `dpdk://0000:00:06.0?ip=10.0.0.5/24` | a port of DPDK's, with the feature `dpdk`: see `dpdk::DpdkUrl` |
+    /// | `dpdk://0000:00:06.0?ip=10.0.0.5/24&engines=4` | the same with so many engines, each with a queue of the port's |
     /// | `unix:///run/machnet/machnet.sock` | the daemon that listens there: see [`Endpoint::attach`] |
     /// | `unix:///run/machnet/machnet.sock?reconnect=yes` | the same; listeners outlive the daemon: see [`Reconnect`] |
     ///
@@ -144,7 +145,7 @@ fn dpdk(url: &crate::dpdk::DpdkUrl) -> io::Result<Endpoint> {
         // All of what the port's MTU allows.
         config.max_payload = driver.capabilities().max_payload;
         config.congestion = Some(crate::Congestion::Cubic);
-        Endpoint::builder().driver(driver).config(config).start()
+        Endpoint::builder().driver(driver).engines(url.engines()).config(config).start()
     })
 }
 

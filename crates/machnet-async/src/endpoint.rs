@@ -41,8 +41,8 @@ impl Endpoint {
         }
     }
 
-    pub(crate) fn on(engine: Arc<EngineHandle>) -> Self {
-        Self { engines: Arc::new([engine]) }
+    pub(crate) fn on(engines: Vec<Arc<EngineHandle>>) -> Self {
+        Self { engines: engines.into() }
     }
 
     /// True once it was shut down, or an engine of it is gone.
@@ -95,7 +95,11 @@ impl Endpoint {
         // An endpoint that lost an engine says so at once, not to whom chance leads to that engine. Each half of a flow holds
         // its engine: the one that is held least has least to do.
         let lost = self.engines.iter().find(|engine| engine.is_closing());
-        let engine = lost.or_else(|| self.engines.iter().min_by_key(|engine| Arc::strong_count(engine)));
+        let engine = lost.or_else(|| {
+            // One whose daemon is away only if all are.
+            let load = |engine: &&Arc<EngineHandle>| (engine.status().is_detached(), Arc::strong_count(engine));
+            self.engines.iter().min_by_key(load)
+        });
         Connect::new(engine.unwrap_or(&self.engines[0]), peer)
     }
 
@@ -238,8 +242,8 @@ impl<D> EndpointBuilder<D> {
 
     /// How many engines share the endpoint's flows: 1 to 64, each with a thread and a queue of the driver of its own. Default: 1.
     ///
-    /// For more traffic than one core carries. Connected flows go to the engine that has fewest, accepted ones to any with the
-    /// same chance. Limits are each engine's. With [`Placement::Thread`] only, and drivers that can be
+    /// For more traffic than one core carries. Connected flows go to the engine that has fewest of the endpoint's, accepted ones
+    /// to the engine that has fewest. Limits are each engine's. With [`Placement::Thread`] only, and drivers that can be
     /// [divided](Driver::split), as [`Udp`](crate::Udp) can: with four ports for each engine beside its own.
     pub const fn engines(mut self, engines: usize) -> Self {
         self.engines = engines;
@@ -283,6 +287,11 @@ impl<D> EndpointBuilder<D> {
     }
 }
 
+/// The driver for one engine.
+fn one<D: Driver>(driver: D) -> io::Result<D> {
+    driver.split(1)?.pop().ok_or_else(|| io::Error::other("a driver for one engine is none"))
+}
+
 impl<D: Driver + 'static> EndpointBuilder<D> {
     /// Starts the engine. With [`Placement::Thread`] this waits for the thread to be set up, some tens of microseconds.
     ///
@@ -296,6 +305,8 @@ impl<D: Driver + 'static> EndpointBuilder<D> {
     /// [`Placement::Inline`] in a runtime without IO, as tokio's own sockets do (`Builder::enable_io`).
     pub fn start(self) -> io::Result<Endpoint> {
         let Self { driver, config, idle, thread_name, core, placement, recv_spin, engines } = self;
+        // It may have been opened for several.
+        let driver = if engines == 1 { one(driver)? } else { driver };
         let datapath = Datapath { driver, config, idle, thread_name, core, recv_spin };
         let bad = |text: String| Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         let engines: Arc<[_]> = match (placement, engines) {

@@ -308,7 +308,7 @@ mod wait;
 /// An engine thread for applications of another kind: the daemon's.
 #[doc(hidden)]
 pub mod engine {
-    pub use crate::datapath::{Ended, EngineThread, Outcome, Status};
+    pub use crate::datapath::{Ended, EngineThread, Outcome, Status, seed};
 }
 
 /// The futures that endpoints, listeners and flows return.

@@ -157,7 +157,9 @@ pub struct Listen {
 
 impl Listen {
     pub(crate) fn new(engines: &Arc<[Arc<EngineHandle>]>, port: u16, limit: u32) -> Self {
-        let (ears, engines) = (Vec::new(), Arc::clone(engines));
+        // Not at those whose daemon came back with fewer engines, unless it is away altogether.
+        let attached: Arc<[_]> = engines.iter().filter(|engine| !engine.status().is_detached()).cloned().collect();
+        let (ears, engines) = (Vec::new(), if attached.is_empty() { Arc::clone(engines) } else { attached });
         // Between them.
         let limit = limit.div_ceil(engines.len() as u32);
         Self { port, limit, options: FlowOptions::new(), ears, opening: None, engines }

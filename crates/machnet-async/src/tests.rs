@@ -36,7 +36,7 @@ impl Rig {
     pub(crate) fn new() -> (Endpoint, Self) {
         let handle = EngineHandle::new(Intake::new(), addr(1), LIMIT, Duration::ZERO);
         let intake = Arc::clone(handle.intake());
-        (Endpoint::on(handle), Self { channel: LocalChannel::new(Arc::clone(&intake)), intake })
+        (Endpoint::on(vec![handle]), Self { channel: LocalChannel::new(Arc::clone(&intake)), intake })
     }
 
     fn set_state(&mut self, slot: Slot, state: FlowState) {
@@ -394,7 +394,7 @@ fn the_last_handle_of_any_kind_asks_the_engine_to_end() {
 fn an_engine_that_dies_leaves_nobody_waiting() {
     let handle = EngineHandle::new(Intake::new(), addr(1), LIMIT, Duration::ZERO);
     let channel = LocalChannel::new(Arc::clone(handle.intake()));
-    let endpoint = Endpoint::on(Arc::clone(&handle));
+    let endpoint = Endpoint::on(vec![Arc::clone(&handle)]);
     let mut rig = Rig { channel, intake: Arc::clone(handle.intake()) };
     let (mut flow, slot) = rig.flow(&endpoint);
     let (mut listener, _) = rig.listener(&endpoint);

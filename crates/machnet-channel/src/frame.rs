@@ -11,6 +11,8 @@
 //! lent takes a fresh one. Dropping never blocks and may happen on any thread, after engine, endpoint and runtime are
 //! gone: the region lives until its last frame does.
 //!
+//! One exception, by ranges: what lies in front of a payload may be written while others read the payload (`front.rs`).
+//!
 //! [`Region`]`<Private>` is memory that only this process writes. Memory that others write gets a type of its own (a
 //! `&[u8]` over it would be undefined behaviour), so that the compiler keeps the two apart.
 
@@ -23,11 +25,14 @@ use std::ptr::NonNull;
 use std::sync::OnceLock;
 
 use crate::Doorbell;
+use crate::front::Front;
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 use crate::sync::{self, Arc};
 
 /// The end of a free list.
 pub(crate) const NIL: u32 = u32::MAX;
+/// In place of the link of a frame in use: it was given to applications to build in, and is counted out when it comes home.
+pub(crate) const BUILDING: u32 = NIL - 1;
 
 /// Memory that only this process writes.
 #[derive(Debug)]
@@ -42,7 +47,7 @@ pub struct Region<K> {
 pub(crate) struct FrameMeta {
     /// Holders of the frame; 0 on the free list, and while a device has it.
     pub(crate) count: AtomicU32,
-    /// Next on a free list.
+    /// Next on a free list; of a frame in use [`BUILDING`] or of no meaning.
     pub(crate) next: AtomicU32,
     /// Its first byte.
     pub(crate) start: NonNull<u8>,
@@ -71,6 +76,8 @@ struct Home {
     newest: AtomicU32,
     /// How many frames ever came home. Counted before the push, so that who takes a frame finds it counted.
     returned: AtomicU64,
+    /// Frames that are [`BUILDING`].
+    building: AtomicU32,
     /// The pool ran dry and its engine wants to hear of the next frame.
     starving: AtomicBool,
 }
@@ -123,7 +130,12 @@ impl Region<Private> {
 
     /// A region, and the pool whose list of free frames begins at `free`.
     pub(crate) fn over(memory: Memory, frame_size: u32, frames: Box<[FrameMeta]>, free: u32) -> (Self, FramePool) {
-        let home = Home { newest: AtomicU32::new(NIL), returned: AtomicU64::new(0), starving: AtomicBool::new(false) };
+        let home = Home {
+            newest: AtomicU32::new(NIL),
+            returned: AtomicU64::new(0),
+            building: AtomicU32::new(0),
+            starving: AtomicBool::new(false),
+        };
         let taken = if free == NIL { frames.len() as u64 } else { 0 };
         let inner = Arc::new(RegionInner { memory, frame_size, frames, bell: OnceLock::new(), home });
         let pool = FramePool { inner: Arc::clone(&inner), free, taken };
@@ -161,7 +173,7 @@ impl std::fmt::Debug for RegionInner {
 }
 
 impl RegionInner {
-    fn start_of(&self, index: u32) -> NonNull<u8> {
+    pub(crate) fn start_of(&self, index: u32) -> NonNull<u8> {
         self.meta(index).start
     }
 
@@ -169,7 +181,25 @@ impl RegionInner {
         &self.frames[index as usize]
     }
 
-    fn retain(&self, index: u32) {
+    /// Notes that an application may build in a frame, which its only holder calls.
+    pub(crate) fn count_in(&self, index: u32) {
+        self.meta(index).next.store(BUILDING, Ordering::Relaxed);
+        self.home.building.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Frames that applications build in, or have built in and that are not home.
+    pub(crate) fn building(&self) -> u32 {
+        self.home.building.load(Ordering::Relaxed)
+    }
+
+    /// A frame comes home: nobody holds it.
+    fn count_out(&self, meta: &FrameMeta) {
+        if meta.next.load(Ordering::Relaxed) == BUILDING {
+            self.home.building.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn retain(&self, index: u32) {
         // Relaxed: the caller holds the frame, so it cannot come home meanwhile.
         let before = self.meta(index).count.fetch_add(1, Ordering::Relaxed);
         // Leaking references in a loop must end in an abort, not in a frame freed under its readers.
@@ -186,6 +216,7 @@ impl RegionInner {
             return;
         }
         fence(Ordering::Acquire);
+        self.count_out(meta);
         let home = &self.home;
         home.returned.fetch_add(1, Ordering::Relaxed);
         let mut head = sync::guess_u32(&home.newest);
@@ -285,6 +316,7 @@ impl FramePool {
             let this = ManuallyDrop::new(frame);
             // SAFETY: `this` is never dropped nor used again, so the `Arc` is dropped once.
             drop(unsafe { std::ptr::read(&raw const this.region) });
+            self.inner.count_out(meta);
             meta.count.store(0, Ordering::Relaxed);
             meta.next.store(self.free, Ordering::Relaxed);
             self.free = this.index;
@@ -371,7 +403,7 @@ impl Frame {
     pub fn lend(&self, range: Range<u32>) -> FrameRef {
         assert!(range.start <= range.end && range.end <= self.region.frame_size, "range outside the frame");
         self.region.retain(self.index);
-        FrameRef { region: Arc::clone(&self.region), index: self.index, start: range.start, end: range.end }
+        FrameRef::new(Arc::clone(&self.region), self.index, range)
     }
 
     /// Gives up writing: the frame comes home when the last reference is dropped.
@@ -385,7 +417,7 @@ impl Frame {
         let this = ManuallyDrop::new(self);
         // SAFETY: `this` is never dropped nor used again, so the `Arc` has one owner still.
         let region = unsafe { std::ptr::read(&raw const this.region) };
-        FrameRef { region, index: this.index, start: range.start, end: range.end }
+        FrameRef::new(region, this.index, range)
     }
 }
 
@@ -407,9 +439,16 @@ pub struct FrameRef {
     pub(crate) index: u32,
     pub(crate) start: u32,
     pub(crate) end: u32,
+    /// See `front.rs`.
+    pub(crate) front: Front,
 }
 
 impl FrameRef {
+    /// The caller's hold becomes the reference's.
+    pub(crate) const fn new(region: Arc<RegionInner>, index: u32, range: Range<u32>) -> Self {
+        Self { region, index, start: range.start, end: range.end, front: Front::none() }
+    }
+
     /// Another reference to `range` of this one.
     ///
     /// # Panics
@@ -418,12 +457,9 @@ impl FrameRef {
     pub fn slice(&self, range: Range<u32>) -> Self {
         assert!(range.start <= range.end && range.end <= self.end - self.start, "range outside the reference");
         self.region.retain(self.index);
-        Self {
-            region: Arc::clone(&self.region),
-            index: self.index,
-            start: self.start + range.start,
-            end: self.start + range.end,
-        }
+        let start = self.start + range.start;
+        self.front.share(start);
+        Self::new(Arc::clone(&self.region), self.index, start..self.start + range.end)
     }
 
     /// The frame itself, to write again, and where in it this reference was; the reference, if others are left.
@@ -449,6 +485,13 @@ impl FrameRef {
     pub fn advance(&mut self, n: usize) {
         assert!(n <= (self.end - self.start) as usize, "advance past the end");
         self.start += n as u32;
+    }
+
+    /// Drops all but the first `len` bytes from view.
+    pub fn truncate(&mut self, len: usize) {
+        if len < (self.end - self.start) as usize {
+            self.end = self.start + len as u32;
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use crate::{Backlog, Doorbell, HintQueue, Mailbox};
+use crate::{Backlog, Doorbell, HintQueue, Mailbox, Stock};
 
 /// What serves mailboxes and listeners where no engine of this process does: an engine in another process, reached through
 /// shared memory, for which whoever is here runs the pump. No call waits for anybody.
@@ -41,6 +41,8 @@ pub struct Intake {
     handed_over: AtomicU64,
     /// In the engine's place. It holds the intake in turn, until it is over.
     pump: OnceLock<std::sync::Arc<dyn Pump>>,
+    /// Where messages may be built, if the engine has frames for that.
+    stock: OnceLock<Arc<Stock>>,
 }
 
 impl Intake {
@@ -56,6 +58,7 @@ impl Intake {
             woken: AtomicU64::new(0),
             handed_over: AtomicU64::new(0),
             pump: OnceLock::new(),
+            stock: OnceLock::new(),
         })
     }
 
@@ -83,6 +86,16 @@ impl Intake {
     /// Puts `pump` into the engine's place, before anybody uses the intake.
     pub fn set_pump(&self, pump: std::sync::Arc<dyn Pump>) {
         let _ = self.pump.set(pump);
+    }
+
+    /// Engine: gives its applications a stock, once. False if they have one.
+    pub(crate) fn set_stock(&self, stock: Arc<Stock>) -> bool {
+        self.stock.set(stock).is_ok()
+    }
+
+    /// The frames that applications build messages in.
+    pub(crate) fn stock(&self) -> Option<&Stock> {
+        self.stock.get().map(|stock| &**stock)
     }
 
     /// What is in the engine's place, if anything.

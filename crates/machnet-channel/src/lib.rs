@@ -8,6 +8,8 @@
 //!      └── hint ──▶ Intake { flows, listeners, bell } ─┘ wakers rx / tx / state
 //! ```
 //!
+//! Empty frames to build messages in wait in a [`Stock`]; a message lies in one, in other memory, or in the frame it arrived in.
+//!
 //! Every piece of state lives in its [`Mailbox`] (per flow) or [`Backlog`] (per listener); what travels through a
 //! [`HintQueue`] is only a hint to look there. A hint may therefore be early, late or superfluous, but never lost.
 //!
@@ -21,6 +23,7 @@ mod fd;
 #[cfg(not(machnet_loom))]
 mod foreign;
 mod frame;
+mod front;
 mod hint_queue;
 mod inbox;
 mod intake;
@@ -38,6 +41,7 @@ pub mod shared;
 mod spinner;
 mod spsc;
 mod state;
+mod stock;
 mod sync;
 mod tried;
 mod words;
@@ -68,6 +72,7 @@ pub use ring::{RingConsumer, RingError, RingProducer, RingSide, ring_words};
 pub use spinner::current;
 pub use spinner::{Due, Spinner, Spinning};
 pub use state::{CloseReason, FlowState, Intent};
+pub use stock::{BUILD_FROM, Stock, Stocker};
 pub use tried::Tried;
 pub use words::Words;
 

@@ -16,6 +16,7 @@ mod ring;
 mod shared;
 mod spinner;
 mod spsc;
+mod stock;
 
 use std::future::poll_fn;
 use std::task::{Context, Poll};

@@ -45,6 +45,14 @@ impl Message {
         }
     }
 
+    /// The frame that the message lies in, if it lies in one.
+    pub(crate) const fn lent_mut(&mut self) -> Option<&mut FrameRef> {
+        match &mut self.0 {
+            Repr::Owned(_) => None,
+            Repr::Lent(frame) => Some(frame),
+        }
+    }
+
     /// The message as a vector: a copy.
     #[must_use]
     pub fn to_vec(&self) -> Vec<u8> {

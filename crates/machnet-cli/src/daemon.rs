@@ -21,7 +21,12 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let config = Config::load(&options.config)?;
     if options.check {
         let settings = &config.settings;
-        println!("{}: good: {} at {}", options.config.display(), config.driver, settings.socket.display());
+        let engines = match settings.engines {
+            1 => "1 engine".to_owned(),
+            many => format!("{many} engines"),
+        };
+        let (file, socket) = (options.config.display(), settings.socket.display());
+        println!("{file}: good: {} at {socket}, {engines}", config.driver);
         return Ok(ExitCode::SUCCESS);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;

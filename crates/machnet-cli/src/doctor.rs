@@ -77,6 +77,7 @@ struct Port {
     max_mtu: u16,
     rx_descriptors: u16,
     tx_descriptors: u16,
+    queues: u16,
     max_queues: u16,
     rx_checksum: bool,
     tx_checksum: bool,
@@ -111,6 +112,7 @@ fn port(options: &Options) -> anyhow::Result<Option<Port>> {
         max_mtu: facts.max_mtu,
         rx_descriptors: facts.rx_descriptors,
         tx_descriptors: facts.tx_descriptors,
+        queues: facts.queues,
         max_queues: facts.max_queues,
         rx_checksum: facts.rx_checksum,
         tx_checksum: facts.tx_checksum,
@@ -297,7 +299,7 @@ impl Report {
         }
         if let Some(port) = &self.port {
             println!("\n{} ({}, {}): tier {}", port.name, port.driver, port.mac, port.tier);
-            println!("MTU {} of {}, queue pairs up to {}", port.mtu, port.max_mtu, port.max_queues);
+            println!("MTU {} of {}, queue pairs {} of {}", port.mtu, port.max_mtu, port.queues, port.max_queues);
             println!("descriptors {} and {}", port.rx_descriptors, port.tx_descriptors);
             let Port { rx_checksum, tx_checksum, rss, rss_table, link_events, .. } = port;
             println!(

@@ -53,6 +53,11 @@ pub struct Config {
     /// before, at least two of each; half in reserve, for flows whose application has read all it was given. Default 256 MiB:
     /// address space, which costs memory only once used.
     pub reassembly_bytes: u64,
+    /// Frames of the driver that applications may hold to build messages in (`reserve`): those that wait for them, that are
+    /// being written, that are posted or not acknowledged yet, and that the device has not given back. Never more than a quarter of the
+    /// driver's, so that receiving goes on whatever applications hold; beyond, messages are built in ordinary memory, and copied. 0:
+    /// all are. Default 1 024.
+    pub build_frames: u32,
     /// What of that one peer's unfinished messages may take: those next in their flows, of which one is always
     /// allowed; and half as much others. Default 64 MiB.
     pub peer_reassembly_bytes: u64,
@@ -75,6 +80,7 @@ impl Default for Config {
             max_payload: 65_507,
             device_queue: 24 << 10,
             reassembly_bytes: 256 << 20,
+            build_frames: 1024,
             peer_reassembly_bytes: 64 << 20,
         }
     }

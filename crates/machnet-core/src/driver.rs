@@ -72,15 +72,26 @@ pub struct Capabilities {
     pub segments: u16,
     /// True if [`Driver::wait`] gives a file descriptor that an idle engine can sleep on.
     pub can_sleep: bool,
+    /// How many frames applications may hold to build messages in; 0 if payloads are copied on their way to the device
+    /// whatever they lie in.
+    pub build_frames: u32,
     /// True if peers are on this very host: nothing in between loses packets, or carries only shorter ones than `max_payload`.
     pub is_local: bool,
 }
 
 impl Capabilities {
-    /// The least: no segmentation, no sleeping, no headroom.
+    /// The least: no segmentation, no sleeping, no headroom, no frames to build in.
     #[must_use]
     pub const fn minimal(max_payload: u32) -> Self {
-        Self { max_payload, headroom: 0, descriptors: 256, segments: 1, can_sleep: false, is_local: false }
+        Self {
+            max_payload,
+            headroom: 0,
+            descriptors: 256,
+            segments: 1,
+            can_sleep: false,
+            build_frames: 0,
+            is_local: false,
+        }
     }
 }
 
@@ -96,6 +107,12 @@ pub trait Driver: Send {
     /// them. More than one lets peers choose ports whose packets reach the right queue of several.
     fn ports(&self) -> (u16, u16) {
         (self.home().port(), self.home().port())
+    }
+
+    /// True if what is sent to `remote` comes back to this very queue, whatever ports are chosen: it never leaves the host.
+    fn turns(&self, remote: SocketAddr) -> bool {
+        let _ = remote;
+        false
     }
 
     /// Makes `drivers` drivers of one that was not used yet: queues of the same NIC, each for an engine of its own.

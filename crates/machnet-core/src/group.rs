@@ -19,6 +19,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use crate::driver::{Meta, Unreachable};
 use crate::engine::{Keyed, PortMaps};
+use crate::placement::{Board, Placed};
 
 /// The most engines of an endpoint.
 pub const MAX_ENGINES: usize = 64;
@@ -29,7 +30,7 @@ const INBOX: usize = 512;
 /// What one engine hands another.
 #[derive(Debug)]
 pub(crate) enum Handed {
-    /// A datagram, which arrived on queue `meta.queue`; how many engines looked at it before.
+    /// A datagram, which arrived on queue `meta.queue`; how many engines looked at it before, or that it was placed.
     Packet { meta: Meta, payload: FrameRef, hops: u8 },
     /// An ICMP message about an INIT, which does not say whose.
     Unreachable(Unreachable),
@@ -44,8 +45,9 @@ pub(crate) struct Shared {
     pub(crate) instance: u64,
     /// Of tokens.
     pub(crate) secret: [u8; 16],
-    /// Which engine an INIT belongs to.
+    /// Which engine decides where an INIT belongs.
     pub(crate) placement: Keyed,
+    pub(crate) board: Board,
     /// What peers' ports hit.
     pub(crate) maps: Arc<Tried<PortMaps>>,
     inboxes: Box<[Arc<Inbox<Handed>>]>,
@@ -64,6 +66,10 @@ pub struct Member {
     /// Whom something was handed to since the last ring, a bit each.
     rings: u64,
     is_finished: bool,
+    /// What this one decided of INITs.
+    pub(crate) placed: Placed,
+    /// Flows of this engine as the others know them.
+    pub(crate) flows: u64,
 }
 
 impl Member {
@@ -85,6 +91,7 @@ impl Member {
             secret,
             placement: Keyed::new(&mut rng),
             maps: Arc::new(Tried::new(PortMaps::new(Keyed::new(&mut rng)))),
+            board: Board::new(bells.len()),
             inboxes: inboxes.into(),
             unfinished: AtomicU32::new(bells.len() as u32),
             starts: AtomicU64::new(0),
@@ -95,6 +102,8 @@ impl Member {
             shared: Arc::clone(&shared),
             rings: 0,
             is_finished: false,
+            placed: Placed::default(),
+            flows: 0,
         };
         receivers.into_iter().enumerate().map(member).collect()
     }

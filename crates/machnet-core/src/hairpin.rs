@@ -14,15 +14,17 @@
 //! the owner knows them. Where the address is the driver's alone ([`Hairpin::alone`]) a closed port is said to be
 //! unreachable. Where other sockets of the host share it, packets to ports that are not open here are left to the driver.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use machnet_channel::{Doorbell, Frame, FrameRef};
 
 use crate::driver::{Capabilities, Driver, Meta, RxPacket, TxPacket, Unreachable};
+use crate::ports::PortWords;
 use crate::{DropReason, Drops, Instant};
 
 /// Packets on their way around: more than an engine sends before it receives again.
@@ -37,8 +39,8 @@ pub struct Hairpin<D> {
     own: Vec<IpAddr>,
     /// Nobody but this driver has these addresses.
     alone: bool,
-    /// Ports that were opened, and how often.
-    open: BTreeMap<u16, u32>,
+    /// How often each port was opened, by any of several queues.
+    open: Arc<PortWords>,
     turned: VecDeque<RxPacket>,
     refused: VecDeque<Unreachable>,
     drops: Drops,
@@ -63,11 +65,15 @@ impl<D: Driver> Hairpin<D> {
         own.retain(|ip| !ip.is_unspecified() && !ip.is_multicast());
         own.sort_unstable();
         own.dedup();
+        Self::on(driver, own, alone, Arc::new(PortWords::new()))
+    }
+
+    fn on(driver: D, own: Vec<IpAddr>, alone: bool, open: Arc<PortWords>) -> Self {
         Self {
             driver,
             own,
             alone,
-            open: BTreeMap::new(),
+            open,
             turned: VecDeque::new(),
             refused: VecDeque::new(),
             drops: Drops::default(),
@@ -90,13 +96,9 @@ impl<D: Driver> Hairpin<D> {
         self.turned_packets
     }
 
-    fn turns(&self, to: SocketAddr) -> bool {
-        self.own.contains(&to.ip()) && (self.alone || self.is_open(to.port()))
-    }
-
     fn is_open(&self, port: u16) -> bool {
         let (first, last) = self.driver.ports();
-        (first..=last).contains(&port) || self.open.contains_key(&port)
+        (first..=last).contains(&port) || self.open.get(port).is_some_and(|count| count.load(Ordering::Relaxed) > 0)
     }
 
     fn turn(&mut self, packet: &TxPacket) -> Result<(), DropReason> {
@@ -148,6 +150,16 @@ impl<D: Driver> Driver for Hairpin<D> {
         self.driver.ports()
     }
 
+    fn turns(&self, to: SocketAddr) -> bool {
+        self.own.contains(&to.ip()) && (self.alone || self.is_open(to.port()))
+    }
+
+    fn split(self, drivers: usize) -> io::Result<Vec<Self>> {
+        let Self { driver, own, alone, open, .. } = self;
+        let parts = driver.split(drivers)?;
+        Ok(parts.into_iter().map(|part| Self::on(part, own.clone(), alone, Arc::clone(&open))).collect())
+    }
+
     fn begin(&mut self, now: Instant) {
         self.driver.begin(now);
     }
@@ -158,18 +170,14 @@ impl<D: Driver> Driver for Hairpin<D> {
 
     fn open(&mut self, port: u16) -> io::Result<SocketAddr> {
         let address = self.driver.open(port)?;
-        *self.open.entry(address.port()).or_default() += 1;
+        self.open.make(address.port()).fetch_add(1, Ordering::Relaxed);
         Ok(address)
     }
 
     fn close(&mut self, port: u16) {
         self.driver.close(port);
-        if let Some(count) = self.open.get_mut(&port) {
-            *count -= 1;
-            if *count == 0 {
-                self.open.remove(&port);
-            }
-        }
+        let fewer = |count: u64| count.checked_sub(1);
+        let _ = self.open.make(port).fetch_update(Ordering::Relaxed, Ordering::Relaxed, fewer);
     }
 
     fn frame(&mut self) -> Option<Frame> {

@@ -17,12 +17,14 @@ pub mod fuzz;
 mod group;
 mod hairpin;
 pub mod net;
+mod placement;
+mod ports;
 mod seq;
 mod time;
 
 pub use channel::{
-    AppChannel, Arrival, Counters, Ended, FlowReport, Gate, Hint, ListenSlot, LocalChannel, News, Ports, Quota, Report,
-    Slot, TenantReport, Tenants,
+    Account, AppChannel, Arrival, Building, Claims, Counters, Ended, FlowReport, Gate, Hint, ListenSlot, LocalChannel,
+    News, Ports, Quota, Report, Slot, TenantReport, Tenants,
 };
 pub use config::{Config, ConfigError, MAX_MESSAGE};
 pub use driver::{Capabilities, Driver, Meta, RxPacket, TxPacket, Unreachable};

@@ -73,7 +73,7 @@ fn hops(criterion: &mut Criterion) {
 
     let folder = tempfile::tempdir().expect("a folder");
     let mut settings = Settings::new(folder.path().join("machnet.sock"), vec![Allowance::everybody()]);
-    (settings.idle, settings.core) = (IdlePolicy::Spin, Some(ENGINE));
+    (settings.idle, settings.cores) = (IdlePolicy::Spin, vec![ENGINE]);
     let daemon = Daemon::start(driver(), settings).expect("a daemon");
     let endpoint = Endpoint::attach(daemon.socket()).expect("attached");
     round_trips(criterion, "sidecar", &endpoint);

@@ -1,4 +1,4 @@
-//! What the control thread and the engine thread hand to each other.
+//! What the control thread and the engines' threads hand to each other.
 //!
 //! ```text
 //!   control ─ came, gone, report? ─▶ desk ─ flag, doorbell ─▶ engine (Reception: its Gate)
@@ -7,7 +7,7 @@
 //!
 //! Whoever rings without end is heard now and then: see [`Reception::hush`].
 //!
-//! The engine looks at a flag in each round, and takes a lock only if there is something. It writes bells (sockets) and
+//! Each engine has a tray of its own here, and looks at a flag in each round, and takes a lock only if there is something. It writes bells (sockets) and
 //! closes nothing, maps nothing and unmaps nothing: that takes time which it has not.
 
 use std::collections::BTreeMap;
@@ -42,18 +42,24 @@ const TIMER: u64 = 0;
 /// What both threads share.
 #[derive(Debug)]
 pub(crate) struct Desk {
-    /// Set when something lies in `inbox`.
-    has_news: AtomicBool,
+    trays: Vec<Tray>,
     closing: AtomicBool,
-    inbox: Mutex<Vec<Item>>,
     outbox: Mutex<Outbox>,
-    /// The engine's bell.
-    bell: Arc<Doorbell>,
-    /// The control thread's: readable when `outbox` has something, and when the engine has ended.
+    /// The control thread's: readable when `outbox` has something, and when an engine has ended.
     pub(crate) control: OwnedFd,
 }
 
-/// For the engine.
+/// What one engine finds.
+#[derive(Debug)]
+struct Tray {
+    /// Set when something lies in `inbox`.
+    has_news: AtomicBool,
+    inbox: Mutex<Vec<Item>>,
+    /// The engine's bell.
+    bell: Arc<Doorbell>,
+}
+
+/// For an engine.
 pub(crate) enum Item {
     /// News, with the connection if it is of somebody who came.
     News(News<Shared>, Option<Arc<OwnedFd>>),
@@ -68,8 +74,10 @@ impl fmt::Debug for Item {
 /// For the control thread.
 #[derive(Default)]
 pub(crate) struct Outbox {
-    pub(crate) dismissed: Vec<(u64, Ended, Box<DaemonSide<Shared>>)>,
-    pub(crate) report: Option<Report>,
+    /// By which engine, whom, and why.
+    pub(crate) dismissed: Vec<(usize, u64, Ended, Box<DaemonSide<Shared>>)>,
+    /// By engine.
+    pub(crate) reports: BTreeMap<usize, Report>,
 }
 
 impl fmt::Debug for Outbox {
@@ -84,28 +92,37 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Desk {
-    pub(crate) fn new() -> std::io::Result<Arc<Self>> {
-        Ok(Arc::new(Self {
+    pub(crate) fn new(engines: usize) -> std::io::Result<Arc<Self>> {
+        let tray = |_| Tray {
             has_news: AtomicBool::new(false),
-            closing: AtomicBool::new(false),
             inbox: Mutex::new(Vec::new()),
-            outbox: Mutex::new(Outbox::default()),
             bell: Arc::new(Doorbell::new()),
+        };
+        Ok(Arc::new(Self {
+            trays: (0..engines).map(tray).collect(),
+            closing: AtomicBool::new(false),
+            outbox: Mutex::new(Outbox::default()),
             control: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
         }))
     }
 
-    /// Control: news for the engine.
-    pub(crate) fn tell(&self, news: News<Shared>, line: Option<Arc<OwnedFd>>) {
-        lock(&self.inbox).push(Item::News(news, line));
-        self.has_news.store(true, Ordering::Release);
-        self.bell.ring();
+    /// Control: news for an engine.
+    pub(crate) fn tell(&self, engine: usize, news: News<Shared>, line: Option<Arc<OwnedFd>>) {
+        let tray = &self.trays[engine];
+        lock(&tray.inbox).push(Item::News(news, line));
+        tray.has_news.store(true, Ordering::Release);
+        tray.bell.ring();
+    }
+
+    /// The engines' bells, in order.
+    pub(crate) fn bells(&self) -> Vec<Arc<Doorbell>> {
+        self.trays.iter().map(|tray| Arc::clone(&tray.bell)).collect()
     }
 
     /// Anybody: the daemon is to end.
     pub(crate) fn close(&self) {
         self.closing.store(true, Ordering::Release);
-        self.bell.ring();
+        self.trays.iter().for_each(|tray| tray.bell.ring());
         self.wake_control();
     }
 
@@ -114,9 +131,12 @@ impl Desk {
         self.closing.load(Ordering::Acquire)
     }
 
-    /// Control: what the engine has for it.
+    /// Control: what the engines have for it. Reports only once every engine has made one.
     pub(crate) fn collect(&self) -> Outbox {
-        std::mem::take(&mut lock(&self.outbox))
+        let mut outbox = lock(&self.outbox);
+        let reports =
+            if outbox.reports.len() < self.trays.len() { BTreeMap::new() } else { std::mem::take(&mut outbox.reports) };
+        Outbox { dismissed: std::mem::take(&mut outbox.dismissed), reports }
     }
 
     pub(crate) fn wake_control(&self) {
@@ -132,10 +152,11 @@ impl Desk {
     }
 }
 
-/// The engine's end.
+/// An engine's end.
 #[derive(Debug)]
 pub(crate) struct Reception {
     desk: Arc<Desk>,
+    engine: usize,
     news: std::vec::IntoIter<Item>,
     /// The connections of who is served, which are their bells.
     lines: BTreeMap<u64, Line>,
@@ -159,13 +180,14 @@ struct Line {
 const LISTEN: epoll::EventFlags = epoll::EventFlags::IN.union(epoll::EventFlags::ET);
 
 impl Reception {
-    pub(crate) fn new(desk: Arc<Desk>) -> std::io::Result<Self> {
+    pub(crate) fn new(desk: Arc<Desk>, engine: usize) -> std::io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
         let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
         epoll::add(&epoll, &timer, epoll::EventData::new_u64(TIMER), LISTEN)?;
         Ok(Self {
             desk,
+            engine,
             news: Vec::new().into_iter(),
             lines: BTreeMap::new(),
             epoll,
@@ -212,20 +234,27 @@ impl Reception {
             }
         }
     }
+
+    fn tray(&self) -> &Tray {
+        &self.desk.trays[self.engine]
+    }
 }
 
 impl Gate for Reception {
     type Words = Shared;
 
     fn has_news(&self) -> bool {
-        self.news.len() > 0 || self.desk.has_news.load(Ordering::Acquire)
+        self.news.len() > 0 || self.tray().has_news.load(Ordering::Acquire)
     }
 
     fn next(&mut self) -> Option<News<Shared>> {
-        if self.news.len() == 0 && self.desk.has_news.load(Ordering::Acquire) {
-            let mut inbox = lock(&self.desk.inbox);
-            self.desk.has_news.store(false, Ordering::Release);
-            self.news = std::mem::take(&mut *inbox).into_iter();
+        if self.news.len() == 0 && self.tray().has_news.load(Ordering::Acquire) {
+            let tray = self.tray();
+            let mut inbox = lock(&tray.inbox);
+            tray.has_news.store(false, Ordering::Release);
+            let news = std::mem::take(&mut *inbox).into_iter();
+            drop(inbox);
+            self.news = news;
         }
         let Item::News(news, line) = self.news.next()?;
         let (arrival, line) = match (news, line) {
@@ -253,12 +282,12 @@ impl Gate for Reception {
         if let Some(line) = self.lines.remove(&tenant) {
             let _ = epoll::delete(&self.epoll, &*line.socket);
         }
-        lock(&self.desk.outbox).dismissed.push((tenant, *why, side));
+        lock(&self.desk.outbox).dismissed.push((self.engine, tenant, *why, side));
         self.desk.wake_control();
     }
 
     fn report(&mut self, report: Report) {
-        lock(&self.desk.outbox).report = Some(report);
+        lock(&self.desk.outbox).reports.insert(self.engine, report);
         self.desk.wake_control();
     }
 
@@ -267,7 +296,7 @@ impl Gate for Reception {
     }
 
     fn bell(&self) -> Arc<Doorbell> {
-        Arc::clone(&self.desk.bell)
+        Arc::clone(&self.tray().bell)
     }
 
     fn wait(&self) -> Option<BorrowedFd<'_>> {

@@ -1,14 +1,14 @@
-//! Machnet's sidecar: one engine that many applications share, which trust neither it nor each other.
+//! Machnet's sidecar: engines that many applications share, which trust neither them nor each other.
 //!
 //! ```text
 //!   config/    machnet.toml
 //!   socket.rs  the file that applications connect to
 //!   control/   the thread that lets them in, watches them, and tells about them
-//!   desk.rs    between it and the engine's thread
+//!   desk.rs    between it and the engines' threads
 //!   notify.rs  the service manager
 //! ```
 //!
-//! What the engine does for them is [`Tenants`]; what lies in the memory that they share with it, `docs/spec/sidecar.md`;
+//! What an engine does for them is [`Tenants`]; what lies in the memory that they share with it, `docs/spec/sidecar.md`;
 //! what an operator has to know, `docs/daemon.md`.
 //!
 //! The daemon trusts the kernel about who an application is (SO_PEERCRED), and nothing that the application says. It creates
@@ -29,8 +29,8 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use machnet_async::engine::{EngineThread, Outcome, Status};
-use machnet_core::{Driver, EngineStats, Hairpin, Tenants};
+use machnet_async::engine::{EngineThread, Outcome, Status, seed};
+use machnet_core::{Claims, Driver, EngineStats, Hairpin, MAX_ENGINES, Member, Tenants};
 use machnet_shm::Shm;
 use machnet_udp::Udp;
 
@@ -44,7 +44,8 @@ pub use url::DriverUrl;
 #[derive(Debug)]
 pub struct Daemon {
     desk: Arc<Desk>,
-    status: Arc<Status>,
+    /// Of each engine.
+    statuses: Vec<Arc<Status>>,
     home: SocketAddr,
     socket: PathBuf,
     control: Option<JoinHandle<io::Result<Outcome>>>,
@@ -54,7 +55,7 @@ impl Daemon {
     /// Starts what a configuration describes.
     ///
     /// # Errors
-    /// The vNIC cannot be opened; `AddrInUse`: another daemon serves the socket; else as [`Daemon::start`].
+    /// The vNIC cannot be opened, or not for so many engines; `AddrInUse`: another daemon serves the socket; else as [`Daemon::start`].
     pub fn open(config: Config) -> io::Result<Self> {
         let Config { driver, settings } = config;
         let name = driver.to_string();
@@ -65,7 +66,11 @@ impl Daemon {
             }
             DriverUrl::Shm(wire) => Self::run(Hairpin::alone(Shm::attach(&wire)?), settings, name),
             #[cfg(feature = "dpdk")]
-            DriverUrl::Dpdk(port) => Self::run(Hairpin::alone(port.open()?), settings, name),
+            DriverUrl::Dpdk(port) => {
+                // For one engine, which a daemon has: an error, if the URL says another number.
+                let driver = port.open()?.split(1)?.pop().ok_or(io::ErrorKind::InvalidData)?;
+                Self::run(Hairpin::alone(driver), settings, name)
+            }
         }
     }
 
@@ -73,7 +78,7 @@ impl Daemon {
     /// not.
     ///
     /// # Errors
-    /// `AddrInUse`: another daemon serves the socket. `InvalidInput`: the engine's limits contradict each other, the
+    /// `AddrInUse`: another daemon serves the socket. `Unsupported`: several engines on a driver that serves one. `InvalidInput`: the engine's limits contradict each other, the
     /// driver, or an [`Allowance`]. Else what the system says: no such directory, no descriptors, no threads.
     pub fn start<D: Driver + 'static>(driver: D, settings: Settings) -> io::Result<Self> {
         let name = format!("at {}", driver.home());
@@ -87,11 +92,20 @@ impl Daemon {
             fits.map_err(|why| io::Error::new(io::ErrorKind::InvalidInput, why))?;
         }
         let listener = Listener::bind(&settings.socket, settings.mode, settings.group)?;
-        let (desk, status, home) = (Desk::new()?, Arc::new(Status::default()), driver.home());
-        let channel = Tenants::new(Reception::new(Arc::clone(&desk))?)?;
-        let (config, idle, core, nice) = (settings.engine, settings.idle, settings.core, settings.nice);
-        let engine = EngineThread { driver, channel, config, idle, name: "machnet-engine".to_owned(), core, nice };
-        engine.start(&status)?;
+        let (count, home) = (settings.engines, driver.home());
+        if !(1..=MAX_ENGINES).contains(&count) {
+            let text = format!("{count} engines: there may be 1 to {MAX_ENGINES}");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
+        let (desk, claims) = (Desk::new(count)?, Arc::<Claims>::default());
+        let statuses = match start_engines(driver, &settings, &desk, &claims) {
+            Ok(statuses) => statuses,
+            Err(error) => {
+                // Those that run.
+                desk.close();
+                return Err(error);
+            }
+        };
         let socket = settings.socket.clone();
         let control = Control {
             settings,
@@ -99,7 +113,8 @@ impl Daemon {
             driver: name.clone(),
             listener,
             desk: Arc::clone(&desk),
-            status: Arc::clone(&status),
+            claims,
+            statuses: statuses.clone(),
             started,
         };
         let thread = std::thread::Builder::new().name("machnet-control".to_owned());
@@ -110,9 +125,9 @@ impl Daemon {
                 return Err(error);
             }
         };
-        tracing::info!(driver = name, %home, socket = %socket.display(), "serving");
+        tracing::info!(driver = name, %home, engines = count, socket = %socket.display(), "serving");
         notify::ready(&format!("serving {} at {}", home, socket.display()));
-        Ok(Self { desk, status, home, socket, control: Some(control) })
+        Ok(Self { desk, statuses, home, socket, control: Some(control) })
     }
 
     /// The address that its applications' flows leave from.
@@ -127,16 +142,24 @@ impl Daemon {
         &self.socket
     }
 
-    /// Its engine's counters, as last published.
+    /// Its engines' counters, as last published: the sums.
     #[must_use]
     pub fn stats(&self) -> EngineStats {
-        self.status.stats()
+        let mut sum = EngineStats::default();
+        self.engine_stats().iter().for_each(|stats| sum.add(stats));
+        sum
     }
 
-    /// How often its engine went to sleep.
+    /// The counters of each engine.
+    #[must_use]
+    pub fn engine_stats(&self) -> Vec<EngineStats> {
+        self.statuses.iter().map(|status| status.stats()).collect()
+    }
+
+    /// How often its engines went to sleep.
     #[must_use]
     pub fn sleeps(&self) -> u64 {
-        self.status.parks()
+        self.statuses.iter().map(|status| status.parks()).sum()
     }
 
     /// What ends it from another thread, or a signal's.
@@ -153,7 +176,7 @@ impl Daemon {
     /// Waits for its end.
     ///
     /// # Errors
-    /// `TimedOut`: flows were cut off. `Other`: its engine failed.
+    /// `TimedOut`: flows were cut off. `Other`: an engine failed.
     pub fn join(mut self) -> io::Result<()> {
         self.wait()
     }
@@ -162,7 +185,7 @@ impl Daemon {
         let Some(control) = self.control.take() else { return Ok(()) };
         match control.join() {
             Ok(Ok(Outcome::Finished)) => Ok(()),
-            Ok(Ok(_)) => Err(io::Error::other("the engine panicked")),
+            Ok(Ok(_)) => Err(io::Error::other("an engine panicked")),
             Ok(Err(error)) => Err(error),
             Err(_) => Err(io::Error::other("the control thread panicked")),
         }
@@ -187,6 +210,29 @@ impl Stopper {
     pub fn stop(&self) {
         self.0.close();
     }
+}
+
+/// A thread for each engine, on the queues that the driver is divided into.
+fn start_engines<D: Driver + 'static>(
+    driver: D,
+    settings: &Settings,
+    desk: &Arc<Desk>,
+    claims: &Arc<Claims>,
+) -> io::Result<Vec<Arc<Status>>> {
+    let Settings { engine: config, idle, engines, cores, nice, .. } = settings;
+    let members: Vec<Option<Member>> = match engines {
+        1 => vec![None],
+        _ => Member::group(&desk.bells(), seed()?).into_iter().map(Some).collect(),
+    };
+    let start = |(n, (driver, member)): (usize, (D, Option<Member>))| {
+        let channel = Tenants::one_of(Reception::new(Arc::clone(desk), n)?, Arc::clone(claims))?;
+        let (config, idle, core) = (*config, *idle, cores.get(n).copied());
+        let status = Arc::new(Status::default());
+        let name = format!("machnet-eng-{n}");
+        EngineThread { driver, channel, config, idle, name, core, nice: *nice }.start_as(&status, member)?;
+        Ok(status)
+    };
+    driver.split(*engines)?.into_iter().zip(members).enumerate().map(start).collect()
 }
 
 /// The addresses that a driver bound to `ip` is reached at: of a wildcard, those of all interfaces as they are now.

@@ -17,6 +17,19 @@ pub enum DriverUrl {
     Dpdk(Box<machnet_dpdk::DpdkUrl>),
 }
 
+impl DriverUrl {
+    /// How many engines a daemon on it must have; `None`: as many as it likes.
+    #[must_use]
+    pub const fn engines(&self) -> Option<usize> {
+        match self {
+            Self::Udp(_) => None,
+            Self::Shm(_) => Some(1),
+            #[cfg(feature = "dpdk")]
+            Self::Dpdk(url) => Some(url.engines()),
+        }
+    }
+}
+
 impl FromStr for DriverUrl {
     type Err = String;
 

@@ -15,11 +15,14 @@ use machnet_core::net::MacAddr;
 use rustix::io::Errno;
 
 use crate::config::control;
+use crate::gate::Gate;
 use crate::quirks::Quirks;
 use crate::{Device, Facts, ffi, log};
 
 /// What drivers log about a socket's path.
 const IN_USE: &str = "Address already in use";
+/// What AF_XDP's driver logs.
+const FEW_QUEUES: &str = "larger than combined queue count";
 /// How long a device that waits for its peer while it is attached may do so.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -65,19 +68,40 @@ impl Drop for Attached {
 pub(crate) struct Queues {
     pub(crate) rx_offloads: u64,
     pub(crate) tx_offloads: u64,
+    /// What is hashed to choose a queue; 0 is nothing.
+    pub(crate) spread_by: u64,
     /// What the device is told of it; 0 is nothing.
     pub(crate) mtu: u16,
     pub(crate) link_interrupts: bool,
     pub(crate) descriptors: (u16, u16),
 }
 
+/// The pools that queues receive into, by queue, and what keeps them until the port is gone.
+#[derive(Clone)]
+pub(crate) struct Rings(pub(crate) Vec<(NonNull<rte_mempool>, Arc<()>)>);
+
+// SAFETY: DPDK's pools may be used by any thread.
+unsafe impl Send for Rings {}
+// SAFETY: as above, and by several at a time.
+unsafe impl Sync for Rings {}
+
 impl Queues {
     /// # Safety
-    /// `pool` lives as long as the port.
-    pub(crate) unsafe fn set_up(&self, id: u16, pool: NonNull<rte_mempool>) -> io::Result<()> {
-        ffi::configure(id, 1, self.rx_offloads, self.tx_offloads, self.mtu, self.link_interrupts)?;
-        // SAFETY: says the caller.
-        unsafe { ffi::queues(id, self.descriptors, pool) }?;
+    /// `rings` live as long as the port.
+    pub(crate) unsafe fn set_up(&self, id: u16, rings: &Rings) -> io::Result<()> {
+        let count = rings.0.len() as u16;
+        ffi::configure(
+            id,
+            count,
+            (self.rx_offloads, self.tx_offloads),
+            self.spread_by,
+            self.mtu,
+            self.link_interrupts,
+        )?;
+        for (queue, (pool, _)) in (0..).zip(&rings.0) {
+            // SAFETY: says the caller.
+            unsafe { ffi::queues(id, queue, self.descriptors, *pool) }?;
+        }
         if let Err(error) = ffi::receive_groups(id) {
             tracing::debug!(port = id, %error, "no filter for groups to open");
         }
@@ -103,33 +127,29 @@ pub(crate) struct Again {
     queues: Queues,
 }
 
-/// A pool, on its way to another thread.
-struct Lent(NonNull<rte_mempool>);
-
-// SAFETY: DPDK's pools may be used by any thread.
-unsafe impl Send for Lent {}
-
 impl Again {
     /// Removes the device, if it is there (`old`), attaches and starts it again: in a thread of its own, for its driver waits for
     /// the peer's answers. Returns the port's number; after an error the device is not there.
     ///
     /// # Safety
-    /// `pool` lives until the thread has ended and the port is gone. Nobody else uses the port meanwhile.
+    /// `rings` live until the thread has ended and the port is gone. Nobody else uses the port meanwhile, once who is behind `gates` has
+    /// come out.
     pub(crate) unsafe fn attach(
         &self,
         old: Option<u16>,
-        pool: NonNull<rte_mempool>,
+        rings: Rings,
+        gates: Vec<Arc<Gate>>,
     ) -> io::Result<JoinHandle<io::Result<u16>>> {
-        let (again, pool) = (self.clone(), Lent(pool));
+        let again = self.clone();
         thread::Builder::new().name("dpdk-attach".to_owned()).spawn(move || {
-            let pool = pool;
+            Gate::wait_for_all(&gates);
             let _control = control();
             if let Some(id) = old {
                 remove(id, &again.name)?;
             }
             let attached = attach_vdev(&again.name, &again.arguments)?;
             // SAFETY: says the caller.
-            unsafe { again.queues.set_up(attached.id(), pool.0) }?;
+            unsafe { again.queues.set_up(attached.id(), &rings) }?;
             ffi::start(attached.id(), false)?;
             let id = attached.id();
             attached.keep();
@@ -139,8 +159,9 @@ impl Again {
 }
 
 /// Starts the port again, in a thread of its own, for connecting to a peer that stands still takes as long as that does.
-pub(crate) fn restart(id: u16, by_interrupts: bool) -> io::Result<JoinHandle<io::Result<u16>>> {
+pub(crate) fn restart(id: u16, by_interrupts: bool, gates: Vec<Arc<Gate>>) -> io::Result<JoinHandle<io::Result<u16>>> {
     thread::Builder::new().name("dpdk-restart".to_owned()).spawn(move || {
+        Gate::wait_for_all(&gates);
         let _control = control();
         ffi::restart(id, by_interrupts).map(|()| id)
     })
@@ -151,8 +172,8 @@ pub(crate) fn remove(id: u16, name: &str) -> io::Result<()> {
     ffi::remove(id, Quirks::of(name).ends_by_interrupts())
 }
 
-/// Attaches `device` for the host that has `address`.
-pub(crate) fn attach(device: &Device, address: Option<IpAddr>) -> io::Result<Attached> {
+/// Attaches `device`, which is to have so many queue pairs, for the host that has `address`.
+pub(crate) fn attach(device: &Device, address: Option<IpAddr>, queues: u16) -> io::Result<Attached> {
     log::forget();
     let found = |id, name: &str| Attached { id, name: name.to_owned(), arguments: String::new() };
     match device {
@@ -177,7 +198,8 @@ pub(crate) fn attach(device: &Device, address: Option<IpAddr>) -> io::Result<Att
         }
         Device::Vdev { name, arguments } => {
             let quirks = Quirks::of(name);
-            let arguments = address.map_or_else(|| arguments.clone(), |ip| quirks.with_mac_of(arguments, ip));
+            let arguments = quirks.with_queues(arguments, queues)?;
+            let arguments = address.map_or_else(|| arguments.clone(), |ip| quirks.with_mac_of(&arguments, ip));
             attach_vdev(name, &arguments)
         }
     }
@@ -262,6 +284,10 @@ fn unprobed(error: &io::Error, device: &str) -> io::Error {
             ErrorKind::AddrInUse,
             "another process serves its socket, or this one did (memif closes it at the process's end, unless socket-abstract=no): take another path",
         )
+    } else if log::mentions(FEW_QUEUES) {
+        let mend =
+            "its interface has fewer queues than engines are wanted: ethtool -L INTERFACE combined N, or fewer engines";
+        (ErrorKind::InvalidInput, mend)
     } else if log::mentions("failed to parse device") || matches!(errno, Some(Errno::NODEV | Errno::NOENT)) {
         let mend = "there is no such device, no driver for it is installed, or the kernel has it (bind PCI devices to vfio-pci)";
         (ErrorKind::NotFound, mend)

@@ -3,12 +3,14 @@
 use std::io::{self, ErrorKind};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use machnet_core::net::{Net, NetConfig};
+use machnet_core::MAX_ENGINES;
+use machnet_core::net::{FrameCapabilities, Net, NetConfig};
 
-use crate::attach::{Attached, Comeback, Queues, attach, what_was_said};
+use crate::attach::{Attached, Comeback, Queues, Rings, attach, what_was_said};
 use crate::gate::Gate;
+use crate::link::Link;
 use crate::pool::{HEADROOM, Pool};
 use crate::quirks::{Quirks, Revival};
 use crate::{Device, Eal, Facts, HugePages, Port, ffi, log};
@@ -40,11 +42,23 @@ pub struct PortBuilder {
     /// The longest by default.
     usual: u32,
     checksums: bool,
+    engines: usize,
+    queues: Option<u16>,
 }
 
 impl PortBuilder {
     pub(crate) const fn new(device: Device) -> Self {
-        Self { device, eal: None, frames: 4096, descriptors: DESCRIPTORS, mtu: None, usual: MTU, checksums: false }
+        Self {
+            device,
+            eal: None,
+            frames: 4096,
+            descriptors: DESCRIPTORS,
+            mtu: None,
+            usual: MTU,
+            checksums: false,
+            engines: 1,
+            queues: None,
+        }
     }
 
     /// How DPDK is started, if it does not run in this process yet.
@@ -54,7 +68,27 @@ impl PortBuilder {
         self
     }
 
-    /// Number of frames, for what is received, built and lent to the application together; what lies in the device's rings
+    /// How many engines the port is to serve, 1 to 64; default 1. Each has a queue pair, or several, and frames of its own. An endpoint
+    /// on it must have as many (`EndpointBuilder::engines`).
+    #[must_use]
+    pub const fn engines(mut self, engines: usize) -> Self {
+        self.engines = engines;
+        self
+    }
+
+    pub(crate) const fn engines_wanted(&self) -> usize {
+        self.engines
+    }
+
+    /// Number of queue pairs, at least one for each engine, which is the default. Both sides of memif, and of virtio-user and vhost, should
+    /// have the same: what is sent from a queue comes to the peer's queue of the same number.
+    #[must_use]
+    pub const fn queues(mut self, queues: u16) -> Self {
+        self.queues = Some(queues);
+        self
+    }
+
+    /// Number of frames of each engine, for what is received, built and lent to the application together; what lies in the device's rings
     /// is not counted. 64 to 1 000 000, default 4096.
     #[must_use]
     pub const fn frames(mut self, frames: u32) -> Self {
@@ -114,10 +148,10 @@ impl PortBuilder {
         self.start_eal()?;
         // DPDK's devices come and go one at a time.
         let control = control();
-        let attached = attach(&self.device, address)?;
-        let mut port = self.set_up(&attached).map_err(|error| self.about(error))?;
+        let attached = attach(&self.device, address, self.queue_pairs())?;
+        let (link, port) = self.set_up(&attached).map_err(|error| self.about(error))?;
         attached.keep();
-        if let Err(error) = port.start() {
+        if let Err(error) = link.start() {
             let error = self.about(error);
             // Which the port's end takes.
             drop(control);
@@ -131,6 +165,13 @@ impl PortBuilder {
         if !(64..=1_000_000).contains(&self.frames) {
             return Err(bad(format!("{} frames: there must be 64 to 1000000", self.frames)));
         }
+        if !(1..=MAX_ENGINES).contains(&self.engines) {
+            return Err(bad(format!("{} engines: there must be 1 to {MAX_ENGINES}", self.engines)));
+        }
+        let queues = self.queue_pairs();
+        if usize::from(queues) < self.engines {
+            return Err(bad(format!("queues={queues} for {} engines: each needs one, so at least {0}", self.engines)));
+        }
         if self.descriptors == 0 {
             return Err(bad(format!("0 descriptors: a ring needs some, {DESCRIPTORS} for example")));
         }
@@ -138,6 +179,11 @@ impl PortBuilder {
             return Err(bad(format!("an MTU of {}: it must be at most {MAX_MTU}", self.mtu.unwrap_or_default())));
         }
         Ok(())
+    }
+
+    /// So many are wanted.
+    fn queue_pairs(&self) -> u16 {
+        self.queues.unwrap_or(self.engines as u16)
     }
 
     fn start_eal(&self) -> io::Result<()> {
@@ -153,12 +199,19 @@ impl PortBuilder {
         }
     }
 
-    fn set_up(&self, attached: &Attached) -> io::Result<Port> {
+    fn set_up(&self, attached: &Attached) -> io::Result<(Arc<Link>, Port)> {
         let id = attached.id();
         let raw = ffi::facts(id)?;
         let mut facts = Facts::new(&raw);
         if facts.max_queues == 0 {
             return Err(io::Error::new(ErrorKind::Unsupported, "it has no queue pair".to_owned()));
+        }
+        let count = self.queue_pairs();
+        if count > facts.max_queues {
+            let (most, engines) = (facts.max_queues, self.engines);
+            return Err(bad(format!(
+                "{count} queue pairs, for engines={engines}: it has {most}, so ask for no more engines, and queues, than that"
+            )));
         }
         let quirks = match &self.device {
             Device::Vdev { name, .. } => Quirks::of(name),
@@ -167,29 +220,69 @@ impl PortBuilder {
         let arguments = attached.arguments();
         facts.mtu = self.choose_mtu(&facts, raw.max_frame, quirks.longest_frame(arguments))?;
         let wanted = |capabilities: u64, one: u64| if self.checksums { capabilities & one } else { 0 };
+        let spreads = count > 1 && !quirks.pairs;
         let queues = Queues {
             rx_offloads: wanted(raw.rx_offloads, dpdk_sys::DPDK_RX_UDP_CKSUM | dpdk_sys::DPDK_RX_IPV4_CKSUM),
             tx_offloads: wanted(raw.tx_offloads, dpdk_sys::DPDK_TX_UDP_CKSUM | dpdk_sys::DPDK_TX_IPV4_CKSUM),
+            spread_by: if spreads { raw.rss_fields & dpdk_sys::DPDK_RSS_UDP } else { 0 },
             // 0 is the driver's default.
             mtu: if quirks.takes_mtu { facts.mtu as u16 } else { 0 },
             link_interrupts: quirks.hears_of_link && facts.link_events,
             descriptors: ffi::adjust_descriptors(id, self.descriptors)?,
         };
-        (facts.rx_descriptors, facts.tx_descriptors) = queues.descriptors;
-        let room = (facts.mtu + ETHERNET + ALIGNED).max(ROOM).max(raw.min_rx_buffer).next_multiple_of(ALIGNED);
-        let rings = (u32::from(facts.rx_descriptors) + u32::from(facts.tx_descriptors)).max(quirks.ring_frames);
-        let node = facts.node.map_or(-1, |node| node as i32);
-        let pool = Pool::new(&pool_name(), self.frames, rings, room as u16, node)?;
+        (facts.queues, facts.rx_descriptors, facts.tx_descriptors) =
+            (count, queues.descriptors.0, queues.descriptors.1);
+        let mut parts = self.divide(count, &facts, raw.min_rx_buffer, &quirks)?;
+        let ring = |queue: usize| {
+            let pool = &parts[queue % self.engines].1;
+            Some((pool.mempool(), pool.lease()?))
+        };
+        let rings = Rings((0..count.into()).filter_map(ring).collect());
         // SAFETY: a pool is freed after its port is gone.
-        unsafe { queues.set_up(id, pool.mempool()) }?;
+        unsafe { queues.set_up(id, &rings) }?;
         let revival = match quirks.revival(arguments) {
             Revival::Attach => Comeback::Attach(attached.again(facts.mac, queues)),
             Revival::Start => Comeback::Start,
             Revival::Alone => Comeback::Alone,
         };
         let interface = quirks.interface(arguments).map(str::to_owned);
-        let gate = quirks.frees_by_interrupts.then(Gate::new);
-        Ok(Port::new(id, facts, pool, HEADROOM, self.checksums, revival, gate, interface))
+        let gated = if self.engines > 1 || quirks.frees_by_interrupts { self.engines } else { 0 };
+        let gates = (0..gated).map(|_| Gate::new(quirks.frees_by_interrupts)).collect();
+        let device = (id, facts.name.clone());
+        let link = Arc::new(Link::new(device, revival, interface, gates, quirks.frees_by_interrupts, rings));
+        let mut capabilities = FrameCapabilities::minimal(facts.mac, facts.mtu);
+        capabilities.headroom = HEADROOM;
+        capabilities.descriptors = facts.rx_descriptors.min(facts.tx_descriptors);
+        capabilities.tx_checksum = self.checksums && facts.tx_checksum;
+        capabilities.rx_checksum = self.checksums && facts.rx_checksum;
+        capabilities.spreads = spreads;
+        let mut ports = parts.drain(..).enumerate().map(|(engine, (queues, pool))| {
+            // Of several engines each has frames of its own.
+            capabilities.frames = pool.budget();
+            Port::new(Arc::clone(&link), engine, queues, pool, capabilities, facts.clone())
+        });
+        let first = ports.next().ok_or_else(|| bad("no engine".to_owned()))?;
+        let port = first.first_of(ports);
+        Ok((link, port))
+    }
+
+    /// The queues of each engine, and its frames.
+    fn divide(
+        &self,
+        count: u16,
+        facts: &Facts,
+        min_rx_buffer: u32,
+        quirks: &Quirks,
+    ) -> io::Result<Vec<(Box<[u16]>, Pool)>> {
+        let room = (facts.mtu + ETHERNET + ALIGNED).max(ROOM).max(min_rx_buffer).next_multiple_of(ALIGNED);
+        let ring = (u32::from(facts.rx_descriptors) + u32::from(facts.tx_descriptors)).max(quirks.ring_frames);
+        let node = facts.node.map_or(-1, |node| node as i32);
+        let part = |engine: usize| {
+            let queues: Box<[u16]> = (engine as u16..count).step_by(self.engines).collect();
+            let pool = Pool::new(&pool_name(), self.frames, ring * queues.len() as u32, room as u16, node)?;
+            Ok((queues, pool))
+        };
+        (0..self.engines).map(part).collect()
     }
 
     /// The MTU: what is wished for, or the device's but no more than usual.

@@ -25,6 +25,8 @@ pub struct Facts {
     pub rx_descriptors: u16,
     /// Descriptors of the transmit ring.
     pub tx_descriptors: u16,
+    /// Queue pairs that it is set up for.
+    pub queues: u16,
     /// Queue pairs that it could have. Some drivers claim more than their device has; of those that are known it is right.
     pub max_queues: u16,
     /// It verifies UDP checksums.
@@ -68,6 +70,7 @@ impl Facts {
             mac: MacAddr(raw.mac),
             mtu: raw.mtu.into(),
             max_mtu: raw.max_mtu,
+            queues: 0,
             rx_descriptors: 0,
             tx_descriptors: 0,
             max_queues: raw.max_rx_queues.min(raw.max_tx_queues).min(quirks.queues),

@@ -126,14 +126,15 @@ pub(crate) fn counters(port: u16) -> io::Result<dpdk_counters> {
 pub(crate) fn configure(
     port: u16,
     queues: u16,
-    rx_offloads: u64,
-    tx_offloads: u64,
+    (rx_offloads, tx_offloads): (u64, u64),
+    spread_by: u64,
     mtu: u16,
     link_interrupts: bool,
 ) -> io::Result<()> {
-    let link_interrupts = link_interrupts.into();
+    let lsc = link_interrupts.into();
     // SAFETY: numbers only.
-    check(unsafe { dpdk_sys::dpdk_configure(port, queues, rx_offloads, tx_offloads, mtu, link_interrupts) }).map(|_| ())
+    let code = unsafe { dpdk_sys::dpdk_configure(port, queues, rx_offloads, tx_offloads, spread_by, mtu, lsc) };
+    check(code).map(|_| ())
 }
 
 /// As many descriptors as the device allows: the nearest to those wished for.
@@ -144,15 +145,15 @@ pub(crate) fn adjust_descriptors(port: u16, wish: u16) -> io::Result<(u16, u16)>
     Ok((rx, tx))
 }
 
-/// Sets up queue 0.
+/// Sets up a queue pair.
 ///
 /// # Safety
 /// `pool` lives as long as the port has the queue.
-pub(crate) unsafe fn queues(port: u16, (rx, tx): (u16, u16), pool: NonNull<rte_mempool>) -> io::Result<()> {
+pub(crate) unsafe fn queues(port: u16, queue: u16, (rx, tx): (u16, u16), pool: NonNull<rte_mempool>) -> io::Result<()> {
     // SAFETY: a pool that lives long enough, says the caller.
-    check(unsafe { dpdk_sys::dpdk_rx_queue(port, 0, rx, pool.as_ptr()) })?;
+    check(unsafe { dpdk_sys::dpdk_rx_queue(port, queue, rx, pool.as_ptr()) })?;
     // SAFETY: numbers only.
-    check(unsafe { dpdk_sys::dpdk_tx_queue(port, 0, tx) }).map(|_| ())
+    check(unsafe { dpdk_sys::dpdk_tx_queue(port, queue, tx) }).map(|_| ())
 }
 
 /// `by_interrupts`, here and below: in EAL's interrupt thread, so that no interrupt of the device is handled meanwhile.

@@ -1,6 +1,7 @@
-//! Keeps an engine out of its queues while DPDK's interrupt thread takes the memory behind them away.
+//! Keeps an engine out of its queues while somebody else takes them away: an engine that brings the link of all of them back, or memif's
+//! driver.
 //!
-//! memif's driver hears its peer in EAL's interrupt thread, and unmaps and frees the rings there when the peer is gone, whoever is
+//! That one hears its peer in EAL's interrupt thread, and unmaps and frees the rings there when the peer is gone, whoever is
 //! in the middle of a burst: the burst goes on in memory that is not there (22.11's `memif_disconnect`, and later ones'). It has no
 //! lock that we could take, but it logs each message before it acts on it, and our log is called in that very thread. So
 //! - an engine holds its queue's mutex for the length of a burst, and never waits for it: a closed queue has nothing to receive, and
@@ -27,22 +28,27 @@ const STEPS: u32 = 10_000;
 static HEARING: AtomicU32 = AtomicU32::new(0);
 static GATES: Mutex<Vec<Weak<Gate>>> = Mutex::new(Vec::new());
 
-/// One queue pair's.
+/// Of the queues that one engine has.
 #[derive(Debug, Default)]
 pub(crate) struct Gate(Mutex<()>);
 
+/// The right to use them.
+pub(crate) type Turn<'a> = MutexGuard<'a, ()>;
+
 impl Gate {
-    /// One that is closed while peers are heard.
-    pub(crate) fn new() -> Arc<Self> {
+    /// `by_driver`: what is behind it goes while peers are heard.
+    pub(crate) fn new(by_driver: bool) -> Arc<Self> {
         let gate = Arc::new(Self::default());
-        let mut gates = gates();
-        gates.retain(|gate| gate.strong_count() > 0);
-        gates.push(Arc::downgrade(&gate));
+        if by_driver {
+            let mut gates = gates();
+            gates.retain(|gate| gate.strong_count() > 0);
+            gates.push(Arc::downgrade(&gate));
+        }
         gate
     }
 
     /// The right to use the queues until it is dropped; none while the gate is closed. Never waits.
-    pub(crate) fn enter(&self) -> Option<impl Drop + '_> {
+    pub(crate) fn enter(&self) -> Option<Turn<'_>> {
         // First without the mutex, so that an engine that polls on does not keep it from who closes the gate.
         if HEARING.load(Ordering::Relaxed) > 0 {
             return None;
@@ -52,7 +58,7 @@ impl Gate {
         (HEARING.load(Ordering::Relaxed) == 0).then_some(inside)
     }
 
-    fn try_lock(&self) -> Option<MutexGuard<'_, ()>> {
+    fn try_lock(&self) -> Option<Turn<'_>> {
         match self.0.try_lock() {
             Ok(guard) => Some(guard),
             Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
@@ -60,26 +66,50 @@ impl Gate {
         }
     }
 
-    /// Returns when nobody is inside who entered before.
-    fn wait(&self) {
-        for _ in 0..STEPS {
+    /// Returns when nobody is inside who entered before, or after so many looks.
+    fn wait(&self, looks: u32) {
+        for _ in 0..looks {
             if self.try_lock().is_some() {
                 return;
             }
             thread::sleep(STEP);
         }
     }
+
+    /// Returns when nobody is inside who entered before.
+    pub(crate) fn wait_for_all(gates: &[Arc<Self>]) {
+        for gate in gates {
+            drop(gate.0.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+    }
 }
+
+/// True for what is logged only because of the gates.
+pub(crate) fn asked_for(line: &str) -> bool {
+    line.contains("memif_")
+}
+
+/// What the peer says when it has another number of queues than we.
+const REFUSALS: [&str; 3] = [
+    "Disconnect received: Incorrect secret",
+    "Disconnect received: Secret required",
+    "Disconnect received: Invalid ring index",
+];
 
 /// A line of the log, in the thread that logs it and before that goes on.
 pub(crate) fn heard(line: &str) {
+    if REFUSALS.iter().any(|refusal| line.contains(refusal)) {
+        tracing::warn!(
+            "{line}: the peer has another number of queue pairs, or secret=: give both sides the same (queues=)"
+        );
+    }
     if !line.contains(HEARD) {
         return;
     }
     HEARING.fetch_add(1, Ordering::Relaxed);
     let gates: Vec<_> = gates().iter().filter_map(Weak::upgrade).collect();
     for gate in gates {
-        gate.wait();
+        gate.wait(STEPS);
     }
     if ffi::after_interrupts(open).is_err() {
         open(std::ptr::null_mut());

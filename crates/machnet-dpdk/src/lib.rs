@@ -4,8 +4,8 @@
 //! config.rs   DpdkBuilder: what a port and its host are to be      url.rs     the same as a URL
 //! eal.rs      DPDK's environment: once per process                 log.rs     what it says
 //! device.rs   which port is meant                                  facts.rs   what a port can do: its tier
-//! port.rs     a port, as a FrameDriver                             pool.rs    mbufs as frames of a region
-//! attach.rs   devices come and go
+//! port.rs     an engine's part of it, as a FrameDriver                 pool.rs    mbufs as frames of a region
+//! attach.rs   devices come and go                              link.rs    what the queues of a port share
 //! quirks.rs   what single drivers want                             ffi.rs     every call into DPDK
 //! gate.rs     who keeps out while memory goes
 //! interface.rs  what the kernel knows of a port's network
@@ -18,10 +18,10 @@
 //!   memory that it wrote.
 //! - A device may keep what it transmitted for ever, as virtio does when it is idle: such frames are not counted among
 //!   those that can be used, so none is lacking.
-//! - Only the thread that polls the port calls into DPDK. Dropping a message, on any thread, touches a list.
+//! - Only threads that poll the port call into DPDK, each for its queues, and those that bring it back. Dropping a message, on any thread, touches a list.
 //! - Memory outlives its port as long as a message lies in it.
 //!
-//! What it does not do: several queues per port, frames in several segments, VLANs, secondary processes.
+//! What it does not do: frames in several segments, VLANs, secondary processes.
 //!
 //! Everything is behind the feature `dpdk`; without it the crate is empty and needs no DPDK. Reference: `docs/drivers.md`.
 #![cfg(feature = "dpdk")]
@@ -34,6 +34,7 @@ mod facts;
 mod ffi;
 mod gate;
 mod interface;
+mod link;
 mod log;
 mod pool;
 mod port;

@@ -44,13 +44,13 @@ pub(crate) unsafe extern "C" fn sink(text: *const c_char, length: usize) {
         }
         lines.push(line);
     }
-    if !ffi::logs_for_developers() {
-        for line in lines.iter().filter(|line| !line.contains(NOISE)) {
-            if log.lines.len() == KEPT {
-                log.lines.pop_front();
-            }
-            log.lines.push_back(line.clone());
+    let is_chatter = ffi::logs_for_developers();
+    let is_noise = |line: &str| line.contains(NOISE) || (is_chatter && gate::asked_for(line));
+    for line in lines.iter().filter(|line| !is_noise(line)) {
+        if log.lines.len() == KEPT {
+            log.lines.pop_front();
         }
+        log.lines.push_back(line.clone());
     }
     drop(log);
     for line in &lines {

@@ -101,6 +101,11 @@ impl Pool {
         self.pool
     }
 
+    /// Keeps the mempool while the device may use it.
+    pub(crate) fn lease(&self) -> Option<Arc<()>> {
+        self.region.upgrade()
+    }
+
     pub(crate) fn frames(&mut self) -> &mut FramePool {
         &mut self.frames
     }

@@ -1,41 +1,39 @@
-//! A port: one queue pair, as a [`FrameDriver`].
+//! A port, or what one engine has of it, as a [`FrameDriver`].
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
 
-use dpdk_sys::{dpdk_counters, dpdk_received};
+use dpdk_sys::dpdk_received;
 use machnet_channel::{Doorbell, Frame, FrameRef};
 use machnet_core::net::{FrameCapabilities, FrameDriver, RxFrame, TxFrame, UdpChecksum};
 use machnet_core::{DropReason, Drops};
 
-use crate::attach::{Comeback, remove, restart};
 use crate::config::PortBuilder;
 use crate::ffi::{self, Mbuf};
 use crate::gate::Gate;
-use crate::interface::is_running;
+use crate::link::Link;
 use crate::pool::Pool;
 use crate::{Device, Facts};
 
 /// Frames given to the device at once.
 const BURST: usize = 32;
-/// Empty receives between looks at the clock, and the time between looks at the link.
+/// Empty receives between looks at the clock.
 const LOOK_EVERY: u32 = 64;
-const LINK_EVERY: Duration = Duration::from_millis(50);
 
-/// A DPDK port with one queue pair, as the network layer sees it.
+/// What one engine has of a DPDK port, as the network layer sees it: a queue pair, or several, and frames of its own.
 pub struct Port {
-    /// Which port it is, unless it is away.
-    id: u16,
-    started: bool,
-    /// It is being attached or started again, in another thread.
-    attaching: Option<JoinHandle<io::Result<u16>>>,
-    /// The device is not attached, or is another thread's.
-    away: bool,
+    /// Before the pool, which the device uses.
+    link: Arc<Link>,
+    gate: Option<Arc<Gate>>,
+    /// Sent from is the first.
+    queues: Box<[u16]>,
+    /// Which of them is received from next.
+    turn: usize,
+    /// For the other engines, until it is divided.
+    others: Vec<Self>,
     capabilities: FrameCapabilities,
     facts: Facts,
     pool: Pool,
@@ -44,14 +42,7 @@ pub struct Port {
     /// What the device has not given back, oldest first, and the same as mbufs.
     lent: VecDeque<FrameRef>,
     lent_mbufs: VecDeque<Mbuf>,
-    comeback: Comeback,
-    /// If memory goes while its peer is heard.
-    gate: Option<Arc<Gate>>,
-    /// The kernel's interface that it is, whose link its driver does not look at.
-    interface: Option<String>,
-    is_up: bool,
     empty: u32,
-    looked: Instant,
     drops: Drops,
     longest: u32,
     /// Where the device says what it received; empty between calls.
@@ -89,48 +80,36 @@ impl Port {
     }
 
     pub(crate) fn new(
-        id: u16,
-        facts: Facts,
+        link: Arc<Link>,
+        engine: usize,
+        queues: Box<[u16]>,
         pool: Pool,
-        headroom: u32,
-        checksums: bool,
-        comeback: Comeback,
-        gate: Option<Arc<Gate>>,
-        interface: Option<String>,
+        capabilities: FrameCapabilities,
+        facts: Facts,
     ) -> Self {
-        let mut capabilities = FrameCapabilities::minimal(facts.mac, facts.mtu);
-        capabilities.headroom = headroom;
-        capabilities.descriptors = facts.rx_descriptors.min(facts.tx_descriptors);
-        capabilities.tx_checksum = checksums && facts.tx_checksum;
-        capabilities.rx_checksum = checksums && facts.rx_checksum;
         Self {
-            id,
-            started: false,
-            attaching: None,
-            away: false,
+            gate: link.gate(engine),
+            link,
+            turn: 0,
+            others: Vec::new(),
             capabilities,
             longest: facts.mtu + crate::config::ETHERNET,
             pool,
-            unusual: 2 * usize::from(facts.tx_descriptors),
+            unusual: 2 * queues.len() * usize::from(facts.tx_descriptors),
+            queues,
             lent: VecDeque::new(),
             lent_mbufs: VecDeque::new(),
             facts,
-            comeback,
-            gate,
-            interface,
-            is_up: false,
             empty: 0,
-            looked: Instant::now(),
             drops: Drops::default(),
             received: Box::new([dpdk_received::default(); BURST]),
         }
     }
 
-    pub(crate) fn start(&mut self) -> std::io::Result<()> {
-        ffi::start(self.id, self.gate.is_some())?;
-        self.started = true;
-        self.is_up = self.link();
-        Ok(())
+    /// The first of several, which has the others until it is divided.
+    pub(crate) fn first_of(mut self, others: impl Iterator<Item = Self>) -> Self {
+        self.others.extend(others);
+        self
     }
 
     /// What the port can do, and how it is set up.
@@ -139,10 +118,10 @@ impl Port {
         &self.facts
     }
 
-    /// The port's counters. Asks the device, which may take some microseconds.
+    /// The port's counters, of all its queues but for the last two. Asks the device, which may take some microseconds.
     #[must_use]
     pub fn stats(&self) -> PortStats {
-        let counters = if self.away { dpdk_counters::default() } else { ffi::counters(self.id).unwrap_or_default() };
+        let counters = self.link.counters();
         PortStats {
             received: counters.received,
             sent: counters.sent,
@@ -158,67 +137,6 @@ impl Port {
     #[must_use]
     pub fn free_frames(&self) -> u32 {
         self.pool.left(self.lent.len())
-    }
-
-    /// Looks at the link.
-    #[cold]
-    fn look(&mut self) {
-        self.looked = Instant::now();
-        let back = self.attaching.take_if(|thread| thread.is_finished());
-        let is_new = back.is_some();
-        if let Some(thread) = back {
-            self.take_over(thread);
-        }
-        let up = self.started && self.link();
-        if up != self.is_up {
-            tracing::info!(port = %self.facts.name, up, "link");
-        }
-        // One round later: what the link brought last was received, and who just came back may still be talking to its peer.
-        if !up && !self.is_up && !is_new {
-            self.bring_back();
-        }
-        self.is_up = up;
-    }
-
-    /// What is known of the link; true if nothing is.
-    fn link(&self) -> bool {
-        let kernels = self.interface.as_deref().and_then(is_running);
-        kernels.or_else(|| ffi::link_is_up(self.id)).unwrap_or(true)
-    }
-
-    /// Does what brings the link back, which may have to be tried again.
-    fn bring_back(&mut self) {
-        match &self.comeback {
-            Comeback::Alone => {}
-            Comeback::Start => {
-                if self.attaching.is_some() {
-                    return;
-                }
-                let (id, by_interrupts) = (self.id, self.gate.is_some());
-                if let Ok(thread) = restart(id, by_interrupts) {
-                    (self.started, self.attaching) = (false, Some(thread));
-                }
-            }
-            Comeback::Attach(again) => {
-                if self.attaching.is_some() {
-                    return;
-                }
-                let old = (!self.away).then_some(self.id);
-                // SAFETY: nobody uses the port until the thread has ended, which this port's end waits for; its pool goes after it.
-                if let Ok(thread) = unsafe { again.attach(old, self.pool.mempool()) } {
-                    (self.started, self.away, self.attaching) = (false, true, Some(thread));
-                }
-            }
-        }
-    }
-
-    /// Takes the device over that was attached again.
-    fn take_over(&mut self, thread: JoinHandle<io::Result<u16>>) {
-        match thread.join() {
-            Ok(Ok(id)) => (self.id, self.started, self.away) = (id, true, false),
-            Ok(Err(error)) => tracing::debug!(port = %self.facts.name, %error, "its peer is not there yet"),
-            Err(_) => tracing::warn!(port = %self.facts.name, "what brings it back panicked"),
-        }
     }
 
     /// Whether the device vouches for the UDP checksum: only if it says so. What it did not look at is looked at here.
@@ -249,6 +167,30 @@ impl Port {
         Some(RxFrame { frame, range, checksum_good: self.is_verified(received.flags) })
     }
 
+    /// Receives up to `max` frames from a queue.
+    fn receive(&mut self, queue: u16, out: &mut Vec<RxFrame>, max: usize) -> usize {
+        let mut count = 0;
+        while count < max {
+            let wish = (max - count).min(BURST) as u16;
+            let got = match self.link.enter(self.gate.as_deref()) {
+                // SAFETY: a started port of ours with that queue, and room for so many.
+                Some(at) => unsafe { dpdk_sys::dpdk_rx_burst(at.id, queue, self.received.as_mut_ptr(), wish) },
+                None => 0,
+            };
+            for at in 0..usize::from(got.min(wish)) {
+                let frame = self.received[at];
+                if let Some(frame) = self.accept(&frame) {
+                    out.push(frame);
+                    count += 1;
+                }
+            }
+            if got < wish {
+                break;
+            }
+        }
+        count
+    }
+
     /// Gives the first `count` frames of `batch`, at most a burst, to the device; returns how many it took.
     fn give(&mut self, batch: &mut VecDeque<TxFrame>, count: usize) -> usize {
         let mut mbufs: [Mbuf; BURST] = [std::ptr::null_mut(); BURST];
@@ -264,9 +206,9 @@ impl Port {
             unsafe { dpdk_sys::dpdk_prepare(mbuf, start, length, version) };
             *place = mbuf;
         }
-        let taken = match pass(self.gate.as_deref()) {
-            // SAFETY: a started port of ours with a queue 0, and so many prepared mbufs.
-            Some(_inside) => unsafe { dpdk_sys::dpdk_tx_burst(self.id, 0, mbufs.as_mut_ptr(), count as u16) },
+        let taken = match self.link.enter(self.gate.as_deref()) {
+            // SAFETY: a started port of ours with that queue, and so many prepared mbufs.
+            Some(at) => unsafe { dpdk_sys::dpdk_tx_burst(at.id, self.queues[0], mbufs.as_mut_ptr(), count as u16) },
             None => 0,
         };
         let taken = usize::from(taken).min(count);
@@ -309,8 +251,22 @@ impl FrameDriver for Port {
         &self.capabilities
     }
 
+    fn split(mut self, queues: usize) -> io::Result<Vec<Self>> {
+        let mut all = std::mem::take(&mut self.others);
+        all.insert(0, self);
+        if all.len() == queues {
+            return Ok(all);
+        }
+        let text = format!(
+            "{} was opened for {} and is to serve {queues}: say engines={queues} in its URL, or PortBuilder::engines({queues})",
+            all[0].facts.name,
+            if all.len() == 1 { "one engine".to_owned() } else { format!("{} engines", all.len()) },
+        );
+        Err(io::Error::new(io::ErrorKind::InvalidInput, text))
+    }
+
     fn is_up(&self) -> bool {
-        self.is_up
+        self.link.is_up()
     }
 
     fn frame(&mut self) -> Option<Frame> {
@@ -331,40 +287,23 @@ impl FrameDriver for Port {
 
     fn rx_burst(&mut self, out: &mut Vec<RxFrame>, max: usize) -> usize {
         // What finds no frame stays with the device, which drops what comes when its ring is full.
-        let left = if self.started { self.pool.left(self.lent.len()) } else { 0 };
-        let max = max.min(left as usize);
+        let max = max.min(self.pool.left(self.lent.len()) as usize);
         let mut count = 0;
-        while count < max {
-            let wish = (max - count).min(BURST) as u16;
-            let got = match pass(self.gate.as_deref()) {
-                // SAFETY: a started port of ours with a queue 0, and room for so many.
-                Some(_inside) => unsafe { dpdk_sys::dpdk_rx_burst(self.id, 0, self.received.as_mut_ptr(), wish) },
-                None => 0,
-            };
-            for at in 0..usize::from(got.min(wish)) {
-                let frame = self.received[at];
-                if let Some(frame) = self.accept(&frame) {
-                    out.push(frame);
-                    count += 1;
-                }
-            }
-            if got < wish {
-                break;
-            }
+        for _ in 0..self.queues.len() {
+            count += self.receive(self.queues[self.turn], out, max - count);
+            self.turn = (self.turn + 1) % self.queues.len();
         }
         self.empty += u32::from(count == 0);
         if self.empty >= LOOK_EVERY {
             self.empty = 0;
-            if self.looked.elapsed() >= LINK_EVERY {
-                self.look();
-            }
+            self.link.look();
         }
         count
     }
 
     fn tx_burst(&mut self, batch: &mut VecDeque<TxFrame>) -> usize {
         let mut taken = 0;
-        while !batch.is_empty() && self.started {
+        while !batch.is_empty() {
             match self.sendable(batch) {
                 0 => {
                     // Not of this pool, or longer than the device sends: never.
@@ -418,22 +357,6 @@ impl FrameDriver for Port {
     }
 }
 
-impl Drop for Port {
-    fn drop(&mut self) {
-        if let Some(thread) = self.attaching.take() {
-            self.take_over(thread);
-        }
-        if self.away {
-            return;
-        }
-        let _control = crate::config::control();
-        // The device gives back what it has while it goes.
-        if let Err(error) = remove(self.id, &self.facts.name) {
-            tracing::warn!(port = %self.facts.name, %error, "cannot remove");
-        }
-    }
-}
-
 impl fmt::Debug for Port {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Port")
@@ -441,14 +364,6 @@ impl fmt::Debug for Port {
             .field("free_frames", &self.free_frames())
             .field("held_by_device", &self.lent.len())
             .finish_non_exhaustive()
-    }
-}
-
-/// The right to a burst, unless the gate, if there is one, is closed.
-fn pass(gate: Option<&Gate>) -> Option<Option<impl Drop + '_>> {
-    match gate {
-        None => Some(None),
-        Some(gate) => gate.enter().map(Some),
     }
 }
 

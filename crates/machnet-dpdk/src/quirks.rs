@@ -4,6 +4,7 @@
 
 mod table;
 
+use std::io;
 use std::net::IpAddr;
 
 use machnet_core::net::MacAddr;
@@ -22,6 +23,13 @@ pub(crate) struct Quirks {
     pub(crate) facts: &'static [Known],
     /// Queue pairs that it has, whatever it says.
     pub(crate) queues: u16,
+    /// The argument that says how many queue pairs a virtual device has: one if it does not.
+    queues_by: Option<&'static str>,
+    /// Each of its queues leads to the peer's of the same number. Else a hash chooses the queue, for all that is known.
+    pub(crate) pairs: bool,
+    /// The argument with a word that both sides must have, for they must have the same number of queues, and its driver uses queues that
+    /// the peer has not (memif_socket.c: a server learns the number from its client, and bursts on the others go to the first ring).
+    password: Option<&'static str>,
     /// Frames that its rings take, if those are more than it has descriptors.
     pub(crate) ring_frames: u32,
     /// The device is told which MTU it has. memif refuses all but its default, and takes what its buffers hold.
@@ -153,6 +161,31 @@ impl Quirks {
         self.comeback.filter(|(when, _)| when.holds(arguments)).map_or(Revival::Alone, |(_, revival)| revival)
     }
 
+    /// The arguments, for a device with so many queue pairs.
+    pub(crate) fn with_queues(&self, arguments: &str, queues: u16) -> io::Result<String> {
+        let and = |name: &str, value: &str| {
+            if arguments.is_empty() { format!("{name}={value}") } else { format!("{arguments},{name}={value}") }
+        };
+        if queues == 1 {
+            return Ok(arguments.to_owned());
+        }
+        if let Some(name) = self.queues_by {
+            let Some(given) = argument(arguments, name) else { return Ok(and(name, &queues.to_string())) };
+            if given.parse().is_ok_and(|given: u16| given >= queues) {
+                return Ok(arguments.to_owned());
+            }
+            let text = format!(
+                "{name}={given} is what {} was given, and {queues} queue pairs are wanted: say {name}={queues}, or leave it out",
+                self.driver
+            );
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
+        match self.password {
+            Some(name) if argument(arguments, name).is_none() => Ok(and(name, &format!("queues-{queues}"))),
+            _ => Ok(arguments.to_owned()),
+        }
+    }
+
     /// It is removed in EAL's interrupt thread.
     pub(crate) const fn ends_by_interrupts(&self) -> bool {
         self.hears_of_link || self.frees_by_interrupts
@@ -233,6 +266,25 @@ mod tests {
         assert_eq!(memif.longest_frame("role=client,bsize=9216,id=0"), Some(9216));
         assert_eq!(Quirks::of("net_af_packet").longest_frame("iface=eth0"), Some(1982));
         assert_eq!(NONE.longest_frame("bsize=9216"), None);
+    }
+
+    #[test]
+    fn queues_are_asked_for_where_they_must_be_and_never_more_than_were_given() {
+        let with = |name: &str, arguments: &str, queues| {
+            Quirks::of(name).with_queues(arguments, queues).map_err(|error| error.to_string())
+        };
+        assert_eq!(with("net_vhost0", "iface=/s", 2).unwrap(), "iface=/s,queues=2");
+        assert_eq!(with("net_virtio_user0", "path=/s,queues=4", 3).unwrap(), "path=/s,queues=4");
+        assert_eq!(with("net_virtio_user0", "path=/s", 1).unwrap(), "path=/s");
+        assert_eq!(with("net_af_packet0", "iface=eth0", 4).unwrap(), "iface=eth0,qpairs=4");
+        assert_eq!(with("net_af_xdp0", "iface=eth0", 4).unwrap(), "iface=eth0,queue_count=4");
+        assert_eq!(with("net_memif0", "", 2).unwrap(), "secret=queues-2");
+        assert_eq!(with("net_memif0", "id=1,secret=abc", 2).unwrap(), "id=1,secret=abc");
+        assert_eq!(with("net_ena", "", 8).unwrap(), "");
+        for given in ["1", "x", ""] {
+            let error = with("net_virtio_user0", &format!("path=/s,queues={given}"), 2).unwrap_err();
+            assert!(error.contains("say queues=2, or leave it out"), "{error}");
+        }
     }
 
     #[test]

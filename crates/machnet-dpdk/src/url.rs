@@ -3,9 +3,11 @@
 use std::fmt::Display;
 use std::io;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use ipnet::IpNet;
+use machnet_core::MAX_ENGINES;
 use machnet_core::net::NetConfig;
 
 use crate::quirks::Quirks;
@@ -19,8 +21,10 @@ use crate::{Device, Dpdk, Eal, HugePages, Interface, NoDevice, Port, PortBuilder
 /// | `gateway` | where packets for other networks go; one per family | none |
 /// | `route` | a further prefix that is on the link; may be repeated | none |
 /// | `port` | the UDP port that flows leave from | any |
+/// | `engines` | engines, each with a queue pair and a thread, 1 to 64 | 1 |
+/// | `queues` | queue pairs of the device, at least one for each engine | as many as engines |
 /// | `mtu` | the longest IP packet, bytes | the device's, up to 1500 |
-/// | `frames` | number of frames | 4096 |
+/// | `frames` | number of frames of each engine | 4096 |
 /// | `descriptors` | of each ring | 256 |
 /// | `checksums` | who computes UDP checksums: `software`, `device` | `software` |
 /// | `huge` | huge pages: `auto`, `yes`, `no` | `auto` |
@@ -64,7 +68,7 @@ pub enum UrlError {
     #[error("ip=kernel and ip= with an address: give one or the other")]
     Both,
     /// A key that does not exist.
-    #[error("unknown key \"{}\"; known are ip, gateway, route, port, mtu, frames, descriptors, checksums, huge, memory, cores, prefix, allow and plugin", .0.escape_debug())]
+    #[error("unknown key \"{}\"; known are ip, gateway, route, port, engines, queues, mtu, frames, descriptors, checksums, huge, memory, cores, prefix, allow and plugin", .0.escape_debug())]
     Key(String),
     /// A value that does not fit its key.
     #[error("{key}=\"{}\" cannot be: wanted is {wanted}", .value.escape_debug())]
@@ -135,6 +139,12 @@ impl DpdkUrl {
         Ok((port, net))
     }
 
+    /// How many engines an endpoint on it must have.
+    #[must_use]
+    pub const fn engines(&self) -> usize {
+        self.port.engines_wanted()
+    }
+
     /// The port alone.
     #[must_use]
     pub const fn port(&self) -> &PortBuilder {
@@ -160,11 +170,13 @@ impl Eq for DpdkUrl {}
 const EAL: [&str; 6] = ["huge", "memory", "cores", "prefix", "allow", "plugin"];
 
 /// Each key with what it wants, and whether it may be repeated.
-const KEYS: [(&str, &str, bool); 14] = [
+const KEYS: [(&str, &str, bool); 16] = [
     ("ip", "an address with its prefix, such as 10.0.0.5/24, or kernel", true),
     ("gateway", "an address, such as 10.0.0.1; one per family", true),
     ("route", "a prefix, such as 10.1.0.0/16", true),
     ("port", "a number up to 65535", false),
+    ("engines", "a number from 1 to 64", false),
+    ("queues", "a number from 1 to 65535, one for each engine at least", false),
     ("mtu", "a number of bytes, such as 1500", false),
     ("frames", "a number, such as 4096", false),
     ("descriptors", "a number up to 65535, such as 256", false),
@@ -204,6 +216,8 @@ impl FromStr for DpdkUrl {
                 "gateway" => pair.gateway(&mut net)?,
                 "route" => net.on_link.push(pair.read()?),
                 "port" => net.port = pair.read()?,
+                "engines" => port = port.engines(pair.read_within(1..=MAX_ENGINES)?),
+                "queues" => port = port.queues(pair.read_within(1..=u16::MAX)?),
                 "mtu" => port = port.mtu(pair.read()?),
                 "frames" => port = port.frames(pair.read()?),
                 "descriptors" => port = port.descriptors(pair.read()?),
@@ -241,6 +255,11 @@ impl Pair<'_> {
 
     fn read<T: FromStr>(&self) -> Result<T, UrlError> {
         self.value.parse().map_err(|_| self.wrong())
+    }
+
+    fn read_within<T: FromStr + PartialOrd>(&self, range: RangeInclusive<T>) -> Result<T, UrlError> {
+        let value = self.read()?;
+        if range.contains(&value) { Ok(value) } else { Err(self.wrong()) }
     }
 
     fn choice<T: Copy>(&self, choices: &[(&str, T)]) -> Result<T, UrlError> {

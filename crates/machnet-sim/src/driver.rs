@@ -100,7 +100,7 @@ struct Held {
     until: Instant,
     /// It leaves once so many frames were transmitted.
     after: u64,
-    _payload: FrameRef,
+    payload: FrameRef,
 }
 
 /// A NIC queue pair of the fabric.
@@ -126,6 +126,8 @@ pub struct SimDriver {
     /// `tx_burst` found the ring full.
     pub(crate) wants_descriptor: bool,
     drops: Drops,
+    /// The NIC's other queues, until each has an owner.
+    pub(crate) others: Vec<SimDriver>,
 }
 
 impl SimDriver {
@@ -172,13 +174,17 @@ impl SimDriver {
         let mut capabilities = Capabilities::minimal(config.max_payload);
         capabilities.headroom = config.headroom;
         capabilities.descriptors = config.tx_descriptors;
+        // What is sent is read where it lies, as a device does.
+        capabilities.build_frames = config.frames / 4;
         let mac = MacAddr(ethernet::mac(home.ip()));
         let mut frame_capabilities = FrameCapabilities::minimal(mac, config.max_payload + IP_AND_UDP);
         frame_capabilities.headroom = config.headroom;
         frame_capabilities.descriptors = config.tx_descriptors;
+        frame_capabilities.frames = config.frames;
         if let Some(ethernet) = config.ethernet {
             frame_capabilities.tx_checksum = ethernet.tx_checksum;
             frame_capabilities.rx_checksum = ethernet.rx_checksum;
+            frame_capabilities.spreads = queue_of.is_some();
         }
         Ok(Self {
             fabric,
@@ -197,6 +203,7 @@ impl SimDriver {
             wants_frame: false,
             wants_descriptor: false,
             drops: Drops::default(),
+            others: Vec::new(),
         })
     }
 
@@ -228,6 +235,11 @@ impl SimDriver {
     #[must_use]
     pub fn held(&self) -> usize {
         self.held.len()
+    }
+
+    /// What the device reads, or has read and not given back, where it lies; oldest first.
+    pub fn held_bytes(&self) -> impl Iterator<Item = &[u8]> {
+        self.held.iter().map(|held| held.payload.as_ref())
     }
 
     /// The NIC's link comes up or goes down: what is sent, and what arrives, meanwhile is lost.
@@ -346,7 +358,7 @@ impl SimDriver {
         self.held.push_back(Held {
             until: now + late + self.config.hold,
             after: self.transmitted + u64::from(self.config.hold_packets),
-            _payload: payload,
+            payload,
         });
     }
 

@@ -60,7 +60,7 @@ pub use frames::Attached;
 pub use link::{Bursts, Corruption, Filter, Link, LinkStats, OVERHEAD, Policer, Sighting, Verdict};
 pub use matrix::{CELLS, difference, matrix};
 pub use nic::NicStats;
-pub use node::{Flow, Listener, Node, reaches, receive, send};
+pub use node::{Flow, Listener, Node, reaches, receive, send, send_built};
 pub use packet::{Chunk, Seen, describe};
 pub use pair::{Pair, listen};
 pub use pcapng::write_pcapng;

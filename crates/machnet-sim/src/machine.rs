@@ -130,7 +130,9 @@ impl Machine {
     /// True if a flow, a buffer or a frame is not where it was in the beginning.
     pub(crate) fn is_unclean(&self) -> bool {
         let (stats, driver) = (self.engine.stats(), self.engine.driver());
-        stats.flows > 0 || stats.buffers_in_use > 0 || driver.free_frames() != driver.frames()
+        stats.flows > 0
+            || stats.buffers_in_use > 0
+            || u64::from(driver.free_frames()) + stats.build_frames_waiting != u64::from(driver.frames())
     }
 }
 

@@ -7,6 +7,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use bytes::BufMut;
 use machnet_channel::{
     Accepted, Backlog, BacklogConsumer, CloseReason, FlowOptions, FlowState, Intake, Mailbox, Message, RecvEnd, SendEnd,
 };
@@ -166,13 +167,30 @@ pub async fn reaches(send: &mut SendEnd, bits: FlowState) -> FlowState {
 /// # Panics
 /// If there is no room after all: the channel broke its promise.
 pub async fn send(send: &mut SendEnd, message: Message) -> Result<(), FlowState> {
-    poll_fn(|cx| send.poll_room(cx)).await;
-    let state = send.mailbox().state();
-    if state.has(FlowState::WRITE_ENDED) {
-        return Err(state);
-    }
+    has_room(send).await?;
     assert!(send.post(message).is_ok(), "room was there and is not");
     Ok(())
+}
+
+/// Sends one message when there is room, built where [`SendEnd::reserve`] says.
+///
+/// # Errors
+/// As [`send`].
+///
+/// # Panics
+/// As [`send`].
+pub async fn send_built(send: &mut SendEnd, message: &[u8]) -> Result<(), FlowState> {
+    has_room(send).await?;
+    let mut place = send.reserve(message.len());
+    place.put_slice(message);
+    place.send();
+    Ok(())
+}
+
+async fn has_room(send: &mut SendEnd) -> Result<(), FlowState> {
+    poll_fn(|cx| send.poll_room(cx)).await;
+    let state = send.mailbox().state();
+    if state.has(FlowState::WRITE_ENDED) { Err(state) } else { Ok(()) }
 }
 
 /// Receives one message; `None` after the last one.

@@ -10,56 +10,65 @@
 //! finishes what was sent after everything the application held is gone. Then nobody polls, and a thread listens.
 
 use std::io;
-use std::path::PathBuf;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
-use std::time::Duration;
+use std::sync::{Arc, Weak};
 
-use machnet_channel::shared::{Afterwards, AppSide, Attachment, Over};
+use machnet_channel::shared::{Afterwards, AppSide, Attachment, Over, Welcome};
 use machnet_channel::{ForeignRegion, Intake, Pump};
 
 use super::bells::{Bell, Bells, Connection};
 use super::dial::{Dialled, dial};
+use super::link::Link;
 use super::{AttachBuilder, Reconnect};
 use crate::datapath::{EngineHandle, Outcome, Status};
 
+/// One channel: to one engine of the daemon's.
 #[derive(Debug)]
 pub(super) struct Attached {
     me: Weak<Self>,
-    builder: AttachBuilder,
+    link: Arc<Link>,
     attachment: Attachment<Arc<ForeignRegion>, Bell>,
     bells: Bells,
     status: Arc<Status>,
     /// The endpoint was asked to end.
     closing: AtomicBool,
-    /// Whoever attaches again waits here, and stops when the endpoint ends.
-    ended: Mutex<bool>,
-    ending: Condvar,
+    ended: AtomicBool,
 }
 
-/// Attaches, and puts the pump into the engine's place.
-pub(super) fn start(builder: AttachBuilder) -> io::Result<Arc<EngineHandle>> {
-    let Dialled { socket, welcome, region } = dial(&builder.path, &builder.greeting())?;
-    let intake = Intake::new();
-    let handle = EngineHandle::new(Arc::clone(&intake), welcome.home, welcome.max_message as usize, builder.recv_spin);
-    let attached = Arc::new_cyclic(|me: &Weak<Attached>| {
-        let connection = Connection::new(socket, Weak::clone(me));
-        let side = AppSide::new(Arc::new(region), &welcome.geometry, welcome.max_message);
-        let afterwards = if builder.reconnect == Reconnect::Never { Afterwards::Ends } else { Afterwards::Reattaches };
-        Attached {
-            me: Weak::clone(me),
-            attachment: Attachment::new(&intake, side, Bell(Arc::clone(&connection)), afterwards),
-            bells: Bells::new(connection),
-            status: Arc::clone(handle.status()),
-            closing: AtomicBool::new(false),
-            ended: Mutex::new(false),
-            ending: Condvar::new(),
-            builder,
-        }
-    });
-    tracing::debug!(path = %attached.builder.path.display(), home = %welcome.home, "attached");
-    intake.set_pump(attached);
-    Ok(handle)
+/// Attaches, and puts a pump into the place of each engine.
+pub(super) fn start(builder: AttachBuilder) -> io::Result<Vec<Arc<EngineHandle>>> {
+    let Dialled { welcome, channels } = dial(&builder.path, &builder.greeting(0))?;
+    let recv_spin = builder.recv_spin;
+    let afterwards = if builder.reconnect == Reconnect::Never { Afterwards::Ends } else { Afterwards::Reattaches };
+    let link = Link::new(builder, channels.len());
+    let start = |(socket, region)| {
+        let intake = Intake::new();
+        let handle = EngineHandle::new(Arc::clone(&intake), welcome.home, welcome.max_message as usize, recv_spin);
+        let attached = Arc::new_cyclic(|me: &Weak<Attached>| {
+            let connection = Connection::new(socket, Weak::clone(me));
+            let side = AppSide::new(Arc::new(region), &welcome.geometry, welcome.max_message);
+            Attached {
+                me: Weak::clone(me),
+                attachment: Attachment::new(&intake, side, Bell(Arc::clone(&connection)), afterwards),
+                bells: Bells::new(connection),
+                status: Arc::clone(handle.status()),
+                closing: AtomicBool::new(false),
+                ended: AtomicBool::new(false),
+                link: Arc::clone(&link),
+            }
+        });
+        (handle, intake, attached)
+    };
+    let started: Vec<_> = channels.into_iter().map(start).collect();
+    // Before anybody can do anything.
+    link.set_channels(started.iter().map(|(.., attached)| Arc::downgrade(attached)).collect());
+    tracing::debug!(path = %link.builder.path.display(), home = %welcome.home, engines = started.len(), "attached");
+    let handle = |(handle, intake, attached): (Arc<EngineHandle>, Arc<Intake>, Arc<Attached>)| {
+        intake.set_pump(attached);
+        handle
+    };
+    Ok(started.into_iter().map(handle).collect())
 }
 
 impl Attached {
@@ -68,69 +77,55 @@ impl Attached {
         self.attachment.rung();
     }
 
-    /// The channel is over. Everybody who waited was told.
-    pub(super) fn on_over(&self, why: &Over) {
-        let path = self.builder.path.display();
-        match why {
-            Over::Finished => tracing::debug!(%path, "detached"),
-            Over::Gone => tracing::warn!(%path, "the daemon is gone"),
-            Over::Broken(what) => tracing::error!(%path, %what, "the daemon wrote what cannot be"),
-        }
+    /// The channel is over that had this connection. Everybody who waited was told.
+    pub(super) fn on_over(&self, connection: u64, why: &Over) {
         if *why == Over::Finished || self.closing.load(Ordering::Acquire) {
-            *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = true;
-            self.ending.notify_all();
+            if !self.ended.swap(true, Ordering::AcqRel) {
+                self.link.end();
+            }
             self.status.end(if *why == Over::Finished { Outcome::Finished } else { Outcome::DaemonGone });
             return;
         }
-        match self.builder.reconnect {
-            Reconnect::Never => self.status.set_gone(),
-            Reconnect::BackingOff { first, most } => {
-                let me = Weak::clone(&self.me);
-                let thread = std::thread::Builder::new().name("machnet-attach".to_owned());
-                if let Err(error) = thread.spawn(move || attach_again(&me, first, most)) {
-                    tracing::error!(%path, %error, "no thread to attach again");
-                    self.status.set_gone();
-                    self.attachment.give_up();
-                }
-            }
+        if !self.bells.is_current(connection) {
+            // There is another one already.
+            return;
         }
+        match self.link.builder.reconnect {
+            Reconnect::Never => self.status.set_gone(),
+            Reconnect::BackingOff { .. } => self.status.set_detached(true),
+        }
+        self.link.lose(why);
     }
 
-    /// True if the endpoint ended before `wait` was over.
-    fn ends_within(&self, wait: Duration) -> bool {
-        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
-        let (ended, _) =
-            self.ending.wait_timeout_while(ended, wait, |ended| !*ended).unwrap_or_else(PoisonError::into_inner);
-        *ended
+    /// Another channel of the endpoint was lost.
+    pub(super) fn hang_up(&self) {
+        self.bells.hang_up();
+        self.attachment.rung();
+    }
+
+    /// There will be no other daemon.
+    pub(super) fn give_up(&self) {
+        self.status.set_gone();
+        self.attachment.give_up();
+    }
+
+    /// Goes on with another daemon.
+    pub(super) fn attach(&self, socket: OwnedFd, region: ForeignRegion, welcome: &Welcome) {
+        if self.has_ended() {
+            return;
+        }
+        let connection = Connection::new(socket, Weak::clone(&self.me));
+        let side = AppSide::new(Arc::new(region), &welcome.geometry, welcome.max_message);
+        self.status.set_detached(false);
+        // First, or its end could be taken for that of the last one.
+        self.bells.move_to(Arc::clone(&connection));
+        self.attachment.attach(side, Bell(connection));
+        // A ring of before somebody listened.
+        self.attachment.rung();
     }
 
     fn has_ended(&self) -> bool {
-        *self.ended.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Attaches again, sooner or later.
-fn attach_again(me: &Weak<Attached>, first: Duration, most: Duration) {
-    let mut wait = first;
-    while let Some(attached) = me.upgrade() {
-        if attached.ends_within(wait) {
-            return;
-        }
-        let path: &PathBuf = &attached.builder.path;
-        match dial(path, &attached.builder.greeting()) {
-            Ok(Dialled { socket, welcome, region }) => {
-                let connection = Connection::new(socket, Weak::clone(me));
-                let side = AppSide::new(Arc::new(region), &welcome.geometry, welcome.max_message);
-                attached.attachment.attach(side, Bell(Arc::clone(&connection)));
-                attached.bells.move_to(connection);
-                // A ring of before somebody listened.
-                attached.attachment.rung();
-                tracing::info!(path = %path.display(), home = %welcome.home, "attached again");
-                return;
-            }
-            Err(error) => tracing::debug!(%error, ?wait, "not attached again yet"),
-        }
-        wait = (wait * 2).clamp(Duration::from_millis(1), most.max(Duration::from_millis(1)));
+        self.ended.load(Ordering::Acquire)
     }
 }
 

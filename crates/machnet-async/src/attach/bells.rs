@@ -73,7 +73,7 @@ impl Line for Bell {
         // Whoever listens finds it readable, and goes.
         let _ = shutdown(&self.0.socket, Shutdown::Both);
         if let Some(owner) = self.0.owner.upgrade() {
-            owner.on_over(why);
+            owner.on_over(self.0.number, why);
         }
     }
 }
@@ -132,6 +132,16 @@ impl Bells {
             }
         }
         SURE.set(sure);
+    }
+
+    /// True if this is the connection that is listened to.
+    pub(super) fn is_current(&self, number: u64) -> bool {
+        self.number.load(Ordering::Acquire) == number
+    }
+
+    /// The connection is of no more use.
+    pub(super) fn hang_up(&self) {
+        let _ = shutdown(&self.lock().connection.socket, Shutdown::Both);
     }
 
     /// A thread listens, whatever runtimes do.

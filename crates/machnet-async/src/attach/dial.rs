@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use machnet_channel::ForeignRegion;
-use machnet_channel::shared::{Attach, Call, Refusal, Refused, Reply, VERSIONS, Welcome};
+use machnet_channel::shared::{Attach, Call, MAX_CHANNELS, Refusal, Refused, Reply, VERSIONS, Welcome};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
@@ -21,12 +21,12 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// How long to wait before calling again where the kernel keeps no more callers.
 const AGAIN: Duration = Duration::from_millis(1);
 
-/// A fresh channel.
+/// Fresh channels.
 #[derive(Debug)]
 pub(super) struct Dialled {
-    pub(super) socket: OwnedFd,
     pub(super) welcome: Welcome,
-    pub(super) region: ForeignRegion,
+    /// To each engine: never none.
+    pub(super) channels: Vec<(OwnedFd, ForeignRegion)>,
 }
 
 /// Attaches to the daemon at `path`.
@@ -51,7 +51,7 @@ pub(super) fn dial(path: &Path, greeting: &Attach) -> io::Result<Dialled> {
     if !wait_readable(&socket, deadline)? {
         return Err(silent());
     }
-    let (reply, region) = receive_reply(&socket).map_err(gone)?;
+    let (reply, fds) = receive_reply(&socket).map_err(gone)?;
     if reply.is_empty() {
         return Err(gone(Errno::CONNRESET));
     }
@@ -59,10 +59,19 @@ pub(super) fn dial(path: &Path, greeting: &Attach) -> io::Result<Dialled> {
     match Reply::parse(&reply).map_err(|why| nonsense(&why))? {
         Reply::Refused(refused) => Err(error(kind_of(refused.why), &describe(&refused))),
         Reply::Welcome(welcome) => {
-            let region = region.ok_or_else(|| nonsense(&"no memory"))?;
-            let region = ForeignRegion::open(region, welcome.geometry.bytes())
-                .map_err(|why| error(why.kind(), &format_args!("the daemon sent {why}")))?;
-            Ok(Dialled { socket, welcome, region })
+            let count = welcome.channels as usize;
+            if fds.len() != 2 * count - 1 {
+                let text = format_args!("{} of {} descriptors: may this process have more?", fds.len(), 2 * count - 1);
+                return Err(nonsense(&text));
+            }
+            let mut fds = fds.into_iter();
+            let regions = fds.by_ref().take(count).map(|fd| {
+                ForeignRegion::open(fd, welcome.geometry.bytes())
+                    .map_err(|why| error(why.kind(), &format_args!("the daemon sent {why}")))
+            });
+            let regions = regions.collect::<io::Result<Vec<_>>>()?;
+            let channels = std::iter::once(socket).chain(fds).zip(regions).collect();
+            Ok(Dialled { welcome, channels })
         }
     }
 }
@@ -124,10 +133,11 @@ fn wait_readable(socket: &OwnedFd, deadline: Instant) -> io::Result<bool> {
     }
 }
 
-/// The daemon's answer, and the descriptor that came with it.
-fn receive_reply(socket: &OwnedFd) -> rustix::io::Result<(Vec<u8>, Option<OwnedFd>)> {
+/// The daemon's answer, and the descriptors that came with it.
+fn receive_reply(socket: &OwnedFd) -> rustix::io::Result<(Vec<u8>, Vec<OwnedFd>)> {
+    const MOST: usize = 2 * MAX_CHANNELS as usize;
     let mut bytes = vec![0; Reply::MAX_LEN];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
     let len = recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags)?.bytes;
@@ -136,5 +146,5 @@ fn receive_reply(socket: &OwnedFd) -> rustix::io::Result<(Vec<u8>, Option<OwnedF
         RecvAncillaryMessage::ScmRights(fds) => Some(fds),
         _ => None,
     });
-    Ok((bytes, fds.flatten().next()))
+    Ok((bytes, fds.flatten().collect()))
 }

@@ -3,7 +3,8 @@
 //! ```text
 //!   mod.rs       what is asked for: path, name, flows, what to do when the daemon is gone
 //!   dial.rs      the handshake on the daemon's socket
-//!   attached.rs  what stands in the engine's place: the pump, and the end of it
+//!   link.rs      what the channels to its engines share: they are lost together, and attached again
+//!   attached.rs  what stands in an engine's place: the pump, and the end of it
 //!   bells.rs     who hears the daemon: each runtime that has waiters, or a thread
 //! ```
 //!
@@ -12,6 +13,7 @@
 mod attached;
 mod bells;
 mod dial;
+mod link;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -108,13 +110,14 @@ impl AttachBuilder {
         attached::start(self).map(Endpoint::on)
     }
 
-    fn greeting(&self) -> Attach {
-        Attach::new(self.name.clone(), self.flows)
+    /// Wants so many channels; 0: one to each engine.
+    fn greeting(&self, channels: u32) -> Attach {
+        Attach { channels, ..Attach::new(self.name.clone(), self.flows) }
     }
 }
 
 impl Endpoint {
-    /// An endpoint whose engine is in the daemon that listens on the socket at `path` (`machnet daemon`). It is used as any
+    /// An endpoint whose engines are in the daemon that listens on the socket at `path` (`machnet daemon`). It is used as any
     /// other: see [`AttachBuilder`] for what can be chosen.
     ///
     /// Flows and listeners of applications of one daemon, and those of other hosts, reach each other through its one

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{LazyLock, Mutex, OnceLock};
 
 use machnet_async::{AttachBuilder, Config, Endpoint, EngineStats, Udp};
@@ -16,12 +17,13 @@ static SOCKETS: LazyLock<tempfile::TempDir> = LazyLock::new(|| tempfile::tempdir
 /// Daemons that live as long as the process.
 static DAEMONS: Mutex<Vec<Daemon>> = Mutex::new(Vec::new());
 
-/// Runs every test of this binary once more, but those in `except`, with two daemons: one for each endpoint.
+/// Runs every test of this binary once more, but those in `except`, with two daemons: one for each endpoint, every second of
+/// which has two engines.
 pub fn again_over_two_daemons(except: &[&str]) {
     super::again("over two daemons", except, OVER_SIDECAR, |_| "two".to_owned());
 }
 
-/// The same with one daemon, which endpoints of the default configuration share: their flows never leave it.
+/// The same with one daemon of two engines, which endpoints of the default configuration share: their flows never leave it.
 pub fn again_over_one_daemon(except: &[&str]) {
     super::again("over one daemon", except, OVER_SIDECAR, |_| "one".to_owned());
 }
@@ -51,16 +53,21 @@ pub fn daemon(config: Config) -> Daemon {
 /// In a test binary whose endpoints are attached to daemons: one.
 pub fn endpoint_at(ip: IpAddr, config: Config) -> Option<Endpoint> {
     static SHARED: OnceLock<PathBuf> = OnceLock::new();
+    static NUMBER: AtomicUsize = AtomicUsize::new(0);
     let which = std::env::var(OVER_SIDECAR).ok()?;
     let path = if which == "one" && config == Config::default() && ip == super::V4 {
         SHARED
             .get_or_init(|| {
                 let driver: DriverUrl = "udp://127.0.0.1:0".parse().unwrap();
-                keep(Daemon::open(machnet_daemon::Config { driver, settings: settings(config) }).unwrap())
+                let mut settings = settings(config);
+                settings.engines = 2;
+                keep(Daemon::open(machnet_daemon::Config { driver, settings }).unwrap())
             })
             .clone()
     } else {
-        keep(Daemon::start(Udp::bind((ip, 0)).unwrap(), settings(config)).unwrap())
+        let mut settings = settings(config);
+        settings.engines = 1 + NUMBER.fetch_add(1, Relaxed) % 2;
+        keep(Daemon::start(Udp::bind((ip, 0)).unwrap(), settings).unwrap())
     };
     Some(AttachBuilder::new(path).attach().unwrap())
 }

@@ -15,8 +15,14 @@ const MAGIC: u32 = u32::from_be_bytes(*b"MSDC");
 /// The versions of layout and messages that this side speaks, oldest and newest.
 pub const VERSIONS: (u16, u16) = (1, 1);
 
-/// Features that this side offers: none are defined.
-pub const FEATURES: u64 = 0;
+/// Several channels at once, each to an engine of the daemon's.
+pub const SEVERAL: u64 = 1;
+
+/// Features that this side offers.
+pub const FEATURES: u64 = SEVERAL;
+
+/// The most channels of an application.
+pub const MAX_CHANNELS: u32 = 64;
 
 /// Bytes of an application's name, and of a refusal's text.
 const MAX_NAME: usize = 64;
@@ -43,6 +49,8 @@ pub struct Attach {
     pub features: u64,
     /// Flows it would like to open; 0: as many as the daemon gives by default.
     pub flows: u32,
+    /// With [`SEVERAL`]: channels that it takes at most; 0: as many as the daemon has engines.
+    pub channels: u32,
     /// For operators: at most 64 bytes.
     pub name: String,
 }
@@ -50,7 +58,7 @@ pub struct Attach {
 /// The daemon's answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
-    /// With the region's descriptor.
+    /// With the descriptors of the regions, and of the connections beside all but the first.
     Welcome(Welcome),
     /// And the connection is closed.
     Refused(Refused),
@@ -63,12 +71,14 @@ pub struct Welcome {
     pub version: u16,
     /// Those offered that the daemon takes.
     pub features: u64,
-    /// The region's sizes.
+    /// The sizes of each region.
     pub geometry: Geometry,
     /// The address that flows leave from.
     pub home: SocketAddr,
     /// The longest message, bytes.
     pub max_message: u32,
+    /// Channels: 1 without [`SEVERAL`].
+    pub channels: u32,
 }
 
 /// What a daemon does not.
@@ -196,18 +206,18 @@ impl Call {
     #[must_use]
     pub fn emit(&self) -> Vec<u8> {
         let mut bytes = MAGIC.to_ne_bytes().to_vec();
-        let (kind, versions, features, flows, name) = match self {
-            Self::Attach(Attach { versions, features, flows, name }) => {
-                (ATTACH, *versions, *features, *flows, &name[..name.floor_char_boundary(MAX_NAME)])
+        let (kind, versions, features, flows, channels, name) = match self {
+            Self::Attach(Attach { versions, features, flows, channels, name }) => {
+                (ATTACH, *versions, *features, *flows, *channels, &name[..name.floor_char_boundary(MAX_NAME)])
             }
-            Self::Stat => (STAT, VERSIONS, 0, 0, ""),
+            Self::Stat => (STAT, VERSIONS, 0, 0, 0, ""),
         };
         for field in [kind, versions.0, versions.1, 0] {
             bytes.extend(field.to_ne_bytes());
         }
         bytes.extend(features.to_ne_bytes());
         bytes.extend(flows.to_ne_bytes());
-        bytes.extend([0; 4]);
+        bytes.extend(channels.to_ne_bytes());
         bytes.extend(name.as_bytes());
         bytes
     }
@@ -219,9 +229,9 @@ impl Call {
     pub fn parse(bytes: &[u8]) -> Result<Self, HelloError> {
         let mut fields = Fields::new(bytes)?;
         let (kind, versions, _) = (fields.u16()?, (fields.u16()?, fields.u16()?), fields.u16()?);
-        let (features, flows, _) = (fields.u64()?, fields.u32()?, fields.u32()?);
+        let (features, flows, channels) = (fields.u64()?, fields.u32()?, fields.u32()?);
         match kind {
-            ATTACH => Ok(Self::Attach(Attach { versions, features, flows, name: fields.text(MAX_NAME)? })),
+            ATTACH => Ok(Self::Attach(Attach { versions, features, flows, channels, name: fields.text(MAX_NAME)? })),
             STAT => Ok(Self::Stat),
             other => Err(HelloError::Value { what: "a call of kind", found: other.into() }),
         }
@@ -232,7 +242,7 @@ impl Attach {
     /// What an application of this version says.
     #[must_use]
     pub const fn new(name: String, flows: u32) -> Self {
-        Self { versions: VERSIONS, features: FEATURES, flows, name }
+        Self { versions: VERSIONS, features: FEATURES, flows, channels: 0, name }
     }
 
     /// The newest version that both sides speak.
@@ -260,7 +270,7 @@ impl Reply {
         }
         bytes.extend(features.to_ne_bytes());
         match self {
-            Self::Welcome(Welcome { geometry, home, max_message, .. }) => {
+            Self::Welcome(Welcome { geometry, home, max_message, channels, .. }) => {
                 let Geometry { flows, listeners, descriptors, data, max_piece } = *geometry;
                 for field in [flows, listeners, descriptors, data, max_piece, 0] {
                     bytes.extend(field.to_ne_bytes());
@@ -269,7 +279,7 @@ impl Reply {
                     bytes.extend(word.to_ne_bytes());
                 }
                 bytes.extend(max_message.to_ne_bytes());
-                bytes.extend([0; 4]);
+                bytes.extend(channels.to_ne_bytes());
             }
             Self::Refused(Refused { text, .. }) => {
                 bytes.extend(&text.as_bytes()[..text.floor_char_boundary(MAX_TEXT)]);
@@ -313,7 +323,13 @@ impl Reply {
         if max_message == 0 {
             return Err(HelloError::Value { what: "largest message", found: 0 });
         }
-        Ok(Self::Welcome(Welcome { version, features, geometry, home, max_message }))
+        let channels = match fields.u32()? {
+            channels @ 1..=MAX_CHANNELS if features & SEVERAL != 0 => channels,
+            // Without the feature it is no field.
+            _ if features & SEVERAL == 0 => 1,
+            found => return Err(HelloError::Value { what: "number of channels", found: found.into() }),
+        };
+        Ok(Self::Welcome(Welcome { version, features, geometry, home, max_message, channels }))
     }
 }
 
@@ -328,7 +344,7 @@ mod tests {
 
     fn welcome() -> Welcome {
         let home = "10.0.0.5:49152".parse().unwrap();
-        Welcome { version: 1, features: 0, geometry: GEOMETRY, home, max_message: 64 << 20 }
+        Welcome { version: 1, features: SEVERAL, geometry: GEOMETRY, home, max_message: 64 << 20, channels: 4 }
     }
 
     fn refused(text: &str) -> Reply {
@@ -337,7 +353,8 @@ mod tests {
 
     #[test]
     fn what_is_said_is_heard() {
-        for call in [Call::Stat, Call::Attach(Attach::new("echo".to_owned(), 7))] {
+        let attach = Attach { channels: 3, ..Attach::new("echo".to_owned(), 7) };
+        for call in [Call::Stat, Call::Attach(attach)] {
             assert_eq!(Call::parse(&call.emit()), Ok(call));
         }
         for reply in [Reply::Welcome(welcome()), refused("32 applications are attached")] {
@@ -371,15 +388,25 @@ mod tests {
             (Welcome { version: 2, ..welcome() }, "version 0x2"),
             (Welcome { features: 4, ..welcome() }, "features 0x4"),
             (Welcome { max_message: 0, ..welcome() }, "largest message 0x0"),
+            (Welcome { channels: 0, ..welcome() }, "number of channels 0x0"),
+            (Welcome { channels: 65, ..welcome() }, "number of channels 0x41"),
             (Welcome { geometry: Geometry { data: 1, ..GEOMETRY }, ..welcome() }, "data areas of 1"),
         ] {
             let text = Reply::parse(&Reply::Welcome(reply).emit()).unwrap_err().to_string();
             assert!(text.contains(part), "{text}");
         }
         let good = Reply::Welcome(welcome()).emit();
-        for len in 0..good.len() - 4 {
+        for len in 0..good.len() {
             assert_eq!(Reply::parse(&good[..len]), Err(HelloError::Short { len }));
         }
+    }
+
+    /// What was a field of zeros before is none without the feature.
+    #[test]
+    fn sides_without_the_feature_have_one_channel() {
+        let old = Welcome { features: 0, channels: 0, ..welcome() };
+        let Ok(Reply::Welcome(read)) = Reply::parse(&Reply::Welcome(old).emit()) else { panic!() };
+        assert_eq!((read.features, read.channels), (0, 1));
     }
 
     proptest! {

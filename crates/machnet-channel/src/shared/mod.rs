@@ -39,7 +39,9 @@ pub use app::{AcceptedView, AppSide, FlowView, Incoming, ListenerView, Note};
 pub use attachment::{Afterwards, Attachment, Line, Over};
 pub use daemon::{DaemonSide, Event};
 pub use geometry::Geometry;
-pub use hello::{Attach, Call, FEATURES, HelloError, Refusal, Refused, Reply, VERSIONS, Welcome};
+pub use hello::{
+    Attach, Call, FEATURES, HelloError, MAX_CHANNELS, Refusal, Refused, Reply, SEVERAL, VERSIONS, Welcome,
+};
 pub use malformed::{Malformed, Word};
 pub use tag::Piece;
 

@@ -131,6 +131,11 @@ impl<W: Words + Clone + Send + 'static, L: Line> Served<W, L> {
             // Ended meanwhile. The daemon finds the connection closed.
             return;
         }
+        if self.side.is_some() {
+            // Nobody has looked since the last daemon went. Who attaches knows that it did.
+            self.lose(Over::Gone);
+            self.rest.over = None;
+        }
         self.flows = (0..side.slots()).map(|_| None).collect();
         self.ports = (0..side.listeners()).map(|_| None).collect();
         (self.side, self.line) = (Some(side), line);

@@ -60,7 +60,7 @@ impl Machnet {
         setup.max_payload.get_or_insert(driver.capabilities().max_payload);
         // As the library's default endpoint.
         setup.congestion.get_or_insert(Congestion::Cubic);
-        Self::open(driver, 1, server, &setup, super::url::with_server, &port.to_string())
+        Self::open(driver, port.engines(), server, &setup, super::url::with_server, &port.to_string())
     }
 
     /// Attaches to a daemon. The server is at `server`; without it, at the daemon's own address.

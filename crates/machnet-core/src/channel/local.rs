@@ -4,17 +4,19 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use machnet_channel::{
-    Accepted, Backlog, BacklogProducer, Doorbell, Drain, EngineEnd, FlowOptions, FlowState, FlowStats, Intake, Intent,
-    Mailbox, Message, Wakes,
+    Accepted, Backlog, BacklogProducer, Doorbell, Drain, EngineEnd, FlowOptions, FlowState, FlowStats, Frame, Intake,
+    Intent, Mailbox, Message, Stocker, Wakes,
 };
 use slab::Slab;
 
-use super::{AppChannel, Hint, ListenSlot, Slot};
+use super::{AppChannel, Building, Hint, ListenSlot, Slot};
 
 /// The applications of the engine's own process.
 #[derive(Debug)]
 pub struct LocalChannel {
     intake: Arc<Intake>,
+    /// Fills what applications take frames from.
+    stocker: Option<Stocker>,
     flow_hints: Drain<Mailbox>,
     listener_hints: Drain<Backlog>,
     flows: Slab<LocalFlow>,
@@ -45,6 +47,7 @@ impl LocalChannel {
     pub fn new(intake: Arc<Intake>) -> Self {
         Self {
             intake,
+            stocker: None,
             flow_hints: Drain::default(),
             listener_hints: Drain::default(),
             flows: Slab::new(),
@@ -136,6 +139,29 @@ impl AppChannel for LocalChannel {
 
     fn bell(&self) -> Arc<Doorbell> {
         Arc::clone(self.intake.bell())
+    }
+
+    fn set_building(&mut self, start: u32, room: u32, limit: u32) {
+        self.stocker = Stocker::new(&self.intake, start, room, limit);
+    }
+
+    fn wanted_frames(&self) -> u32 {
+        self.stocker.as_ref().map_or(0, Stocker::wanted)
+    }
+
+    fn give_frame(&mut self, frame: Frame) {
+        if let Some(stocker) = &mut self.stocker {
+            // One that finds no place goes home.
+            drop(stocker.put(frame));
+        }
+    }
+
+    fn building(&self) -> Building {
+        self.stocker.as_ref().map_or_else(Building::default, |stocker| Building {
+            away: stocker.away(),
+            waiting: stocker.waiting(),
+            missed: stocker.missed(),
+        })
     }
 
     fn options(&self, slot: Slot) -> FlowOptions {

@@ -10,10 +10,12 @@ use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-use machnet_channel::{Doorbell, FlowOptions, FlowState, FlowStats, Intent, Message};
+use machnet_channel::{Doorbell, FlowOptions, FlowState, FlowStats, Frame, Intent, Message};
 
 pub use local::LocalChannel;
-pub use tenants::{Arrival, Counters, Ended, FlowReport, Gate, News, Ports, Quota, Report, TenantReport, Tenants};
+pub use tenants::{
+    Account, Arrival, Claims, Counters, Ended, FlowReport, Gate, News, Ports, Quota, Report, TenantReport, Tenants,
+};
 
 /// A flow of the channel. Given out by the channel, valid until [`AppChannel::release`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -22,6 +24,17 @@ pub struct Slot(pub u32);
 /// A listener of the channel. Given out by the channel, valid until [`AppChannel::unlisten`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ListenSlot(pub u32);
+
+/// Frames that applications build messages in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Building {
+    /// Given, and not home.
+    pub away: u32,
+    /// Those of them that nobody has taken yet.
+    pub waiting: u32,
+    /// How often an application would have built a message in a frame, and found none.
+    pub missed: u64,
+}
 
 /// Something an application did that the engine has not looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +78,27 @@ pub trait AppChannel: Send {
     fn group(&self, slot: Slot) -> u32 {
         let _ = slot;
         0
+    }
+
+    /// Applications may build messages of up to `room` bytes in at most `limit` frames of the engine's driver, from byte `start` on. Before
+    /// anything else.
+    fn set_building(&mut self, start: u32, room: u32, limit: u32) {
+        let _ = (start, room, limit);
+    }
+
+    /// How many empty frames applications want for that: asked at the end of each round, before anybody is woken.
+    fn wanted_frames(&self) -> u32 {
+        0
+    }
+
+    /// Gives applications an empty frame that they wanted.
+    fn give_frame(&mut self, frame: Frame) {
+        drop(frame);
+    }
+
+    /// What became of the frames that were given.
+    fn building(&self) -> Building {
+        Building::default()
     }
 
     /// While some of the groups did much lately, and others little, the channel *sorts* them: in each step of a round the engine

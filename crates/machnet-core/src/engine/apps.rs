@@ -81,6 +81,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         }
         let (now, limits, options) = (self.now, &self.limits, self.channel.options(slot));
         let key = self.flows.insert(&mut self.rng, |id| Flow::connect(now, id, home, peer, options, limits));
+        self.count_flows();
         if let Some(flow) = self.flows.get(key) {
             flow.slot = Some(slot);
             tracing::debug!(flow = flow.id, %peer, "connecting");
@@ -108,6 +109,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         match self.tx.driver.open(port) {
             Ok(address) => {
                 self.listening.push(Listening { port: address.port(), slot });
+                self.tell_listening(address.port(), true);
                 self.channel.set_listening(slot, Ok(address));
                 tracing::debug!(%address, "listening");
             }
@@ -122,6 +124,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         self.channel.unlisten(slot);
         if let Some(at) = self.listening.iter().position(|listening| listening.slot == slot) {
             let port = self.listening.swap_remove(at).port;
+            self.tell_listening(port, false);
             self.tx.driver.close(port);
             tracing::debug!(port, "no longer listening");
         }
@@ -131,6 +134,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         self.shutting_down = true;
         for listening in std::mem::take(&mut self.listening) {
             self.channel.unlisten(listening.slot);
+            self.tell_listening(listening.port, false);
             self.tx.driver.close(listening.port);
         }
         let keys: Vec<u32> = self.flows.slots().map(|(key, _)| key).collect();

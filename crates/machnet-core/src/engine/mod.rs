@@ -64,7 +64,7 @@ use timers::Timers;
 use tokens::Tokens;
 use tombstones::Tombstones;
 use turns::Ended;
-pub(crate) use tx::Tx;
+pub(crate) use tx::{FRONT, Filled, Tx};
 
 /// Of each kind of work, what one round does at most: the LCD's ring.
 const BURST: usize = 256;
@@ -87,6 +87,10 @@ pub struct Progress {
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct EngineStats {
+    /// Rounds.
+    pub rounds: u64,
+    /// Time that rounds took which moved something, nanoseconds: how busy the engine is.
+    pub busy_ns: u64,
     /// Datagrams received.
     pub packets_received: u64,
     /// Datagrams received that belonged to another engine of the endpoint, and were given to it.
@@ -105,6 +109,16 @@ pub struct EngineStats {
     pub flows: u64,
     /// Reassembly buffers in use.
     pub buffers_in_use: u64,
+    /// Messages that were transmitted from the frame that their application built them in.
+    pub sent_in_place: u64,
+    /// Messages that were built in a frame and copied all the same: their path carries no packets so long, or they shared one.
+    pub built_and_copied: u64,
+    /// Messages that could have been built in a frame, and found none: built in ordinary memory, and copied.
+    pub build_frames_missed: u64,
+    /// Frames that applications have to build in, or have built in and that are not home ([`Config::build_frames`]).
+    pub build_frames_away: u64,
+    /// Those of them that nobody has taken yet.
+    pub build_frames_waiting: u64,
     /// Drops by reason, the driver's included.
     pub drops: Drops,
 }
@@ -112,6 +126,8 @@ pub struct EngineStats {
 impl EngineStats {
     /// Adds the counters of another engine of the same endpoint.
     pub fn add(&mut self, other: &Self) {
+        self.rounds += other.rounds;
+        self.busy_ns += other.busy_ns;
         self.packets_received += other.packets_received;
         self.handed_over += other.handed_over;
         self.taken_over += other.taken_over;
@@ -121,7 +137,18 @@ impl EngineStats {
         self.retries_sent += other.retries_sent;
         self.flows += other.flows;
         self.buffers_in_use += other.buffers_in_use;
+        self.sent_in_place += other.sent_in_place;
+        self.built_and_copied += other.built_and_copied;
+        self.build_frames_missed += other.build_frames_missed;
+        self.build_frames_away += other.build_frames_away;
+        self.build_frames_waiting += other.build_frames_waiting;
         self.drops.add(&other.drops);
+    }
+
+    /// The share of what arrived that arrived at another engine than its own, from 0 to 1.
+    #[must_use]
+    pub fn handover_ratio(&self) -> f64 {
+        if self.packets_received == 0 { 0.0 } else { self.handed_over as f64 / self.packets_received as f64 }
     }
 }
 
@@ -180,6 +207,10 @@ pub struct Engine<D, C> {
     /// Packets that wait until others were dealt with.
     aside: Aside,
 
+    rounds: u64,
+    busy: Duration,
+    /// The last round moved something.
+    was_busy: bool,
     packets_received: u64,
     packets_lost: u64,
     handed_over: u64,
@@ -216,13 +247,19 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
 
     fn build(
         mut driver: D,
-        channel: C,
+        mut channel: C,
         config: Config,
         seed: [u8; 32],
         group: Option<Box<Member>>,
     ) -> Result<Self, ConfigError> {
-        let max_payload = config.max_payload.min(driver.capabilities().max_payload);
+        let capabilities = driver.capabilities();
+        let max_payload = config.max_payload.min(capabilities.max_payload);
         config.check(max_payload)?;
+        let build_frames = config.build_frames.min(capabilities.build_frames);
+        if build_frames > 0 {
+            let room = Cut::new(max_payload as usize).whole() as u32;
+            channel.set_building(capabilities.headroom + FRONT, room, build_frames);
+        }
         driver.set_bell(channel.bell());
         let mut rng = ChaCha12Rng::from_seed(seed);
         let mut secret = [0; 16];
@@ -273,6 +310,9 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             burst: BURST,
             rx: Vec::with_capacity(BURST),
             aside: Aside::default(),
+            rounds: 0,
+            busy: Duration::ZERO,
+            was_busy: false,
             packets_received: 0,
             packets_lost: 0,
             handed_over: 0,
@@ -289,6 +329,10 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
     pub fn poll(&mut self, now: Instant) -> Progress {
         let before = self.now;
         self.now = before.max(now);
+        self.rounds += 1;
+        if self.was_busy {
+            self.busy += self.now.since(before);
+        }
         // Who slept was woken by what arrived, unless he is late for his own deadline.
         let since =
             if std::mem::take(&mut self.slept) { self.promised.unwrap_or(self.now).max(before) } else { before };
@@ -312,6 +356,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             self.finish_group();
         }
         let busy = received > 0 || looked > 0 || expired || sent || !self.aside.is_empty();
+        self.was_busy = busy;
         if !busy {
             // It may sleep next, and is not to be woken in vain.
             self.settle_timers();
@@ -529,7 +574,23 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             }
         }
         self.touched.clear();
+        match self.channel.wanted_frames() {
+            0 => {}
+            wanted => self.restock(wanted),
+        }
         self.channel.end_round();
+    }
+
+    /// Gives applications frames to build in, as long as there are enough for everything else.
+    #[cold]
+    fn restock(&mut self, wanted: u32) {
+        for _ in 0..wanted {
+            if self.tx.driver.is_short_of_frames() {
+                break;
+            }
+            let Some(frame) = self.tx.driver.frame() else { break };
+            self.channel.give_frame(frame);
+        }
     }
 
     /// A flow is a tombstone from now on. There may be one too many.
@@ -559,6 +620,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         self.timers.set(key, None);
         self.turns.remove(key);
         let Some(flow) = self.flows.remove(key) else { return };
+        self.count_flows();
         if let Some(opening) = flow.half_open {
             self.half_open[opening as usize] -= 1;
         }
@@ -675,7 +737,10 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
     pub fn stats(&self) -> EngineStats {
         let mut drops = self.drops;
         drops.add(&self.tx.driver.drops());
+        let building = self.channel.building();
         EngineStats {
+            rounds: self.rounds,
+            busy_ns: self.busy.as_nanos() as u64,
             packets_received: self.packets_received,
             handed_over: self.handed_over,
             taken_over: self.taken_over,
@@ -685,6 +750,11 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             retries_sent: self.retries_sent,
             flows: self.flows.len() as u64,
             buffers_in_use: self.buffers.in_use(),
+            sent_in_place: self.tx.sent_in_place(),
+            built_and_copied: self.tx.built_and_copied(),
+            build_frames_missed: building.missed,
+            build_frames_away: building.away.into(),
+            build_frames_waiting: building.waiting.into(),
             drops,
         }
     }

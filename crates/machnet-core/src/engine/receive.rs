@@ -2,6 +2,7 @@
 
 use machnet_channel::FrameRef;
 
+use super::handover::PLACED;
 use super::memory::{charge, room};
 use super::tokens::Claim;
 use super::{Engine, PeerQueues};
@@ -81,7 +82,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             }
         };
         match header.packet_type {
-            PacketType::Init => self.on_init(meta, rest, bytes),
+            PacketType::Init => self.on_init(meta, rest, payload, hops),
             PacketType::Accept => self.on_accept(meta, &header, rest, bytes),
             PacketType::Retry => self.on_retry(meta, &header, rest),
             PacketType::Data => self.on_data(meta, &header, rest, payload),
@@ -181,7 +182,8 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         Ok(())
     }
 
-    fn on_init(&mut self, meta: Meta, rest: &[u8], packet: &[u8]) -> Result<(), DropReason> {
+    fn on_init(&mut self, meta: Meta, rest: &[u8], payload: &FrameRef, hops: u8) -> Result<(), DropReason> {
+        let packet = payload.as_ref();
         if packet.len() < Handshake::PACKET_LEN {
             return Err(DropReason::ShortInit);
         }
@@ -193,6 +195,12 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
                 return Err(DropReason::WrongState);
             }
             self.answer_init(key);
+            return Ok(());
+        }
+        if hops != PLACED
+            && let Some(to) = self.place_init(&meta, init.source, init.ports.0 == init.ports.1)
+        {
+            self.send_placed(to, meta, payload.clone());
             return Ok(());
         }
         let Some(listening) = self.listening.iter().find(|listening| listening.port == meta.local.port()) else {
@@ -223,6 +231,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         let key = self
             .flows
             .insert(&mut self.rng, |id| Flow::accept(now, id, (meta.local, meta.remote), &init, options, limits));
+        self.count_flows();
         self.flows.learn_remote(key);
         if let Some(flow) = self.flows.get(key) {
             flow.half_open = Some(opening);

@@ -1,6 +1,17 @@
 //! What flows send with: the driver, and the packets that were built for it and not taken yet.
+//!
+//! A packet is built in a fresh frame, payload and all; or it ends with a message that lies in a frame of its own already, and then only
+//! what is in front of the message is written there, before it:
+//!
+//! ```text
+//!   fresh frame     ├─ headroom ─┼─ header, acknowledgements, chunks ─┤                      built here, goes back
+//!                                             │ copied: at most FRONT bytes
+//!   message's frame ├─ headroom ─┼─ (free) ─┼─ the same ──────────────┼─ message ─┤          is sent
+//! ```
 
 use std::collections::VecDeque;
+
+use machnet_channel::FrameRef;
 
 use super::BURST;
 use super::paths::Paths;
@@ -12,6 +23,28 @@ use crate::{Driver, Instant};
 const LEAST: usize = 64;
 /// Bytes built in one round for each packet that may be: 256 are six GSO batches.
 const PACKET_BYTES: u64 = 1500;
+
+/// Room in front of a message that is built in a frame, between lower headers and payload: header 16, fixed part of DATA 8,
+/// an acknowledgement block with up to two words 28, the head of a MESSAGE 8 are 60 bytes. A line, so that payloads lie as
+/// aligned as the headroom is. What needs more in front is copied.
+pub(crate) const FRONT: u32 = 64;
+
+/// What a packet was filled with.
+#[derive(Debug, Default)]
+pub(crate) struct Filled {
+    /// Bytes written.
+    pub(crate) len: usize,
+    /// What follows them: a message in a frame of its own, whose front is for what was written.
+    pub(crate) message: Option<FrameRef>,
+    /// Messages that were built in frames, and copied for the first time.
+    pub(crate) copied: u32,
+}
+
+impl From<usize> for Filled {
+    fn from(len: usize) -> Self {
+        Self { len, ..Self::default() }
+    }
+}
 
 /// See the module. The engine lends it to one flow after the other.
 #[derive(Debug)]
@@ -46,6 +79,9 @@ pub(crate) struct Tx<D> {
     starved: bool,
     /// Packets ever built.
     built: u64,
+    /// Messages that went in the frame they were built in, and that were copied out of one.
+    in_place: u64,
+    copied: u64,
 }
 
 impl<D: Driver> Tx<D> {
@@ -68,6 +104,8 @@ impl<D: Driver> Tx<D> {
             used: 0,
             starved: false,
             built: 0,
+            in_place: 0,
+            copied: 0,
         }
     }
 
@@ -131,13 +169,21 @@ impl<D: Driver> Tx<D> {
         self.built
     }
 
+    pub(super) const fn sent_in_place(&self) -> u64 {
+        self.in_place
+    }
+
+    pub(super) const fn built_and_copied(&self) -> u64 {
+        self.copied
+    }
+
     /// Builds a packet of up to `room` bytes with `fill`, which returns its length (0: nothing, after all), and queues
     /// it. Returns false if there was no frame.
-    pub(crate) fn packet(
+    pub(crate) fn packet<T: Into<Filled>>(
         &mut self,
         meta: Meta,
         room: usize,
-        fill: impl FnOnce(&mut [u8], &mut Vec<Sent>) -> usize,
+        fill: impl FnOnce(&mut [u8], &mut Vec<Sent>) -> T,
     ) -> bool {
         let headroom = self.driver.capabilities().headroom as usize;
         let Some(mut frame) = self.driver.frame() else {
@@ -149,19 +195,41 @@ impl<D: Driver> Tx<D> {
             return false;
         };
         self.contents.clear();
-        let len = fill(bytes, &mut self.contents);
+        let Filled { mut len, message, copied } = fill(bytes, &mut self.contents).into();
+        self.copied += u64::from(copied);
+        let mut own = None;
+        if let Some(message) = message {
+            own = self.before(message, bytes, &mut len);
+        }
         // Short ones cost work, and one that came to nothing must not be tried for ever.
         self.used += len.max(LEAST) as u32;
         if len > 0 {
             self.built += 1;
             self.bytes += len as u64;
-            let payload = frame.share(headroom as u32..(headroom + len) as u32);
+            let mut payload = frame.share(headroom as u32..(headroom + len) as u32);
+            if let Some(message) = own {
+                self.driver.recycle(std::mem::replace(&mut payload, message));
+            }
             self.batch.push_back(TxPacket { meta, payload });
             if let Some(ports) = self.steer {
                 self.redirect(ports);
             }
         }
         true
+    }
+
+    /// Writes the first `len` bytes of `bytes` in front of `message`, whose length is added to `len`. `None`: they do not go there, so
+    /// the message was copied behind them.
+    fn before(&mut self, mut message: FrameRef, bytes: &mut [u8], len: &mut usize) -> Option<FrameRef> {
+        let written = std::mem::replace(len, *len + message.as_ref().len());
+        if let Some(front) = message.grow(written as u32) {
+            front.copy_from_slice(&bytes[..written]);
+            self.in_place += 1;
+            return Some(message);
+        }
+        bytes[written..*len].copy_from_slice(message.as_ref());
+        self.copied += 1;
+        None
     }
 
     /// The packet that was built last goes between other ports.

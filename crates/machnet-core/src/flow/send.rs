@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use machnet_channel::{Message, UNIT, cost_in_units};
+use machnet_channel::{BUILD_FROM, FrameRef, Message, UNIT, cost_in_units};
 
 use super::Store;
 use super::units::UnitSet;
@@ -43,7 +43,7 @@ impl Cut {
     }
 
     /// The longest message that goes whole.
-    const fn whole(self) -> usize {
+    pub(crate) const fn whole(self) -> usize {
         self.whole as usize
     }
 
@@ -261,6 +261,29 @@ impl SendQueue {
             self.bytes_sent += u64::from(total);
         }
         Some(part)
+    }
+
+    /// True if `part`, which is new, is the beginning of a message that lies in a frame to be sent from.
+    pub(crate) fn is_built(&mut self, part: Part) -> bool {
+        part.len as usize >= BUILD_FROM && part.offset == 0 && self.built(part.id).is_some()
+    }
+
+    fn built(&mut self, id: u32) -> Option<&mut FrameRef> {
+        let outgoing = self.messages.get_mut(id.wrapping_sub(self.base) as usize)?;
+        FrameRef::built(&mut outgoing.message)
+    }
+
+    /// The whole message of `part`, where it was built, for a packet of which it is the end. `None` if it does not go so: it is not whole, or
+    /// what comes next would share its packet, in the `space` that the chunk leaves; a copy costs less than a packet.
+    pub(crate) fn depart(&mut self, part: Part, credit: u64, space: usize) -> Option<FrameRef> {
+        let total = self.get(part.id)?.message.len();
+        let shares = self.peek_new().is_some_and(|(next, cost, total)| {
+            cost <= credit && next.id != part.id && Self::len_of(next, total as usize) <= space
+        });
+        if part.len as usize != total || shares {
+            return None;
+        }
+        self.built(part.id)?.depart()
     }
 
     /// The credit that the next new part needs; `None` if nothing is unsent.

@@ -1,9 +1,12 @@
 //! Building a flow's packets (`docs/spec/flow.md#sending`, `#acknowledging`).
 
+use machnet_channel::FrameRef;
+
+use super::send::Part;
 use super::{Alarm, Control, Flow, Hurry, Mtu, Sent, State, handshake};
 use crate::cc::Controller as _;
 use crate::driver::Meta;
-use crate::engine::Tx;
+use crate::engine::{FRONT, Filled, Tx};
 use crate::wire::{
     BASE_PAYLOAD, Chunk, Data, HEADER_LEN, Handshake, Header, MIN_ELICITING_LEN, PacketType, TAILROOM, VERSIONS,
 };
@@ -223,13 +226,18 @@ impl Flow {
             if let Some((first, last)) = refused {
                 at += Chunk::Refused { first, last }.emit(&mut bytes[at..]);
             }
-            at += if self.probes == 1 { 0 } else { self.fill(now, &mut bytes[at..], contents, probing) };
+            let mut filled = Filled::default();
+            if self.probes != 1 {
+                filled = self.fill(now, bytes, at, contents, probing);
+                at = filled.len;
+            }
+            let message_len = filled.message.as_ref().map_or(0, |message| message.as_ref().len());
             if contents.is_empty() {
                 if probing {
                     at += Chunk::Ping.emit(&mut bytes[at..]);
                     contents.push(Sent::Ping(self.ping_round));
                 } else if blocks == 0 && !self.announce && refused.is_none() {
-                    return 0;
+                    return Filled::default();
                 }
             }
             self.acks.sent();
@@ -237,14 +245,15 @@ impl Flow {
             self.credit_sent = credit;
             if !contents.is_empty() {
                 self.probes = self.probes.saturating_sub(1);
-                if at < MIN_ELICITING_LEN {
+                if at + message_len < MIN_ELICITING_LEN {
                     let end = MIN_ELICITING_LEN.max(at + 4);
                     Chunk::emit_pad(&mut bytes[at..end]);
                     at = end;
                 }
             }
             // The peer's answer is what we wait for now.
-            let full = self.wants_ack(at as u64) || self.send.wanted_credit().is_some_and(|c| c > self.peer_credit);
+            let full = self.wants_ack((at + message_len) as u64)
+                || self.send.wanted_credit().is_some_and(|c| c > self.peer_credit);
             let ack_now = !contents.is_empty()
                 && (probing
                     || (full && !self.send.all_sent())
@@ -252,8 +261,9 @@ impl Flow {
             Header { packet_type: PacketType::Data, blocks, ack_now, flow: self.remote_id, number: number as u32 }
                 .emit(bytes);
             Data::emit_fixed(distance, credit as u32, &mut bytes[HEADER_LEN..]);
-            sent_len = at;
-            at
+            sent_len = at + message_len;
+            filled.len = at;
+            filled
         });
         if !built || sent_len == 0 {
             return built;
@@ -277,24 +287,29 @@ impl Flow {
         true
     }
 
-    /// Writes the chunks that are due into `out`, notes them in `contents`, and returns their length.
-    fn fill(&mut self, now: Instant, out: &mut [u8], contents: &mut Vec<Sent>, probing: bool) -> usize {
+    /// Writes the chunks that are due into `out`, from `at` on, and notes them in `contents`. A message that lies in a frame of its own
+    /// ends the packet, and is not written.
+    fn fill(&mut self, now: Instant, out: &mut [u8], mut at: usize, contents: &mut Vec<Sent>, probing: bool) -> Filled {
         if matches!(self.state, State::Tombstone { .. }) {
-            return 0;
+            return at.into();
         }
-        let mut at = self.fill_controls(now, out, contents);
+        at += self.fill_controls(now, &mut out[at..], contents);
         if !(probing || self.window_open(now)) {
-            return at;
+            return at.into();
         }
+        let mut copied = 0;
         // Lost parts first, then new ones; a part that does not fit waits for the next packet.
         loop {
             let space = out.len() - at;
-            let part = if self.send.has_again() {
-                self.send.next_again(space)
-            } else {
-                self.send.next_new(self.peer_credit, space)
-            };
+            let again = self.send.has_again();
+            let part = if again { self.send.next_again(space) } else { self.send.next_new(self.peer_credit, space) };
             let Some(part) = part else { break };
+            if !again && self.send.is_built(part) {
+                if let Some(message) = self.depart(part, out, &mut at, contents) {
+                    return Filled { len: at, message: Some(message), copied };
+                }
+                copied += 1;
+            }
             let Some(chunk) = self.send.chunk(part) else { break };
             at += chunk.emit(&mut out[at..]);
             contents.push(Sent::Message(part));
@@ -307,7 +322,28 @@ impl Flow {
                 contents.push(Sent::Fin);
             }
         }
-        at
+        Filled { len: at, message: None, copied }
+    }
+
+    /// Takes the message of `part` to be sent from where it lies, if what has been written up to `at` has room in front of it, and writes the
+    /// rest of that: FIN, which may come before the last message, and the message's own head.
+    fn depart(&mut self, part: Part, out: &mut [u8], at: &mut usize, contents: &mut Vec<Sent>) -> Option<FrameRef> {
+        let fin = Chunk::Fin { next: self.send.next_id() };
+        let ends = self.fin == Control::Wanted && self.send.all_sent();
+        let front = *at + Chunk::WHOLE_OVERHEAD + if ends { fin.len() } else { 0 };
+        let space = out.len().checked_sub(front + part.len as usize)?;
+        if front > FRONT as usize {
+            return None;
+        }
+        let message = self.send.depart(part, self.peer_credit, space)?;
+        if ends {
+            *at += fin.emit(&mut out[*at..]);
+            self.fin = Control::Sent;
+            contents.push(Sent::Fin);
+        }
+        *at += Chunk::emit_before_whole(part.id, part.len as usize, &mut out[*at..]);
+        contents.push(Sent::Message(part));
+        Some(message)
     }
 
     fn fill_controls(&mut self, now: Instant, out: &mut [u8], contents: &mut Vec<Sent>) -> usize {

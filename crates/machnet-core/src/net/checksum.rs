@@ -33,6 +33,12 @@ impl Sum {
         Self(sum + carry as u64)
     }
 
+    /// Adds the sum of bytes that begin at an even place.
+    #[must_use]
+    pub(crate) const fn add_sum(self, other: Self) -> Self {
+        self.plus(other.0)
+    }
+
     /// Adds the pseudo-header of `len` bytes of `protocol`.
     #[must_use]
     pub(crate) fn pseudo(self, from: IpAddr, to: IpAddr, protocol: u8, len: usize) -> Self {
@@ -59,17 +65,17 @@ impl Sum {
         [!a, !b]
     }
 
+    /// The checksum of UDP, which is never zero: that would say that there is none.
+    pub(crate) const fn udp_checksum(self) -> [u8; 2] {
+        match self.checksum() {
+            [0, 0] => [0xff, 0xff],
+            sum => sum,
+        }
+    }
+
     /// True if the sum is that of bytes which contain their right checksum.
     pub(crate) fn is_good(self) -> bool {
         self.folded() == [0xff, 0xff]
-    }
-}
-
-/// The UDP checksum of a datagram whose field is zero. Never zero itself: that would say that there is none.
-pub(crate) fn udp(from: IpAddr, to: IpAddr, datagram: &[u8]) -> [u8; 2] {
-    match Sum::default().pseudo(from, to, super::headers::UDP, datagram.len()).add(datagram).checksum() {
-        [0, 0] => [0xff, 0xff],
-        sum => sum,
     }
 }
 
@@ -107,7 +113,7 @@ mod tests {
         fn one_flipped_bit_is_noticed(mut bytes in prop::collection::vec(any::<u8>(), 8..200), bit in any::<prop::sample::Index>()) {
             let (from, to) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
             bytes[6..8].fill(0);
-            let sum = udp(from, to, &bytes);
+            let sum = Sum::default().pseudo(from, to, 17, bytes.len()).add(&bytes).udp_checksum();
             prop_assert_ne!(sum, [0, 0]);
             bytes[6..8].copy_from_slice(&sum);
             let whole = |bytes: &[u8]| Sum::default().pseudo(from, to, 17, bytes.len()).add(bytes);

@@ -12,10 +12,11 @@
 //!   └──────────────── Capabilities::headroom of the Net around it ─────────────────┘
 //! ```
 //! The engine builds the payload behind the headroom, the layer writes the headers in front of it, and the device reads
-//! the whole in place: no byte of payload is copied. It is copied once if somebody else holds the frame too, or if it is
-//! not the device's.
+//! the whole in place: no byte of payload is copied. It is copied once if somebody else refers to what is in front of it
+//! ([`FrameRef::may_grow`]), or if it is not the device's.
 
 use std::collections::VecDeque;
+use std::io;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -70,19 +71,34 @@ pub struct FrameCapabilities {
     pub headroom: u32,
     /// Descriptors of each ring; 256 on the least common denominator.
     pub descriptors: u16,
+    /// Frames in all, of which applications may hold a quarter to build messages in; 0: none.
+    pub frames: u32,
     /// The device computes UDP checksums of frames that it sends.
     pub tx_checksum: bool,
     /// The device verifies UDP checksums of frames that it receives. For display: [`RxFrame::checksum_good`] counts.
     pub rx_checksum: bool,
     /// [`FrameDriver::wait`] gives a file descriptor that an idle engine can sleep on.
     pub can_sleep: bool,
+    /// If it has several queues: what comes in is spread over them by a hash of addresses and ports, so that ports choose the queue. If
+    /// not, what was sent from a queue comes to the peer's queue of the same number, whatever it is.
+    pub spreads: bool,
 }
 
 impl FrameCapabilities {
-    /// The least: no offload, no sleeping, no headroom.
+    /// The least: no offload, no sleeping, no headroom, no frames for applications.
     #[must_use]
     pub const fn minimal(mac: MacAddr, mtu: u32) -> Self {
-        Self { mac, mtu, headroom: 0, descriptors: 256, tx_checksum: false, rx_checksum: false, can_sleep: false }
+        Self {
+            mac,
+            mtu,
+            headroom: 0,
+            descriptors: 256,
+            frames: 0,
+            tx_checksum: false,
+            rx_checksum: false,
+            can_sleep: false,
+            spreads: false,
+        }
     }
 }
 
@@ -91,6 +107,21 @@ impl FrameCapabilities {
 pub trait FrameDriver: Send {
     /// What the device can do. Constant.
     fn capabilities(&self) -> &FrameCapabilities;
+
+    /// As [`Driver::split`](crate::Driver::split): `queues` devices of one that was not used yet, with the same address.
+    ///
+    /// # Errors
+    /// As that.
+    fn split(self, queues: usize) -> io::Result<Vec<Self>>
+    where
+        Self: Sized,
+    {
+        if queues == 1 {
+            return Ok(vec![self]);
+        }
+        let text = format!("this device has one queue and cannot be divided among {queues} engines");
+        Err(io::Error::new(io::ErrorKind::Unsupported, text))
+    }
 
     /// False while the link is known to be down: what is to be sent is dropped then, and counted. Asked in every burst,
     /// so it must be cheap; a device that knows nothing of its link says true.

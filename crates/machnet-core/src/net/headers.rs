@@ -6,7 +6,7 @@ use std::ops::Range;
 use zerocopy::byteorder::big_endian::U16;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::checksum::{self, Sum};
+use super::checksum::Sum;
 use super::{MacAddr, UdpChecksum};
 use crate::DropReason;
 
@@ -288,23 +288,34 @@ pub(crate) struct Macs {
     pub(crate) from: MacAddr,
 }
 
-/// Writes all headers in front of a UDP payload, which is in its place behind them already: `bytes` ends with it.
-pub(crate) fn write_udp(bytes: &mut [u8], macs: Macs, from: SocketAddr, to: SocketAddr, offload: bool) -> UdpChecksum {
+/// Writes all headers of a UDP datagram with a payload of `len` bytes; they fill `bytes`. `sum` is the payload's, unless the device
+/// computes the checksum.
+pub(crate) fn write_udp(
+    bytes: &mut [u8],
+    macs: Macs,
+    from: SocketAddr,
+    to: SocketAddr,
+    len: usize,
+    sum: Option<Sum>,
+) -> UdpChecksum {
     let start = ip_headers(to.ip());
-    let len = bytes.len() - start;
+    let len = UDP_LEN + len;
     write_ip(bytes, macs, from.ip(), to.ip(), UDP, TTL, len);
-    let datagram = &mut bytes[start..];
     let mut raw =
         RawUdp { from: U16::new(from.port()), to: U16::new(to.port()), len: U16::new(len as u16), checksum: [0; 2] };
-    if offload {
-        raw.checksum = Sum::default().pseudo(from.ip(), to.ip(), UDP, len).folded();
-        datagram[..UDP_LEN].copy_from_slice(raw.as_bytes());
-        return if to.is_ipv4() { UdpChecksum::Ipv4 } else { UdpChecksum::Ipv6 };
-    }
-    datagram[..UDP_LEN].copy_from_slice(raw.as_bytes());
-    raw.checksum = checksum::udp(from.ip(), to.ip(), datagram);
-    datagram[6..UDP_LEN].copy_from_slice(&raw.checksum);
-    UdpChecksum::Done
+    let pseudo = Sum::default().pseudo(from.ip(), to.ip(), UDP, len);
+    let done = match sum {
+        Some(payload) => {
+            raw.checksum = pseudo.add(raw.as_bytes()).add_sum(payload).udp_checksum();
+            UdpChecksum::Done
+        }
+        None => {
+            raw.checksum = pseudo.folded();
+            if to.is_ipv4() { UdpChecksum::Ipv4 } else { UdpChecksum::Ipv6 }
+        }
+    };
+    bytes[start..start + UDP_LEN].copy_from_slice(raw.as_bytes());
+    done
 }
 
 /// The group that everybody with an address like `address` listens to (RFC 4291 §2.7.1).

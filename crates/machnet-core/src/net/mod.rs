@@ -12,7 +12,8 @@
 //! Addresses come from [`NetConfig`]; neighbours are asked for and believed only then. What is not for this host, and
 //! what this layer does not do (VLANs, fragments, IP options beyond skipping them, IPv6 extension headers, multicast) is
 //! dropped and counted, by [`DropReason`]. It does not do DHCP, router discovery or duplicate address detection: clouds
-//! assign addresses. One queue pair only: answers to questions come to the queue that the device chooses.
+//! assign addresses. With several engines each has a layer and a queue of its own; answers come to the queue that the device chooses,
+//! and are passed on (`siblings.rs`).
 //!
 //! Sans-IO: time comes by [`Driver::begin`], questions repeat by [`Driver::next_deadline`].
 //!
@@ -34,6 +35,7 @@ mod neighbours;
 mod ports;
 mod receive;
 mod routes;
+mod siblings;
 #[cfg(test)]
 mod tests;
 mod transmit;
@@ -55,19 +57,25 @@ use crate::{Capabilities, Driver, DropReason, Drops, Instant, RxPacket, TxPacket
 use headers::{ETHERNET_LEN, IPV4_LEN, IPV6_LEN, UDP_LEN};
 use limit::RateLimit;
 use neighbours::Neighbours;
-use ports::Ports;
+use ports::{Held, Ports};
 use routes::Routes;
+use siblings::{Notice, Siblings};
 use transmit::{Staged, Way};
 
 /// In front of a payload, besides what the device wants: Ethernet, IPv6 and UDP headers are 62 bytes; 64 keep payloads
 /// aligned.
 const HEADROOM: u32 = 64;
+/// Of so many of the device's frames applications may have one to build in: received payloads are lent to them only while half are
+/// free, so that they never have the last quarter.
+const BUILT: u32 = 4;
 /// Answers and questions that wait for the device; more are dropped.
 const MAX_CONTROL: usize = 64;
 /// ICMP messages that wait for the engine, as on sockets.
 const MAX_UNREACHABLE: usize = 64;
 /// Datagrams of this host to itself that wait for the engine.
 const MAX_LOOPED: usize = 256;
+/// UDP ports that belong to each of several engines, on devices whose ports choose the queue: as over sockets.
+const PORTS_PER_ENGINE: u16 = 4;
 /// How soon the device is tried again with answers that it refused.
 const CONTROL_RETRY: Duration = Duration::from_millis(1);
 
@@ -75,6 +83,12 @@ const CONTROL_RETRY: Duration = Duration::from_millis(1);
 #[derive(Debug)]
 pub struct Net<F> {
     device: F,
+    /// For those that it may be divided into.
+    config: NetConfig,
+    /// If it was.
+    siblings: Option<Siblings>,
+    /// The ports that are always open.
+    range: (u16, u16),
     capabilities: Capabilities,
     mac: MacAddr,
     /// The longest IP packet, bytes.
@@ -124,11 +138,15 @@ impl<F: FrameDriver> Net<F> {
         capabilities.headroom = device_can.headroom + HEADROOM;
         capabilities.descriptors = device_can.descriptors;
         capabilities.can_sleep = device_can.can_sleep;
+        capabilities.build_frames = device_can.frames / BUILT;
         let mut ports = Ports::new();
         let home = ports.open(config.port).map_err(|_| NetError::NoAddress)?;
         let address = config.addresses.first().ok_or(NetError::NoAddress)?.addr();
         Ok(Self {
             device,
+            config: config.clone(),
+            siblings: None,
+            range: (home, home),
             capabilities,
             mac: device_can.mac,
             mtu: mtu as usize,
@@ -162,12 +180,26 @@ impl<F: FrameDriver> Net<F> {
         &mut self.device
     }
 
-    fn note_unreachable(&mut self, remote: SocketAddr, quoted: &[u8]) {
-        // Less than our header tells nothing.
-        if let Some(&quoted) = quoted.first_chunk()
-            && self.unreachable.len() < MAX_UNREACHABLE
-        {
-            self.unreachable.push_back(Unreachable { remote, quoted });
+    fn note_unreachable(&mut self, unreachable: Unreachable) {
+        if self.unreachable.len() < MAX_UNREACHABLE {
+            self.unreachable.push_back(unreachable);
+        }
+    }
+
+    /// Tells the other engines of this host, if there are any.
+    fn tell(&mut self, notice: Notice) {
+        let lost = self.siblings.as_ref().map_or(0, |siblings| siblings.tell(notice));
+        (0..lost).for_each(|_| self.drops.count(DropReason::HandoverFull));
+    }
+
+    /// Takes in what the other engines tell.
+    fn hear(&mut self) {
+        while let Some(notice) = self.siblings.as_mut().and_then(Siblings::hear) {
+            match notice {
+                Notice::Asked(ip, mac) => self.neighbours.on_question(self.now, ip, mac),
+                Notice::Answered(ip, mac) => self.on_answer(ip, mac),
+                Notice::Unreachable(unreachable) => self.note_unreachable(unreachable),
+            }
         }
     }
 
@@ -192,8 +224,42 @@ impl<F: FrameDriver> Driver for Net<F> {
         self.home
     }
 
+    fn ports(&self) -> (u16, u16) {
+        self.range
+    }
+
+    /// Each has a queue of the device's, with memory of its own. Where ports choose the queue, there are four for each driver beside the
+    /// home port, most of them above it.
+    fn split(self, drivers: usize) -> io::Result<Vec<Self>> {
+        if drivers == 1 {
+            // Which says whether it was to be divided.
+            let device = self.device.split(1)?.pop().ok_or(io::ErrorKind::InvalidData)?;
+            return Ok(vec![Self { device, ..self }]);
+        }
+        let Self { device, mut config, home, .. } = self;
+        let wanted = if device.capabilities().spreads { PORTS_PER_ENGINE.saturating_mul(drivers as u16) } else { 1 };
+        let first = home.port().min(u16::MAX - wanted + 1);
+        let range = (first, first + (wanted - 1));
+        config.port = home.port();
+        let held = Held::new();
+        let parts = device.split(drivers)?.into_iter().zip(Siblings::group(drivers));
+        parts
+            .map(|(device, siblings)| {
+                let error = |error| io::Error::new(io::ErrorKind::InvalidInput, error);
+                let mut net = Self::new(device, &config).map_err(error)?;
+                net.ports = Ports::of(Arc::clone(&held));
+                for port in range.0..=range.1 {
+                    net.ports.open(port)?;
+                }
+                (net.range, net.siblings) = (range, Some(siblings));
+                Ok(net)
+            })
+            .collect()
+    }
+
     fn begin(&mut self, now: Instant) {
         self.now = self.now.max(now);
+        self.hear();
         self.neighbours.expire(self.now);
         self.settle();
     }
@@ -255,11 +321,14 @@ impl<F: FrameDriver> Driver for Net<F> {
     }
 
     fn set_bell(&mut self, bell: Arc<Doorbell>) {
+        if let Some(siblings) = &self.siblings {
+            siblings.set_bell(Arc::clone(&bell));
+        }
         self.device.set_bell(bell);
     }
 
     fn starve(&mut self) -> bool {
-        self.device.starve()
+        self.device.starve() || self.siblings.as_ref().is_some_and(Siblings::have_news)
     }
 
     fn drops(&self) -> Drops {

@@ -8,9 +8,9 @@ use super::headers::{ICMP, ICMPV6, IpPacket, UDP, place, set_destination};
 use super::messages::{
     IcmpMessage, NeighbourMessage, parse_arp, parse_icmp, write_echo_reply, write_neighbour, write_port_unreachable,
 };
-use super::{FrameDriver, MAX_CONTROL, MacAddr, Net, RxFrame, TxFrame, longest_frame};
+use super::{ETHERNET_LEN, FrameDriver, MAX_CONTROL, MacAddr, Net, Notice, RxFrame, TxFrame, longest_frame};
 use crate::driver::Meta;
-use crate::{DropReason, RxPacket};
+use crate::{DropReason, RxPacket, Unreachable};
 
 /// How many frames are looked at for each datagram that was asked for, at most: whoever floods the link with what is for
 /// nobody must not keep the engine in here.
@@ -143,7 +143,12 @@ impl<F: FrameDriver> Net<F> {
                 if !self.routes.is_own(local.ip()) || !self.ports.is_open(local.port()) {
                     return Err(DropReason::ClosedPort);
                 }
-                self.note_unreachable(remote, payload);
+                // Less than our header tells nothing.
+                if let Some(&quoted) = payload.first_chunk() {
+                    let unreachable = Unreachable { remote, quoted };
+                    self.tell(Notice::Unreachable(unreachable));
+                    self.note_unreachable(unreachable);
+                }
             }
             IcmpMessage::Neighbour(_) | IcmpMessage::Other => {}
         }
@@ -164,6 +169,7 @@ impl<F: FrameDriver> Net<F> {
                 return Err(DropReason::WrongAddress);
             }
             if let Some((ip, mac)) = sender.filter(|&(ip, _)| self.routes.is_neighbour(ip)) {
+                self.tell(Notice::Asked(ip, mac));
                 self.neighbours.on_question(self.now, ip, mac);
             }
             let (to, mac) = sender.or(terse.map(|ip| (ip, from))).unwrap_or_else(|| nobody(target, from));
@@ -179,13 +185,18 @@ impl<F: FrameDriver> Net<F> {
         let Some((ip, mac)) = sender.or_else(|| solicited.then_some((target, from))) else {
             return Err(DropReason::Malformed);
         };
-        let control = &mut self.control;
-        let drops = &mut self.drops;
+        self.tell(Notice::Answered(ip, mac));
+        self.on_answer(ip, mac);
+        Ok(Received::Done)
+    }
+
+    /// Somebody said that `ip` is at `mac`: what waits for that may go.
+    pub(super) fn on_answer(&mut self, ip: IpAddr, mac: MacAddr) {
+        let (control, drops) = (&mut self.control, &mut self.drops);
         self.neighbours.on_answer(self.now, ip, mac, |frame| match readdress(frame, mac) {
             Some(frame) => control.push_back(frame),
             None => drops.count(DropReason::NoFrames),
         });
-        Ok(Received::Done)
     }
 
     fn may_answer(&mut self) -> bool {
@@ -213,10 +224,10 @@ fn nobody(target: IpAddr, from: MacAddr) -> (IpAddr, MacAddr) {
     }
 }
 
-/// Writes the destination that was not known when the frame was built. Nobody else holds it.
-fn readdress(frame: TxFrame, to: MacAddr) -> Option<TxFrame> {
-    let TxFrame { bytes, checksum } = frame;
-    let (mut frame, range) = bytes.into_frame().ok()?;
-    set_destination(&mut frame.bytes_mut()?[range.start as usize..], to);
-    Some(TxFrame { bytes: frame.share(range), checksum })
+/// Writes the destination that was not known when the frame was built, where nobody else looks.
+fn readdress(mut frame: TxFrame, to: MacAddr) -> Option<TxFrame> {
+    frame.bytes.advance(ETHERNET_LEN);
+    let header = frame.bytes.grow(ETHERNET_LEN as u32)?;
+    set_destination(header, to);
+    Some(frame)
 }

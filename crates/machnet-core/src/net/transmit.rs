@@ -4,14 +4,15 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 
-use machnet_channel::Frame;
+use machnet_channel::{Frame, FrameRef};
 
+use super::checksum::Sum;
 use super::headers::{MIN_FRAME, Macs, UDP_LEN, ip_headers, solicited_node, write_udp};
 use super::messages::write_neighbour;
 use super::neighbours::{Question, Resolved};
 use super::{ETHERNET_LEN, FrameDriver, MAX_LOOPED, MacAddr, Net, TxFrame, UdpChecksum, is_one_family, longest_frame};
 use crate::driver::Meta;
-use crate::{DropReason, RxPacket, TxPacket};
+use crate::{DropReason, RxPacket, TxPacket, Unreachable};
 
 /// Frames made before the device is asked whether it takes them: what it refuses was made in vain.
 const CHUNK: usize = 32;
@@ -20,8 +21,9 @@ const CHUNK: usize = 32;
 #[derive(Debug)]
 pub(super) struct Staged {
     meta: Meta,
-    /// Where in the Ethernet frame the payload is.
-    payload: Range<u32>,
+    /// Bytes in front of the payload, and of the payload.
+    headers: usize,
+    len: usize,
 }
 
 /// What became of a datagram.
@@ -76,8 +78,10 @@ impl<F: FrameDriver> Net<F> {
 
     /// Gives the datagrams back that the device refused.
     fn unstage(&mut self, batch: &mut VecDeque<TxPacket>) {
-        while let Some((frame, Staged { meta, payload })) = self.staged.pop_back().zip(self.stages.pop_back()) {
-            let payload = frame.bytes.slice(payload);
+        while let Some((frame, Staged { meta, headers, len })) = self.staged.pop_back().zip(self.stages.pop_back()) {
+            let mut payload = frame.bytes;
+            payload.advance(headers);
+            payload.truncate(len);
             batch.push_front(TxPacket { meta, payload });
         }
     }
@@ -101,17 +105,17 @@ impl<F: FrameDriver> Net<F> {
             }
         };
         let meta = packet.meta;
-        let (frame, range) = match self.in_place(packet) {
+        let payload = match self.in_place(packet, MIN_FRAME.saturating_sub(ip_headers(way.to.ip()) + UDP_LEN)) {
             Ok(found) => found,
             Err(packet) => return Outcome::NoFrame(packet),
         };
-        let Some((frame, header)) = self.dress(frame, range, &way, mac.unwrap_or(MacAddr::ZERO)) else {
+        let Some((frame, headers)) = self.dress(payload, len, &way, mac.unwrap_or(MacAddr::ZERO)) else {
             self.drops.count(DropReason::NoFrames);
             return Outcome::Taken;
         };
         if mac.is_some() {
             self.staged.push_back(frame);
-            self.stages.push_back(Staged { meta, payload: header..header + len as u32 });
+            self.stages.push_back(Staged { meta, headers, len });
         } else if self.neighbours.wait(hop, frame).is_some() {
             self.drops.count(DropReason::NoNeighbour);
         }
@@ -141,52 +145,63 @@ impl<F: FrameDriver> Net<F> {
         Ok(way)
     }
 
-    /// The datagram's own frame, if headers can be written in front of it; else a copy in a fresh one. Where in the frame
-    /// the payload is.
-    fn in_place(&mut self, packet: TxPacket) -> Result<(Frame, Range<u32>), TxPacket> {
+    /// The datagram where it lies, if headers can be written in front of it; else a copy in a fresh frame. What is shorter than
+    /// `least` is padded.
+    fn in_place(&mut self, mut packet: TxPacket, least: usize) -> Result<FrameRef, TxPacket> {
+        let is_long = packet.payload.as_ref().len() >= least;
+        let payload = &mut packet.payload;
+        let has_room = payload.headroom() >= self.capabilities.headroom && self.device.owns(payload);
+        if is_long && has_room && payload.may_grow() {
+            return Ok(packet.payload);
+        }
+        let (frame, range) = if is_long || !has_room { self.copied(packet)? } else { self.alone(packet)? };
+        Ok(if is_long { frame.share(range) } else { padded(frame, range, least) })
+    }
+
+    /// The datagram in a frame that nobody else holds: its own, or a fresh one.
+    fn alone(&mut self, packet: TxPacket) -> Result<(Frame, Range<u32>), TxPacket> {
         let TxPacket { meta, payload } = packet;
+        if !self.device.owns(&payload) {
+            return self.copied(TxPacket { meta, payload });
+        }
+        payload.into_frame().or_else(|payload| self.copied(TxPacket { meta, payload }))
+    }
+
+    /// A copy of the datagram in a fresh frame.
+    fn copied(&mut self, packet: TxPacket) -> Result<(Frame, Range<u32>), TxPacket> {
         let headroom = self.capabilities.headroom;
-        let payload = if self.device.owns(&payload) {
-            match payload.into_frame() {
-                Ok((frame, range)) if range.start >= headroom => return Ok((frame, range)),
-                Ok((frame, range)) => frame.share(range),
-                Err(shared) => shared,
-            }
-        } else {
-            payload
-        };
-        let bytes = payload.as_ref();
+        let Some(mut fresh) = self.device.frame() else { return Err(packet) };
+        let bytes = packet.payload.as_ref();
         let range = headroom..headroom + bytes.len() as u32;
-        let Some(mut fresh) = self.device.frame() else { return Err(TxPacket { meta, payload }) };
         match fresh.bytes_mut().and_then(|room| room.get_mut(range.start as usize..range.end as usize)) {
             Some(room) => room.copy_from_slice(bytes),
-            None => return Err(TxPacket { meta, payload }),
+            None => return Err(packet),
         }
-        self.device.recycle(payload);
+        self.device.recycle(packet.payload);
         Ok((fresh, range))
     }
 
-    /// Writes headers in front of the payload at `range`, and padding behind. Returns the frame and the headers' length.
-    fn dress(&self, mut frame: Frame, range: Range<u32>, way: &Way, mac: MacAddr) -> Option<(TxFrame, u32)> {
-        let header = (ip_headers(way.to.ip()) + UDP_LEN) as u32;
-        let start = range.start - header;
-        let end = range.end.max(start + MIN_FRAME as u32);
-        let bytes = frame.bytes_mut()?.get_mut(start as usize..end as usize)?;
-        let (used, padding) = bytes.split_at_mut((range.end - start) as usize);
-        padding.fill(0);
-        let checksum = write_udp(used, self.macs(mac), way.from, way.to, self.offload);
-        Some((TxFrame { bytes: frame.share(start..end), checksum }, header))
+    /// Writes headers in front of `payload`, of which `len` bytes are the datagram's and the rest is padding. Returns the frame and
+    /// the headers' length.
+    fn dress(&self, mut payload: FrameRef, len: usize, way: &Way, mac: MacAddr) -> Option<(TxFrame, usize)> {
+        let headers = ip_headers(way.to.ip()) + UDP_LEN;
+        let sum = if self.offload { None } else { Some(Sum::default().add(payload.as_ref().get(..len)?)) };
+        let front = payload.grow(headers as u32)?;
+        let checksum = write_udp(front, self.macs(mac), way.from, way.to, len, sum);
+        Some((TxFrame { bytes: payload, checksum }, headers))
     }
 
     /// A datagram of this host to itself: no device sees it.
     fn loop_back(&mut self, packet: TxPacket, way: &Way) -> Outcome {
         if !self.ports.is_open(way.to.port()) {
-            self.note_unreachable(way.to, packet.payload.as_ref());
+            if let Some(&quoted) = packet.payload.as_ref().first_chunk() {
+                self.note_unreachable(Unreachable { remote: way.to, quoted });
+            }
             self.drops.count(DropReason::ClosedPort);
         } else if self.looped.len() >= MAX_LOOPED {
             self.drops.count(DropReason::Congested);
         } else {
-            let (frame, range) = match self.in_place(packet) {
+            let (frame, range) = match self.alone(packet) {
                 Ok(found) => found,
                 Err(packet) => return Outcome::NoFrame(packet),
             };
@@ -241,6 +256,15 @@ impl<F: FrameDriver> Net<F> {
             }
         }
     }
+}
+
+/// The bytes at `range` and zeros behind them, `least` in all.
+fn padded(mut frame: Frame, range: Range<u32>, least: usize) -> FrameRef {
+    let end = range.start + least as u32;
+    if let Some(behind) = frame.bytes_mut().and_then(|bytes| bytes.get_mut(range.end as usize..end as usize)) {
+        behind.fill(0);
+    }
+    frame.share(range.start..end)
 }
 
 const _: () = assert!(super::HEADROOM as usize >= ETHERNET_LEN + super::IPV6_LEN + UDP_LEN);

@@ -161,6 +161,16 @@ impl<'a> Chunk<'a> {
         self.len()
     }
 
+    /// Writes what stands in front of a whole message of `len` bytes; returns its length, [`Chunk::WHOLE_OVERHEAD`].
+    ///
+    /// # Panics
+    /// If `out` is shorter, or the chunk longer than 65 539 bytes.
+    pub fn emit_before_whole(id: u32, len: usize, out: &mut [u8]) -> usize {
+        emit_header(MESSAGE, WHOLE, Self::WHOLE_OVERHEAD - CHUNK_HEADER_LEN + len, out);
+        out[CHUNK_HEADER_LEN..Self::WHOLE_OVERHEAD].copy_from_slice(&id.to_be_bytes());
+        Self::WHOLE_OVERHEAD
+    }
+
     /// Writes a PAD chunk that fills `out`, which must have room for a chunk header.
     ///
     /// # Panics

@@ -14,13 +14,13 @@ use std::time::Duration;
 
 use machnet_async::IdlePolicy;
 use machnet_channel::shared::Geometry;
-use machnet_core::{MAX_MESSAGE, Ports, Quota};
+use machnet_core::{MAX_ENGINES, MAX_MESSAGE, Ports, Quota};
 
 use crate::url::DriverUrl;
 pub use read::Mistake;
 use read::{Reader, Section};
 pub(crate) use values::show_size;
-use values::{congestion, group, idle, mode, nice, number, ports, size, socket_path, text, time, user};
+use values::{congestion, cores, group, idle, mode, nice, number, ports, size, socket_path, text, time, user};
 
 /// What is wrong with a configuration: every mistake, in the order of lines.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,13 +55,15 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Settings {
-    /// Limits and times of its engine.
+    /// Engines, each with a thread and a queue of its own, among which flows are shared out. Default 1.
+    pub engines: usize,
+    /// Limits and times of each engine.
     pub engine: machnet_core::Config,
-    /// What its engine does when nothing is to be done.
+    /// What engines do when nothing is to be done.
     pub idle: IdlePolicy,
-    /// The only core its engine may run on.
-    pub core: Option<usize>,
-    /// How nice its engine's thread is, from −20 to 19, as far as the system lets it; as the process, if it is none.
+    /// The only core that each engine may run on; none: any.
+    pub cores: Vec<usize>,
+    /// How nice each engine's thread is, from −20 to 19, as far as the system lets it; as the process, if it is none.
     pub nice: Option<i32>,
     /// Where applications find it.
     pub socket: PathBuf,
@@ -107,9 +109,10 @@ impl Settings {
     #[must_use]
     pub fn new(socket: impl Into<PathBuf>, allow: Vec<Allowance>) -> Self {
         Self {
+            engines: 1,
             engine: machnet_core::Config::default(),
             idle: IdlePolicy::default(),
-            core: None,
+            cores: Vec::new(),
             nice: None,
             socket: socket.into(),
             mode: 0o660,
@@ -158,10 +161,10 @@ impl Allowance {
         ))
     }
 
-    /// Bytes that one of them may take in all.
+    /// Bytes that one of them may take in all, of a daemon with so many engines.
     #[must_use]
-    pub fn bytes(&self) -> u64 {
-        self.geometry.bytes() as u64 + self.quota.memory
+    pub fn bytes(&self, engines: usize) -> u64 {
+        (engines * self.geometry.bytes()) as u64 + self.quota.memory
     }
 }
 
@@ -211,7 +214,7 @@ impl Config {
 
         let mut settings = Settings::new("", Vec::new());
         let mut engine = root.section(reader, "engine");
-        settings.read_engine(reader, &mut engine);
+        settings.read_engine(reader, &mut engine, url.as_ref());
         engine.finish(reader, ENGINE_KEYS);
 
         let mut socket = root.section(reader, "socket");
@@ -249,7 +252,9 @@ impl Config {
 }
 
 const ENGINE_KEYS: &[&str] = &[
+    "engines",
     "core",
+    "cores",
     "nice",
     "idle",
     "max_message",
@@ -285,10 +290,30 @@ fn set_u32(place: &mut u32, given: Option<u64>) {
 }
 
 impl Settings {
-    fn read_engine(&mut self, reader: &mut Reader<'_>, section: &mut Section<'_>) {
+    fn read_engine(&mut self, reader: &mut Reader<'_>, section: &mut Section<'_>, url: Option<&DriverUrl>) {
+        let must = url.and_then(DriverUrl::engines);
+        let engines = section.take(reader, "engines", |value| {
+            let engines = number(1..=MAX_ENGINES as u64)(value)? as usize;
+            match (url, must) {
+                (Some(DriverUrl::Shm(_)), _) if engines > 1 => Err(
+                    "shm:// serves one engine: wanted is 1, or a driver of several queues, such as \"udp://0.0.0.0\""
+                        .to_owned(),
+                ),
+                (Some(_), Some(must)) if engines != must => Err(format!(
+                    "driver.url opens the port for {must}: wanted is the same number there, as engines={engines}"
+                )),
+                _ => Ok(engines),
+            }
+        });
+        self.engines = engines.or(must).unwrap_or(self.engines);
+        let (many, most) = (self.engines, rustix::thread::CpuSet::MAX_CPU - 1);
+        let core = section.take(reader, "core", |value| match number(0..=most as u64)(value)? {
+            core if many == 1 => Ok(core as usize),
+            _ => Err(format!("there are {many} engines: wanted is engine.cores, a list of so many")),
+        });
+        let cores = section.take(reader, "cores", cores(many, most));
+        self.cores = cores.unwrap_or_else(|| core.into_iter().collect());
         let engine = &mut self.engine;
-        let cores = rustix::thread::CpuSet::MAX_CPU as u64 - 1;
-        self.core = section.take(reader, "core", number(0..=cores)).map(|core| core as usize);
         self.nice = section.take(reader, "nice", nice);
         set(&mut self.idle, section.take(reader, "idle", idle));
         set_u32(&mut engine.max_message, section.take(reader, "max_message", size(1..=MAX_MESSAGE.into())));
@@ -328,8 +353,8 @@ impl Allowance {
         set_u32(&mut geometry.max_piece, section.take(reader, "piece", size(1252..=65_507)));
         if let Err(reason) = geometry.check() {
             reader.note(section.span(), format!("{}: {reason}", allowance.name));
-        } else if allowance.bytes() > settings.memory {
-            let (one, all) = (show_size(allowance.bytes()), show_size(settings.memory));
+        } else if allowance.bytes(settings.engines) > settings.memory {
+            let (one, all) = (show_size(allowance.bytes(settings.engines)), show_size(settings.memory));
             let reason = format!("{}: one application takes up to {one}, and limits.memory is {all}", allowance.name);
             reader.note(section.span(), reason);
         } else if let Err(reason) = allowance.check(settings.engine.receive_window) {

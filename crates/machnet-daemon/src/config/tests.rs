@@ -68,7 +68,7 @@ fn everything_that_may_be_said_is_heard() {
     "#;
     let Config { driver, settings } = parse(text).unwrap();
     assert_eq!(driver, DriverUrl::Shm("lab".to_owned()));
-    assert_eq!((settings.mode, settings.group, settings.core), (0o600, Some(7), Some(1)));
+    assert_eq!((settings.mode, settings.group, &settings.cores[..]), (0o600, Some(7), &[1][..]));
     assert_eq!(settings.idle, IdlePolicy::YieldThenPark { yield_for: Duration::from_micros(50) });
     assert_eq!((settings.nice, settings.attach_rate, settings.penance), (Some(-10), 7, Duration::from_secs(1)));
     assert_eq!((settings.engine.max_message, settings.engine.linger), (1 << 20, Duration::from_secs(3)));
@@ -80,6 +80,9 @@ fn everything_that_may_be_said_is_heard() {
         assert_eq!(web.quota.ports.contains(port), may, "{port}");
     }
     assert_eq!(settings.allow[1].user, Some(0));
+    let several = format!("{LEAST}\n[engine]\nengines = 4\ncores = [3, 1, 2, 7]");
+    let settings = parse(&several).unwrap().settings;
+    assert_eq!((settings.engines, &settings.cores[..]), (4, &[3, 1, 2, 7][..]));
 }
 
 /// As many flows as their windows fit the memory; the last of these is refused.
@@ -112,7 +115,25 @@ fn each_mistake_is_named_with_its_line() {
         ("[engine]\n\nidle = \"nap\"", 3, "engine.idle = \"nap\": wanted is \"yield\", \"spin\", \"park\""),
         ("[engine]\nmax_message = \"65MiB\"", 2, "from 1B to 64MiB"),
         ("[engine]\nlinger = 3", 2, "wanted is a time such as \"3s\""),
-        ("[engine]\nspeed = 3", 2, "unknown key \"engine.speed\"; known here are core, nice, idle"),
+        ("[engine]\nengines = 0", 2, "engine.engines = 0: wanted is a whole number from 1 to 64"),
+        ("[engine]\nengines = 65", 2, "from 1 to 64"),
+        ("[engine]\nengines = \"2\"", 2, "from 1 to 64"),
+        (
+            "[driver]\nurl = \"shm://lab\"\n[engine]\nengines = 2",
+            4,
+            "engine.engines = 2: shm:// serves one engine: wanted is 1, or a driver of several queues",
+        ),
+        ("[engine]\nengines = 2\ncore = 1", 3, "engine.core = 1: there are 2 engines: wanted is engine.cores"),
+        ("[engine]\nengines = 2\ncores = [1]", 3, "wanted is a list of 2 different cores from 0 to 1023"),
+        ("[engine]\nengines = 2\ncores = [1, 1]", 3, "wanted is a list of 2 different cores"),
+        ("[engine]\ncores = [\"1\"]", 2, "wanted is a list of 1 different cores"),
+        ("[engine]\ncores = 1", 2, "wanted is a list of 1 different cores"),
+        (
+            "[engine]\nengines = 64\n[limits]\nmemory = \"300MiB\"\n[[allow]]",
+            5,
+            "everybody: one application takes up to",
+        ),
+        ("[engine]\nspeed = 3", 2, "unknown key \"engine.speed\"; known here are engines, core, cores, nice, idle"),
         ("[limits]\napplications = 0", 2, "from 1 to 1024"),
         ("[limits]\nmemory = \"1TB\"", 2, "\"64KiB\", from 1MiB to"),
         ("[[allow]]\nports = 80", 2, "wanted is a list such as [7000, \"9000-9099\"]"),

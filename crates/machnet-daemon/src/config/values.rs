@@ -31,6 +31,18 @@ pub(super) fn nice(value: &DeValue<'_>) -> Read<i32> {
     number.filter(|nice| (-20..=19).contains(nice)).ok_or_else(|| wanted.to_owned())
 }
 
+/// Cores up to `most`, as many as there are engines, none twice.
+pub(super) fn cores(engines: usize, most: usize) -> impl FnOnce(&DeValue<'_>) -> Read<Vec<usize>> {
+    move |value| {
+        let wanted = || format!("wanted is a list of {engines} different cores from 0 to {most}, one for each engine");
+        let list = value.as_array().ok_or_else(wanted)?;
+        let cores: Read<Vec<_>> = list.iter().map(|core| number(0..=most as u64)(core.get_ref())).collect();
+        let cores: Vec<usize> = cores.map_err(|_| wanted())?.into_iter().map(|core| core as usize).collect();
+        let different: std::collections::BTreeSet<_> = cores.iter().collect();
+        if cores.len() == engines && different.len() == engines { Ok(cores) } else { Err(wanted()) }
+    }
+}
+
 /// A number of bytes within `range`: `65536`, `"64KiB"`.
 pub(super) fn size(range: RangeInclusive<u64>) -> impl FnOnce(&DeValue<'_>) -> Read<u64> {
     move |value| {

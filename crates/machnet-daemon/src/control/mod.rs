@@ -2,9 +2,9 @@
 //!
 //! ```text
 //!   socket ─ accept ─▶ callers (1 s to say what they want, 32 at a time)
-//!      ├─ ATTACH ─ held back? ─ admit ─▶ WELCOME with the region's descriptor; a seat; told to the engine
+//!      ├─ ATTACH ─ held back? ─ admit ─▶ WELCOME with the regions' descriptors; a seat; told to the engines
 //!      │            └─ no ─▶ REFUSED, why
-//!      └─ STAT ─▶ asks the engine ─▶ one message of JSON
+//!      └─ STAT ─▶ asks the engines ─▶ one message of JSON
 //!   connections of seats: watched for their end
 //! ```
 //!
@@ -25,7 +25,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use machnet_async::engine::{Outcome, Status};
-use machnet_core::{Ended, News};
+use machnet_core::{Claims, Ended, News};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{SendFlags, Shutdown, send, shutdown};
 use rustix::process::setpriority_process;
@@ -50,11 +50,13 @@ pub(crate) struct Control {
     pub(crate) driver: String,
     pub(crate) listener: Listener,
     pub(crate) desk: Arc<Desk>,
-    pub(crate) status: Arc<Status>,
+    pub(crate) claims: Arc<Claims>,
+    /// Of each engine.
+    pub(crate) statuses: Vec<Arc<Status>>,
     pub(crate) started: Instant,
 }
 
-/// The engine's end wakes the thread.
+/// An engine's end wakes the thread.
 struct WakeControl(Arc<Desk>);
 
 impl Wake for WakeControl {
@@ -64,9 +66,9 @@ impl Wake for WakeControl {
 }
 
 impl Control {
-    /// Serves until the engine has ended; how it did.
+    /// Serves until the engines have ended; how they did.
     pub(crate) fn run(self) -> io::Result<Outcome> {
-        let mut ended = Status::ended(&self.status);
+        let mut running: Vec<_> = self.statuses.iter().map(Status::ended).collect();
         let waker = Waker::from(Arc::new(WakeControl(Arc::clone(&self.desk))));
         // Of this thread alone. Being nicer is allowed to everybody.
         if let Err(error) = setpriority_process(None, NICE) {
@@ -74,7 +76,7 @@ impl Control {
         }
         let mut callers = Callers::default();
         let mut manners = Manners::new(self.settings.attach_rate, self.settings.penance);
-        let mut seats = Seats::new(&self.settings, self.home);
+        let mut seats = Seats::new(&self.settings, self.home, self.desk.bells());
         let mut askers: Vec<OwnedFd> = Vec::new();
         let mut until = None;
         loop {
@@ -83,8 +85,16 @@ impl Control {
                 tracing::info!("ending: flows have {:?} to finish", self.settings.drain);
                 until = Some(Instant::now() + self.settings.drain);
             }
-            if let Poll::Ready(outcome) = Pin::new(&mut ended).poll(&mut Context::from_waker(&waker)) {
-                return Ok(outcome);
+            let mut failed = None;
+            running.retain_mut(|ended| match Pin::new(ended).poll(&mut Context::from_waker(&waker)) {
+                Poll::Ready(outcome) => {
+                    failed = failed.or((outcome != Outcome::Finished).then_some(outcome));
+                    false
+                }
+                Poll::Pending => true,
+            });
+            if failed.is_some() || running.is_empty() {
+                return Ok(failed.unwrap_or(Outcome::Finished));
             }
             if until.is_some_and(|until| Instant::now() >= until) {
                 let text = format!("flows had not ended after {:?}; they are cut off", self.settings.drain);
@@ -99,7 +109,7 @@ impl Control {
                     Heard::Attach(caller, attach) => manners.heard(now, caller, attach),
                     Heard::Stat(caller) => {
                         if askers.is_empty() {
-                            self.desk.tell(News::Report, None);
+                            (0..self.statuses.len()).for_each(|engine| self.desk.tell(engine, News::Report, None));
                         }
                         askers.push(caller);
                     }
@@ -109,29 +119,37 @@ impl Control {
             for verdict in manners.due(now) {
                 match verdict {
                     Verdict::Enter(caller, attach) => {
-                        if let Some((arrival, line)) = seats.admit(caller, &attach, self.desk.is_closing()) {
-                            self.desk.tell(News::Came(arrival), Some(line));
+                        for (engine, arrival, line) in seats.admit(caller, &attach, self.desk.is_closing()) {
+                            self.desk.tell(engine, News::Came(arrival), Some(line));
                         }
                     }
                     Verdict::Refuse(caller, attach, why) => seats.refuse_for_now(&caller, why, &attach.name),
                 }
             }
-            for gone in seats.hung_up() {
-                self.desk.tell(News::Gone(gone), None);
+            for (id, engine, is_last) in seats.hung_up() {
+                if is_last {
+                    self.claims.forget(id);
+                }
+                self.desk.tell(engine, News::Gone(id), None);
             }
             let outbox = self.desk.collect();
-            for (id, why, side) in outbox.dismissed {
+            for (engine, id, why, side) in outbox.dismissed {
                 drop(side);
-                if let Some((user, process)) = seats.who(id).filter(|_| why != Ended::Gone) {
-                    manners.offended(now, user, process);
+                if why != Ended::Gone {
+                    if let Some((user, process)) = seats.who(id) {
+                        manners.offended(now, user, process);
+                    }
+                    // No other engine serves it, either.
+                    self.claims.forget(id);
+                    seats.others(id, engine).for_each(|other| self.desk.tell(other, News::Gone(id), None));
                 }
-                if let Some(seat) = seats.leave(id, &why) {
+                if let Some(line) = seats.leave(id, engine, &why) {
                     // Whatever else holds the descriptor: its application hears of it.
-                    let _ = shutdown(&*seat, Shutdown::Both);
+                    let _ = shutdown(&*line, Shutdown::Both);
                 }
             }
-            if let Some(report) = outbox.report {
-                let json = stat::json(&self, &seats, &callers, report);
+            if !outbox.reports.is_empty() {
+                let json = stat::json(&self, &seats, &callers, outbox.reports.into_values().collect());
                 for asker in askers.drain(..) {
                     // If it does not fit, or he went away, he has lost it.
                     let _ = send(&asker, &json, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);

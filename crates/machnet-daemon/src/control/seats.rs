@@ -1,7 +1,7 @@
 //! Those who are attached: who may be, what they take, and when they are gone.
 
 use std::collections::BTreeMap;
-use std::io::IoSlice;
+use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -9,11 +9,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use machnet_channel::shared::{Attach, DaemonSide, FEATURES, Geometry, Refusal, Refused, Reply, VERSIONS, Welcome};
-use machnet_channel::{ForeignRegion, Words as _};
-use machnet_core::{Arrival, Ended};
+use machnet_channel::shared::{
+    Attach, DaemonSide, FEATURES, Geometry, MAX_CHANNELS, Refusal, Refused, Reply, SEVERAL, VERSIONS, Welcome,
+};
+use machnet_channel::{Doorbell, ForeignRegion, Words as _};
+use machnet_core::{Account, Arrival, Ended};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg, sockopt};
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, sendmsg, socketpair,
+    sockopt,
+};
 
 use crate::config::{Allowance, Settings, show_size};
 use crate::desk::Shared;
@@ -26,9 +31,10 @@ const SLICE: usize = 32;
 /// Somebody who is attached.
 #[derive(Debug)]
 pub(super) struct Seat {
-    line: Arc<OwnedFd>,
-    /// The engine has been told that it is gone.
-    is_gone: bool,
+    /// Those that are not over.
+    channels: Vec<Channel>,
+    /// For what it did.
+    is_over: bool,
     allowance: usize,
     bytes: u64,
     pub(super) name: String,
@@ -36,6 +42,21 @@ pub(super) struct Seat {
     pub(super) user: u32,
     pub(super) since: Instant,
 }
+
+/// To one engine.
+#[derive(Debug)]
+struct Channel {
+    engine: usize,
+    line: Arc<OwnedFd>,
+    /// The engine has been told that it is gone.
+    is_gone: bool,
+}
+
+/// What is told to an engine: which, who came, and the connection.
+pub(super) type Came = (usize, Box<Arrival<Shared>>, Arc<OwnedFd>);
+
+/// What goes to the application: the regions, and the ends of connections.
+type Descriptors = Vec<OwnedFd>;
 
 /// Who calls, as the kernel says.
 struct Credentials {
@@ -51,6 +72,8 @@ pub(super) struct Seats {
     memory: u64,
     max_message: u32,
     home: SocketAddr,
+    /// Of each engine.
+    bells: Vec<Arc<Doorbell>>,
     seats: BTreeMap<u64, Seat>,
     next: u64,
     /// Bytes that those attached take, or may.
@@ -58,6 +81,8 @@ pub(super) struct Seats {
     pub(super) attached: u64,
     /// By [`Refusal`].
     pub(super) refused: BTreeMap<&'static str, u64>,
+    /// Applications that are no longer served, by [`Ended::label`].
+    pub(super) ended: BTreeMap<&'static str, u64>,
 }
 
 const fn label(why: Refusal) -> &'static str {
@@ -73,23 +98,29 @@ const fn label(why: Refusal) -> &'static str {
 }
 
 impl Seats {
-    pub(super) fn new(settings: &Settings, home: SocketAddr) -> Self {
+    pub(super) fn new(settings: &Settings, home: SocketAddr, bells: Vec<Arc<Doorbell>>) -> Self {
         Self {
             allow: settings.allow.clone(),
             most: settings.applications as usize,
             memory: settings.memory,
             max_message: settings.engine.max_message,
             home,
+            bells,
             seats: BTreeMap::new(),
             next: 1,
             taken: 0,
             attached: 0,
             refused: BTreeMap::new(),
+            ended: BTreeMap::new(),
         }
     }
 
     pub(super) fn lines(&self) -> impl Iterator<Item = &OwnedFd> {
-        self.seats.values().filter(|seat| !seat.is_gone).map(|seat| &*seat.line)
+        self.seats
+            .values()
+            .flat_map(|seat| &seat.channels)
+            .filter(|channel| !channel.is_gone)
+            .map(|channel| &*channel.line)
     }
 
     /// User and process of a seat.
@@ -111,30 +142,48 @@ impl Seats {
     }
 
     /// Lets a caller in, or tells it why not.
-    pub(super) fn admit(
-        &mut self,
-        caller: OwnedFd,
-        attach: &Attach,
-        closing: bool,
-    ) -> Option<(Box<Arrival<Shared>>, Arc<OwnedFd>)> {
+    pub(super) fn admit(&mut self, caller: OwnedFd, attach: &Attach, closing: bool) -> Vec<Came> {
         let line = Arc::new(caller);
         match self.try_admit(&line, attach, closing) {
-            Ok((seat, arrival, reply, region)) => {
-                if send_reply(&line, &reply, Some(&region)).is_err() {
+            Ok((id, seat, came, reply, descriptors)) => {
+                if send_reply(&line, &reply, &descriptors).is_err() {
                     // It went away, and did not see any of it.
-                    return None;
+                    return Vec::new();
                 }
-                tracing::info!(id = arrival.id, name = seat.name, pid = seat.process, uid = seat.user, "attached");
+                let engines = came.len();
+                tracing::info!(id, name = seat.name, pid = seat.process, uid = seat.user, engines, "attached");
                 self.taken += seat.bytes;
                 self.attached += 1;
-                self.seats.insert(arrival.id, seat);
-                Some((arrival, line))
+                self.seats.insert(id, seat);
+                came
             }
             Err((why, text)) => {
                 self.refuse(&line, why, text, &attach.name);
-                None
+                Vec::new()
             }
         }
+    }
+
+    /// The engines that a caller is to talk to: as many as it asks for, those with the fewest applications first.
+    fn engines_for(&self, attach: &Attach) -> Vec<usize> {
+        let all = self.bells.len();
+        let most = match (attach.features & SEVERAL, attach.channels) {
+            (0, _) => 1,
+            (_, 0) => all,
+            (_, most) => all.min(most as usize),
+        };
+        let mut engines: Vec<usize> = (0..all).collect();
+        if most < all {
+            let at = |engine: &usize| self.channels().filter(|channel| channel.engine == *engine).count();
+            engines.sort_by_cached_key(at);
+            engines.truncate(most);
+            engines.sort_unstable();
+        }
+        engines
+    }
+
+    fn channels(&self) -> impl Iterator<Item = &Channel> {
+        self.seats.values().flat_map(|seat| &seat.channels)
     }
 
     /// A caller that said nothing that makes sense.
@@ -159,7 +208,7 @@ impl Seats {
         caller: &Arc<OwnedFd>,
         attach: &Attach,
         closing: bool,
-    ) -> Result<(Seat, Box<Arrival<Shared>>, Reply, OwnedFd), (Refusal, String)> {
+    ) -> Result<(u64, Seat, Vec<Came>, Reply, Descriptors), (Refusal, String)> {
         if closing {
             return Err((Refusal::ShuttingDown, "the daemon is ending".to_owned()));
         }
@@ -176,34 +225,47 @@ impl Seats {
         let allowance = &self.allow[at];
         self.check_quota(at)?;
         let geometry = geometry_for(allowance, attach.flows);
-        let bytes = geometry.bytes() as u64 + allowance.quota.memory;
+        let engines = self.engines_for(attach);
+        let bytes = (engines.len() * geometry.bytes()) as u64 + allowance.quota.memory;
         if self.taken + bytes > self.memory {
             let (left, all) = (show_size(self.memory - self.taken), show_size(self.memory));
             let text =
                 format!("the daemon has {left} of its {all} left, and this application takes {}", show_size(bytes));
             return Err((Refusal::Quota, text));
         }
-        let (region, fd) = ForeignRegion::create("machnet", geometry.bytes())
-            .map_err(|error| (Refusal::NoMemory, format!("the daemon has no memory or descriptors left: {error}")))?;
-        // Here, not in the engine's rounds, its pages are made.
-        for slice in region.words().chunks(SLICE * PAGE_WORDS) {
-            slice.iter().step_by(PAGE_WORDS).for_each(|word| {
-                word.load(Ordering::Relaxed);
-            });
-            std::thread::yield_now();
-        }
         // So that a few messages fit the quota at a time.
         let max_message = u64::from(self.max_message).min(allowance.quota.memory / 4) as u32;
-        let side = DaemonSide::new(Arc::new(region), &geometry, max_message);
         let id = self.next;
+        let account = Account::new(self.bells.clone());
+        let (mut regions, mut ends, mut came) = (Vec::new(), Vec::new(), Vec::new());
+        for &engine in &engines {
+            let (region, fd) = make_region(&geometry).map_err(lacking)?;
+            regions.push(fd);
+            // The first channel's is the caller's own.
+            let line = if came.is_empty() {
+                Arc::clone(caller)
+            } else {
+                let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+                let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None);
+                let (mine, other) = pair.map_err(|error| lacking(error.into()))?;
+                ends.push(other);
+                Arc::new(mine)
+            };
+            let side = DaemonSide::new(Arc::new(region), &geometry, max_message);
+            let (slots, quota) = ((geometry.flows, geometry.listeners), allowance.quota.clone());
+            let (account, number) = (Arc::clone(&account), engine as u8);
+            let arrival = Arrival { id, side, slots, max_message, quota, account, engine: number };
+            came.push((engine, Box::new(arrival), line));
+        }
         self.next += 1;
-        let slots = (geometry.flows, geometry.listeners);
-        let arrival = Arrival { id, side, slots, max_message, quota: allowance.quota.clone() };
+        regions.append(&mut ends);
         let features = attach.features & FEATURES;
-        let welcome = Welcome { version, features, geometry, home: self.home, max_message };
+        let channels = engines.len() as u32;
+        let welcome = Welcome { version, features, geometry, home: self.home, max_message, channels };
+        let channel = |(engine, _, line): &Came| Channel { engine: *engine, line: Arc::clone(line), is_gone: false };
         let seat = Seat {
-            line: Arc::clone(caller),
-            is_gone: false,
+            channels: came.iter().map(channel).collect(),
+            is_over: false,
             allowance: at,
             bytes,
             name: attach.name.clone(),
@@ -211,7 +273,7 @@ impl Seats {
             user: who.user,
             since: Instant::now(),
         };
-        Ok((seat, Box::new(arrival), Reply::Welcome(welcome), fd))
+        Ok((id, seat, came, Reply::Welcome(welcome), regions))
     }
 
     /// The first allowance that fits.
@@ -239,36 +301,53 @@ impl Seats {
         Ok(())
     }
 
-    /// Those whose connection was closed since the last look.
-    pub(super) fn hung_up(&mut self) -> Vec<u64> {
-        let (ids, seats): (Vec<u64>, Vec<&mut Seat>) =
-            self.seats.iter_mut().filter(|(_, seat)| !seat.is_gone).map(|(id, seat)| (*id, seat)).unzip();
-        let mut fds: Vec<_> = seats.iter().map(|seat| PollFd::new(&*seat.line, PollFlags::RDHUP)).collect();
+    /// Whose connections were closed since the last look: the application, the engine, and whether that was its last.
+    pub(super) fn hung_up(&mut self) -> Vec<(u64, usize, bool)> {
+        let open = self.seats.iter_mut().flat_map(|(id, seat)| seat.channels.iter_mut().map(|channel| (*id, channel)));
+        let (ids, channels): (Vec<u64>, Vec<&mut Channel>) = open.filter(|(_, channel)| !channel.is_gone).unzip();
+        let mut fds: Vec<_> = channels.iter().map(|channel| PollFd::new(&*channel.line, PollFlags::RDHUP)).collect();
         if fds.is_empty() || !matches!(poll(&mut fds, Some(&Timespec::default())), Ok(1..)) {
             return Vec::new();
         }
         let gone: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
         drop(fds);
         let mut left = Vec::new();
-        for ((id, seat), gone) in ids.into_iter().zip(seats).zip(gone) {
+        for ((id, channel), gone) in ids.into_iter().zip(channels).zip(gone) {
             if gone {
-                seat.is_gone = true;
-                left.push(id);
+                channel.is_gone = true;
+                left.push((id, channel.engine));
             }
         }
-        left
+        let is_gone =
+            |id: u64| self.seats.get(&id).is_none_or(|seat| seat.channels.iter().all(|channel| channel.is_gone));
+        left.into_iter().map(|(id, engine)| (id, engine, is_gone(id))).collect()
     }
 
-    /// Somebody is no longer served: gives the seat up. Returns the connection.
-    pub(super) fn leave(&mut self, id: u64, why: &Ended) -> Option<Arc<OwnedFd>> {
-        let seat = self.seats.remove(&id)?;
-        self.taken -= seat.bytes;
-        if *why == Ended::Gone {
-            tracing::info!(id, name = seat.name, "gone");
-        } else {
+    /// The other engines that serve an application.
+    pub(super) fn others(&self, id: u64, engine: usize) -> impl Iterator<Item = usize> {
+        let channels = self.seats.get(&id).into_iter().flat_map(|seat| &seat.channels);
+        channels.map(|channel| channel.engine).filter(move |other| *other != engine)
+    }
+
+    /// Somebody is no longer served by an engine: with the last, or for what it did, the seat is free. Returns the connection.
+    pub(super) fn leave(&mut self, id: u64, engine: usize, why: &Ended) -> Option<Arc<OwnedFd>> {
+        let seat = self.seats.get_mut(&id)?;
+        let at = seat.channels.iter().position(|channel| channel.engine == engine)?;
+        let line = seat.channels.swap_remove(at).line;
+        if *why != Ended::Gone && !std::mem::replace(&mut seat.is_over, true) {
+            *self.ended.entry(why.label()).or_default() += 1;
             tracing::warn!(id, name = seat.name, pid = seat.process, %why, "no longer served");
         }
-        Some(seat.line)
+        if !seat.channels.is_empty() {
+            return Some(line);
+        }
+        let seat = self.seats.remove(&id)?;
+        self.taken -= seat.bytes;
+        if !seat.is_over {
+            *self.ended.entry(why.label()).or_default() += 1;
+            tracing::info!(id, name = seat.name, "gone");
+        }
+        Some(line)
     }
 }
 
@@ -276,7 +355,7 @@ impl Seats {
 fn tell(caller: &OwnedFd, why: Refusal, text: String, name: &str) {
     tracing::info!(name, why = label(why), text, "not let in");
     // If it cannot be told, it finds the socket closed.
-    let _ = send_reply(caller, &Reply::Refused(Refused { why, versions: VERSIONS, text }), None);
+    let _ = send_reply(caller, &Reply::Refused(Refused { why, versions: VERSIONS, text }), &[]);
 }
 
 /// As many flows as asked for, in steps, and at most as many as allowed.
@@ -286,11 +365,29 @@ fn geometry_for(allowance: &Allowance, flows: u32) -> Geometry {
     Geometry { flows, ..allowance.geometry }
 }
 
-/// The answer to a caller, with the region's descriptor in it. Does not block.
-fn send_reply(caller: &OwnedFd, reply: &Reply, region: Option<&OwnedFd>) -> rustix::io::Result<()> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+/// Memory to share.
+fn make_region(geometry: &Geometry) -> io::Result<(ForeignRegion, OwnedFd)> {
+    let (region, fd) = ForeignRegion::create("machnet", geometry.bytes())?;
+    // Here, not in the engine's rounds, its pages are made.
+    for slice in region.words().chunks(SLICE * PAGE_WORDS) {
+        slice.iter().step_by(PAGE_WORDS).for_each(|word| {
+            word.load(Ordering::Relaxed);
+        });
+        std::thread::yield_now();
+    }
+    Ok((region, fd))
+}
+
+fn lacking(error: io::Error) -> (Refusal, String) {
+    (Refusal::NoMemory, format!("the daemon has no memory or descriptors left: {error}"))
+}
+
+/// The answer to a caller, with descriptors in it. Does not block.
+fn send_reply(caller: &OwnedFd, reply: &Reply, descriptors: &[OwnedFd]) -> rustix::io::Result<()> {
+    const MOST: usize = 2 * MAX_CHANNELS as usize;
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
     let mut control = SendAncillaryBuffer::new(&mut space);
-    let fds: Vec<_> = region.iter().map(|fd| fd.as_fd()).collect();
+    let fds: Vec<_> = descriptors.iter().map(|fd| fd.as_fd()).collect();
     if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(&fds)) {
         return Err(rustix::io::Errno::NOBUFS);
     }

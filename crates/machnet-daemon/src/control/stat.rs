@@ -1,7 +1,10 @@
 //! What `machnet stat` shows, as JSON. Counters count from the daemon's start, or an application's; a caller who wants
 //! rates asks twice: `uptime_ns` says when.
 
-use machnet_core::{FlowReport, Report, TenantReport};
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
+use machnet_core::{DropReason, EngineStats, FlowReport, Report, TenantReport};
 use serde_json::{Map, Value, json};
 
 use super::Control;
@@ -11,14 +14,20 @@ use super::seats::Seats;
 /// Longer messages may not fit a socket's buffer: flows are left out then.
 const LONGEST: usize = 150 << 10;
 
-pub(super) fn json(control: &Control, seats: &Seats, callers: &Callers, report: Report) -> Vec<u8> {
+pub(super) fn json(control: &Control, seats: &Seats, callers: &Callers, reports: Vec<Report>) -> Vec<u8> {
+    let report = merged(reports);
     let with_flows = text(control, seats, callers, &report, true);
     if with_flows.len() <= LONGEST { with_flows } else { text(control, seats, callers, &report, false) }
 }
 
 fn text(control: &Control, seats: &Seats, callers: &Callers, report: &Report, with_flows: bool) -> Vec<u8> {
-    let stats = control.status.stats();
-    let drops: Map<String, Value> = stats.drops.iter().map(|(reason, n)| (format!("{reason:?}"), n.into())).collect();
+    let engines: Vec<(EngineStats, u64)> =
+        control.statuses.iter().map(|status| (status.stats(), status.parks())).collect();
+    let (mut sum, mut sleeps) = (EngineStats::default(), 0);
+    for (stats, parks) in &engines {
+        sum.add(stats);
+        sleeps += parks;
+    }
     let counts = |pairs: &mut dyn Iterator<Item = (&'static str, u64)>| -> Map<String, Value> {
         pairs.map(|(name, n)| (name.to_owned(), n.into())).collect()
     };
@@ -34,24 +43,51 @@ fn text(control: &Control, seats: &Seats, callers: &Callers, report: &Report, wi
         "driver": control.driver,
         "home": control.home.to_string(),
         "socket": control.settings.socket.display().to_string(),
-        "engine": {
-            "packets_received": stats.packets_received,
-            "packets_sent": stats.packets_sent,
-            "packets_lost": stats.packets_lost,
-            "retries_sent": stats.retries_sent,
-            "flows": stats.flows,
-            "buffers_in_use": stats.buffers_in_use,
-            "sleeps": control.status.parks(),
-            "drops": drops,
-        },
+        "engine": engine(&sum, sleeps),
+        "engines": engines.iter().map(|(stats, sleeps)| engine(stats, *sleeps)).collect::<Vec<_>>(),
         "memory": { "taken": seats.taken(), "most": control.settings.memory },
         "attached": seats.attached,
         "refused": counts(&mut seats.refused.iter().map(|(name, n)| (*name, *n))),
         "silent_callers": callers.silent,
-        "ended": counts(&mut report.ended.iter().copied()),
+        "ended": counts(&mut seats.ended.iter().map(|(name, n)| (*name, *n))),
         "applications": applications,
     });
     value.to_string().into_bytes()
+}
+
+/// The reports of all engines as one: each application is there once.
+fn merged(reports: Vec<Report>) -> Report {
+    let mut tenants: BTreeMap<u64, TenantReport> = BTreeMap::new();
+    for report in reports {
+        for tenant in report.tenants {
+            match tenants.entry(tenant.id) {
+                Entry::Vacant(free) => drop(free.insert(tenant)),
+                Entry::Occupied(mut known) => known.get_mut().add(tenant),
+            }
+        }
+    }
+    Report { tenants: tenants.into_values().collect(), ..Report::default() }
+}
+
+fn engine(stats: &EngineStats, sleeps: u64) -> Value {
+    let drops: Map<String, Value> = stats.drops.iter().map(|(reason, n)| (format!("{reason:?}"), n.into())).collect();
+    json!({
+        "packets_received": stats.packets_received,
+        "packets_sent": stats.packets_sent,
+        "packets_lost": stats.packets_lost,
+        "retries_sent": stats.retries_sent,
+        "flows": stats.flows,
+        "buffers_in_use": stats.buffers_in_use,
+        "rounds": stats.rounds,
+        "busy_ns": stats.busy_ns,
+        "handed_over": stats.handed_over,
+        "taken_over": stats.taken_over,
+        "handover_ratio": stats.handover_ratio(),
+        "handover_drops": stats.drops.get(DropReason::HandoverFull),
+        "probes_sent": stats.probes_sent,
+        "sleeps": sleeps,
+        "drops": drops,
+    })
 }
 
 fn application(seats: &Seats, tenant: &TenantReport, with_flows: bool) -> Value {

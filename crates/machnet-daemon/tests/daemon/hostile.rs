@@ -86,14 +86,17 @@ fn flip(stage: &Stage, state: &AtomicU64, over: impl Fn() -> bool) {
 
 #[test]
 fn words_that_are_flipped_while_they_are_read() {
-    let stage = Stage::new();
-    let state = AtomicU64::new(0x9e37_79b9_7f4a_7c15);
-    beside(&stage, |stage, over| flip(stage, &state, || over.load(Relaxed)));
-    // On a busy machine the honest pair may have been served before the daemon looked at any of it: one more, to its end.
-    flip(&stage, &state, || false);
-    let stat = stage.until(|stat| stat["applications"].as_array().unwrap().is_empty());
-    let ended = &stat["ended"];
-    assert!(ended.as_object().unwrap().keys().any(|why| why != "gone"), "{ended}");
+    for engines in [1, 2] {
+        let stage = Stage::of(engines);
+        let state = AtomicU64::new(0x9e37_79b9_7f4a_7c15);
+        beside(&stage, |stage, over| flip(stage, &state, || over.load(Relaxed)));
+        // On a busy machine the honest pair may have been served before the daemon looked at any of it: one more, to its
+        // end.
+        flip(&stage, &state, || false);
+        let stat = stage.until(|stat| stat["applications"].as_array().unwrap().is_empty());
+        let ended = &stat["ended"];
+        assert!(ended.as_object().unwrap().keys().any(|why| why != "gone"), "{ended}");
+    }
 }
 
 #[test]
@@ -215,7 +218,7 @@ fn who_wrote_what_cannot_be_has_to_wait() {
 /// It neither reads nor stops sending; flows to it fill up, and nobody else's.
 #[test]
 fn applications_that_do_not_read() {
-    let stage = Stage::new();
+    let stage = Stage::of(2);
     beside(&stage, |stage, over| {
         let (deaf, mut shouting, _, flow) = pair(&stage.socket());
         while !over.load(Relaxed) {

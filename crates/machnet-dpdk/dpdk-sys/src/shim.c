@@ -37,7 +37,7 @@ int dpdk_log_debug(const char *pattern) {
 }
 
 int dpdk_logs_debug(void) {
-    return rte_log_cur_msg_loglevel() == (int)RTE_LOG_DEBUG;
+    return rte_log_cur_msg_loglevel() > (int)RTE_LOG_NOTICE;
 }
 
 int dpdk_after_interrupts(void (*function)(void *)) {
@@ -82,12 +82,16 @@ int dpdk_facts(uint16_t port, struct dpdk_facts *facts) {
     return 0;
 }
 
-int dpdk_configure(uint16_t port, uint16_t queues, uint64_t rx_offloads, uint64_t tx_offloads, uint16_t mtu,
-                   int link_interrupts) {
+int dpdk_configure(uint16_t port, uint16_t queues, uint64_t rx_offloads, uint64_t tx_offloads, uint64_t spread_by,
+                   uint16_t mtu, int link_interrupts) {
     struct rte_eth_conf conf;
     memset(&conf, 0, sizeof(conf));
     conf.rxmode.offloads = rx_offloads;
     conf.rxmode.mtu = mtu;
+    if (spread_by != 0) {
+        conf.rxmode.mq_mode = RTE_ETH_MQ_RX_RSS;
+        conf.rx_adv_conf.rss_conf.rss_hf = spread_by;
+    }
     conf.txmode.offloads = tx_offloads;
     conf.intr_conf.lsc = link_interrupts != 0;
     return rte_eth_dev_configure(port, queues, queues, &conf);

@@ -31,7 +31,7 @@ int dpdk_log_to(void (*sink)(const char *text, size_t length));
 /* All that the drivers with a name like this have to say is logged from now on. 0 or a negative number. */
 int dpdk_log_debug(const char *pattern);
 
-/* 1 while a line of that kind is being logged. */
+/* 1 while a line is being logged that is of no interest by default. */
 int dpdk_logs_debug(void);
 
 /* Calls `function` with NULL in EAL's interrupt thread, when it is done with what it is doing. 0 or a negative errno. */
@@ -46,6 +46,9 @@ static const uint64_t DPDK_RX_SCATTER = RTE_ETH_RX_OFFLOAD_SCATTER;
 static const uint64_t DPDK_TX_IPV4_CKSUM = RTE_ETH_TX_OFFLOAD_IPV4_CKSUM;
 static const uint64_t DPDK_TX_UDP_CKSUM = RTE_ETH_TX_OFFLOAD_UDP_CKSUM;
 static const uint64_t DPDK_TX_MULTI_SEGS = RTE_ETH_TX_OFFLOAD_MULTI_SEGS;
+
+/* Of rss_fields: addresses, and UDP ports. */
+static const uint64_t DPDK_RSS_UDP = RTE_ETH_RSS_IP | RTE_ETH_RSS_UDP;
 
 #define DPDK_NAME RTE_ETH_NAME_MAX_LEN
 #define DPDK_PORTS RTE_MAX_ETHPORTS
@@ -86,8 +89,9 @@ uint16_t dpdk_next_port(uint16_t from);
 
 /* All of these: 0, or a negative errno. */
 int dpdk_facts(uint16_t port, struct dpdk_facts *facts);
-int dpdk_configure(uint16_t port, uint16_t queues, uint64_t rx_offloads, uint64_t tx_offloads, uint16_t mtu,
-                   int link_interrupts);
+/* `spread_by`: what is hashed to choose the queue that a frame comes to, as dpdk_facts.rss_fields; 0 leaves it to the device. */
+int dpdk_configure(uint16_t port, uint16_t queues, uint64_t rx_offloads, uint64_t tx_offloads, uint64_t spread_by,
+                   uint16_t mtu, int link_interrupts);
 int dpdk_rx_queue(uint16_t port, uint16_t queue, uint16_t descriptors, struct rte_mempool *pool);
 int dpdk_tx_queue(uint16_t port, uint16_t queue, uint16_t descriptors);
 int dpdk_counters(uint16_t port, struct dpdk_counters *counters);

@@ -15,6 +15,9 @@ pub(super) const NONE: Quirks = Quirks {
     run: Run::Nowhere,
     facts: &[],
     queues: u16::MAX,
+    queues_by: None,
+    pairs: false,
+    password: None,
     ring_frames: 0,
     takes_mtu: true,
     buffer: None,
@@ -37,6 +40,8 @@ pub(super) const TABLE: [Quirks; 17] = [
     Quirks {
         driver: "net_memif",
         run: Run::Here,
+        pairs: true,
+        password: Some("secret"),
         takes_mtu: false,
         buffer: Some(("bsize", 2048, 0)),
         listens: Some(("socket", When::Without("role=client"))),
@@ -48,6 +53,8 @@ pub(super) const TABLE: [Quirks; 17] = [
     Quirks {
         driver: "net_vhost",
         run: Run::Here,
+        queues_by: Some("queues"),
+        pairs: true,
         takes_mtu: false,
         listens: Some(("iface", When::Without("client=1"))),
         ..NONE
@@ -56,6 +63,8 @@ pub(super) const TABLE: [Quirks; 17] = [
     Quirks {
         driver: "net_virtio_user",
         run: Run::Here,
+        queues_by: Some("queues"),
+        pairs: true,
         listens: Some(("path", When::With("server=1"))),
         waits: true,
         comeback: Some((When::Without("server=1"), Revival::Attach)),
@@ -71,6 +80,7 @@ pub(super) const TABLE: [Quirks; 17] = [
             known("it does not look at its link: the kernel is asked instead", "af_packet/rte_eth_af_packet.c"),
             known("the first frame after the link came back is sent with the next", "found by the conformance suite"),
         ],
+        queues_by: Some("qpairs"),
         takes_mtu: false,
         buffer: Some(("framesz", 2048, 66)),
         interface: Some("iface"),
@@ -83,6 +93,7 @@ pub(super) const TABLE: [Quirks; 17] = [
         driver: "net_af_xdp",
         run: Run::Here,
         facts: &[known("it does not look at its link: the kernel is asked instead", "af_xdp/rte_eth_af_xdp.c")],
+        queues_by: Some("queue_count"),
         ring_frames: 2 * 2048,
         takes_mtu: false,
         interface: Some("iface"),

@@ -4,6 +4,7 @@
 //! `MACHNET_SIM_SEEDS=n` raises the number of seeds (of a test that runs 200 by default; others in proportion),
 //! `MACHNET_SIM_TRACE=n` shows the newest n events of the fabric with a failure.
 
+mod built;
 mod common;
 mod cookies;
 mod ending;

@@ -6,8 +6,12 @@ use std::ops::RangeInclusive;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
+use super::account::Account;
 use machnet_channel::shared::{DaemonSide, Malformed};
 use machnet_channel::{CloseReason, Doorbell, FlowState, FlowStats, Words};
+
+/// Flows of one application that a report lists.
+pub(super) const REPORTED_FLOWS: usize = 16;
 
 /// Who lets applications in. Nothing here blocks.
 pub trait Gate: Send {
@@ -75,8 +79,12 @@ pub struct Arrival<W> {
     pub slots: (u32, u32),
     /// The longest message it may send, bytes.
     pub max_message: u32,
-    /// What it may use.
+    /// What it may use, at all engines together.
     pub quota: Quota,
+    /// What it uses.
+    pub account: Arc<Account>,
+    /// The number of the engine that this is for.
+    pub engine: u8,
 }
 
 /// What one application may use.
@@ -191,6 +199,22 @@ pub struct TenantReport {
     pub some_flows: Vec<FlowReport>,
 }
 
+impl TenantReport {
+    /// Adds what another engine says of the same application.
+    pub fn add(&mut self, other: Self) {
+        self.is_over &= other.is_over;
+        self.counters.add(&other.counters);
+        self.held += other.held;
+        self.waiting += other.waiting;
+        self.ports.extend(other.ports);
+        self.ports.sort_unstable();
+        self.ports.dedup();
+        self.flows += other.flows;
+        self.some_flows.extend(other.some_flows);
+        self.some_flows.truncate(REPORTED_FLOWS);
+    }
+}
+
 /// Of one application, since it came.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -209,6 +233,18 @@ pub struct Counters {
     pub flows_opened: u64,
     /// Flows and listeners refused for a quota or a permission.
     pub refused: u64,
+}
+
+impl Counters {
+    fn add(&mut self, other: &Self) {
+        self.messages_taken += other.messages_taken;
+        self.bytes_taken += other.bytes_taken;
+        self.messages_put += other.messages_put;
+        self.bytes_put += other.bytes_put;
+        self.rings += other.rings;
+        self.flows_opened += other.flows_opened;
+        self.refused += other.refused;
+    }
 }
 
 /// How one flow does.

@@ -233,7 +233,7 @@ impl<G: Gate> Tenants<G> {
                     flow.queue.push_back(message);
                     self.hint(known);
                 }
-                None => tenant.held -= units,
+                None => tenant.let_go(units),
             }
         }
     }
@@ -261,7 +261,7 @@ impl<G: Gate> Tenants<G> {
                 }
             }
             Event::Listen { listener, port, options, .. } => {
-                if let Err(error) = self.may_listen(key, port) {
+                if let Err(error) = self.may_listen(key, port).and_then(|()| self.claim(key, port)) {
                     let tenant = &mut self.tenants[key];
                     tenant.counters.refused += 1;
                     if let Some(side) = &mut tenant.side {
@@ -272,6 +272,7 @@ impl<G: Gate> Tenants<G> {
                     return;
                 }
                 let slot = self.insert_listener(key, listener, options);
+                self.listeners[slot as usize].claimed = (port != 0).then_some(port);
                 self.hints.push_back(Hint::Listen(ListenSlot(slot), port));
             }
             Event::Unlisten { listener } => {
@@ -298,22 +299,38 @@ impl<G: Gate> Tenants<G> {
                 format!("the daemon does not let this application listen on {asked}, only on: {}", tenant.quota.ports);
             return refused(io::ErrorKind::PermissionDenied, text);
         }
-        if tenant.open_listeners >= tenant.quota.listeners {
+        // At another engine it listens there already.
+        if !tenant.takes_listeners() && !self.claims.has(port, tenant.id) {
             let text = format!("the daemon lets this application have {} listeners", tenant.quota.listeners);
             return refused(io::ErrorKind::QuotaExceeded, text);
-        }
-        let of_another =
-            |listening: &Listening| listening.tenant != key && listening.port == Some(port) && !listening.is_orphan;
-        if port != 0 && self.listeners.iter().any(|(_, listening)| of_another(listening)) {
-            let text = format!("another application of the daemon listens on port {port}");
-            return refused(io::ErrorKind::AddrInUse, text);
         }
         Ok(())
     }
 
+    /// Takes a port for an application, and counts it: 0 for what it will be.
+    fn claim(&self, key: usize, port: u16) -> io::Result<()> {
+        let Tenant { id, account, .. } = &self.tenants[key];
+        let first = if port == 0 { Some(true) } else { self.claims.claim(port, *id) };
+        let Some(first) = first else {
+            let text = format!("another application of the daemon listens on port {port}");
+            return Err(io::Error::new(io::ErrorKind::AddrInUse, text));
+        };
+        account.listeners.change(0, first.into());
+        Ok(())
+    }
+
     fn insert_listener(&mut self, key: usize, slot: u32, options: FlowOptions) -> u32 {
-        let listening =
-            Listening { tenant: key, slot, port: None, options, is_known: false, is_dropped: false, is_orphan: false };
+        let listening = Listening {
+            tenant: key,
+            slot,
+            port: None,
+            claimed: None,
+            is_given_up: false,
+            options,
+            is_known: false,
+            is_dropped: false,
+            is_orphan: false,
+        };
         let listener = self.listeners.insert(listening) as u32;
         let tenant = &mut self.tenants[key];
         tenant.open_listeners += 1;

@@ -20,6 +20,7 @@
 //! A flow's slot is the engine's from [`Hint::Connect`] or [`AppChannel::accept`] to [`AppChannel::release`], whether its
 //! application still lives or not.
 
+mod account;
 mod gate;
 mod intake;
 mod shares;
@@ -39,13 +40,12 @@ use machnet_channel::{Doorbell, FlowOptions, FlowState, FlowStats, Intent, Messa
 use slab::Slab;
 
 use super::{AppChannel, Hint, ListenSlot, Slot};
+pub use account::{Account, Claims};
+use gate::REPORTED_FLOWS;
 pub use gate::{Arrival, Counters, Ended, FlowReport, Gate, News, Ports, Quota, Report, TenantReport};
 use shares::{PIECE, Shares};
 use store::Store;
 use tenant::{NONE, Tenant};
-
-/// Flows of one application that a report lists.
-const REPORTED_FLOWS: usize = 16;
 
 /// A flow of a tenant.
 #[derive(Debug)]
@@ -80,6 +80,9 @@ struct Listening {
     slot: u32,
     /// Once it is open.
     port: Option<u16>,
+    /// The port that nobody else may have.
+    claimed: Option<u16>,
+    is_given_up: bool,
     options: FlowOptions,
     is_known: bool,
     /// The application has dropped it.
@@ -98,6 +101,7 @@ pub struct Tenants<G: Gate> {
     turn: usize,
     flows: Slab<Flow>,
     listeners: Slab<Listening>,
+    claims: Arc<Claims>,
     hints: VecDeque<Hint>,
     store: Store,
     shares: Shares,
@@ -121,6 +125,14 @@ impl<G: Gate> Tenants<G> {
     /// # Errors
     /// There is no memory.
     pub fn new(gate: G) -> io::Result<Self> {
+        Self::one_of(gate, Arc::default())
+    }
+
+    /// [`Tenants::new`] for one of several engines, which have the same `claims`.
+    ///
+    /// # Errors
+    /// As [`Tenants::new`].
+    pub fn one_of(gate: G, claims: Arc<Claims>) -> io::Result<Self> {
         Ok(Self {
             bell: gate.bell(),
             gate,
@@ -129,6 +141,7 @@ impl<G: Gate> Tenants<G> {
             turn: 0,
             flows: Slab::new(),
             listeners: Slab::new(),
+            claims,
             hints: VecDeque::new(),
             store: Store::new()?,
             shares: Shares::new(),
@@ -165,9 +178,9 @@ impl<G: Gate> Tenants<G> {
                 is_over: tenant.side.is_none(),
                 counters: tenant.counters,
                 held: tenant.held_bytes(),
-                waiting: tenant.waiting_bytes,
+                waiting: tenant.waiting_bytes(),
                 ports: ports.filter_map(|(_, listening)| listening.port).collect(),
-                flows: tenant.open_flows,
+                flows: tenant.open_flows(),
                 some_flows: mine.take(REPORTED_FLOWS).map(flow).collect(),
             }
         });
@@ -228,6 +241,7 @@ impl<G: Gate> Tenants<G> {
         let flows = std::mem::take(&mut tenant.flows);
         for slot in listeners.into_iter().filter(|slot| *slot != NONE) {
             self.listeners[slot as usize].is_orphan = true;
+            self.give_up_claim(slot);
             self.hints.push_back(Hint::Unlisten(ListenSlot(slot)));
         }
         for slot in flows.into_iter().filter(|slot| *slot != NONE) {
@@ -249,16 +263,29 @@ impl<G: Gate> Tenants<G> {
     fn remove_flow(&mut self, slot: u32) {
         let flow = self.flows.remove(slot as usize);
         let tenant = &mut self.tenants[flow.tenant];
-        tenant.open_flows -= 1;
-        tenant.held = tenant.held.saturating_sub(flow.taken.saturating_sub(flow.acknowledged));
-        tenant.promised = tenant.promised.saturating_sub(flow.room.saturating_sub(flow.acknowledged));
+        tenant.set_open_flows(tenant.open_flows() - 1);
+        tenant.let_go(flow.taken.saturating_sub(flow.acknowledged));
+        tenant.take_back(flow.room.saturating_sub(flow.acknowledged));
         if let Some(known) = tenant.flows.get_mut(flow.slot as usize) {
             *known = NONE;
         }
         self.forget_if_over(flow.tenant);
     }
 
+    /// Others may have the port of a listener.
+    fn give_up_claim(&mut self, slot: u32) {
+        let Some(listening) = self.listeners.get_mut(slot as usize) else { return };
+        if std::mem::replace(&mut listening.is_given_up, true) {
+            return;
+        }
+        let Tenant { id, account, .. } = &self.tenants[listening.tenant];
+        // One that never got a port had counted, too.
+        let last = listening.claimed.is_none_or(|port| self.claims.give_up(port, *id));
+        account.listeners.change(last.into(), 0);
+    }
+
     fn remove_listener(&mut self, slot: u32) {
+        self.give_up_claim(slot);
         let Some(listening) = self.listeners.try_remove(slot as usize) else { return };
         let tenant = &mut self.tenants[listening.tenant];
         tenant.open_listeners -= 1;
@@ -294,7 +321,7 @@ impl<G: Gate> Tenants<G> {
         };
         let key = self.flows.insert(flow) as u32;
         let tenant = &mut self.tenants[tenant];
-        tenant.open_flows += 1;
+        tenant.set_open_flows(tenant.open_flows() + 1);
         tenant.counters.flows_opened += 1;
         if let Some(known) = tenant.flows.get_mut(slot as usize) {
             *known = key;
@@ -455,13 +482,13 @@ impl<G: Gate> AppChannel for Tenants<G> {
     }
 
     fn waiting(&self, slot: Slot) -> u64 {
-        self.tenants[self.flows[slot.0 as usize].tenant].waiting_bytes
+        self.tenants[self.flows[slot.0 as usize].tenant].waiting_bytes()
     }
 
     fn set_progress(&mut self, slot: Slot, room: u64, acknowledged: u64) {
         let flow = &mut self.flows[slot.0 as usize];
         let tenant = &mut self.tenants[flow.tenant];
-        tenant.held = tenant.held.saturating_sub(acknowledged.saturating_sub(flow.acknowledged));
+        tenant.let_go(acknowledged.saturating_sub(flow.acknowledged));
         flow.room = tenant.room(flow.room, flow.acknowledged, acknowledged, room);
         flow.acknowledged = acknowledged;
         self.show(slot, |flow, side| {
@@ -521,6 +548,12 @@ impl<G: Gate> AppChannel for Tenants<G> {
         let listening = &mut self.listeners[listener.0 as usize];
         listening.port = opened.ok().map(|address| address.port());
         let (key, slot) = (listening.tenant, listening.slot);
+        if let (Some(port), None) = (listening.port, listening.claimed) {
+            // Any free one: nobody had it.
+            if self.claims.claim(port, self.tenants[key].id).is_some() {
+                listening.claimed = Some(port);
+            }
+        }
         if let Some(side) = &mut self.tenants[key].side {
             side.set_listening(slot, opened);
             self.touch(key);

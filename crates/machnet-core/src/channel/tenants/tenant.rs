@@ -5,6 +5,9 @@ use std::collections::VecDeque;
 use machnet_channel::shared::{DaemonSide, Piece};
 use machnet_channel::{Message, UNIT, Words, cost_in_units};
 
+use std::sync::Arc;
+
+use super::account::Account;
 use super::gate::{Arrival, Counters, Ended, Quota};
 use super::shares::Share;
 use super::store::Store;
@@ -25,26 +28,29 @@ pub(super) struct Tenant<W> {
     /// `None` once it is no longer served.
     pub(super) side: Option<Box<DaemonSide<W>>>,
     pub(super) quota: Quota,
+    /// What it uses at all engines; what follows is its share here.
+    pub(super) account: Arc<Account>,
+    engine: u8,
     /// The engine's name for the flow in each slot, and for each listener.
     pub(super) flows: Box<[u32]>,
     pub(super) listeners: Box<[u32]>,
-    pub(super) open_flows: u32,
+    open_flows: u32,
     pub(super) open_listeners: u32,
     pub(super) max_message: u32,
     /// Units taken and not acknowledged, in whole messages.
-    pub(super) held: u64,
+    held: u64,
     /// Units that its flows were given room for, and that are not acknowledged.
-    pub(super) promised: u64,
+    promised: u64,
     /// The beginning of a message in several pieces.
     partial: Vec<u8>,
     /// Received messages that wait for room in its pipe, each with the slot of its flow, and how far the first is in.
     waiting: VecDeque<(u32, Message)>,
     from: usize,
-    pub(super) waiting_bytes: u64,
+    waiting_bytes: u64,
     /// What waits has room, and was left for the next round.
     pub(super) more_to_put: bool,
-    /// What it sent is left in its pipe: there is no memory for it.
-    pub(super) is_full: bool,
+    /// What it sent is left in its pipe: there is no memory for so many bytes.
+    lacks: Option<u64>,
     /// Something was done that it is to be shown at the end of the round: it is in the list of those.
     pub(super) is_dirty: bool,
     /// Something was done that it must be shown.
@@ -68,11 +74,13 @@ pub(super) enum Taken {
 
 impl<W: Words + Clone> Tenant<W> {
     pub(super) fn new(arrival: Arrival<W>) -> Self {
-        let Arrival { id, side, slots: (flows, listeners), max_message, quota } = arrival;
+        let Arrival { id, side, slots: (flows, listeners), max_message, quota, account, engine } = arrival;
         Self {
             id,
             side: Some(Box::new(side)),
             quota,
+            account,
+            engine,
             flows: vec![NONE; 2 * flows as usize].into(),
             listeners: vec![NONE; listeners as usize].into(),
             open_flows: 0,
@@ -85,7 +93,7 @@ impl<W: Words + Clone> Tenant<W> {
             from: 0,
             waiting_bytes: 0,
             more_to_put: false,
-            is_full: false,
+            lacks: None,
             is_dirty: false,
             shows: false,
             deficit: 0,
@@ -104,13 +112,68 @@ impl<W: Words + Clone> Tenant<W> {
     pub(super) fn end(&mut self) -> Option<Box<DaemonSide<W>>> {
         self.partial = Vec::new();
         self.waiting = VecDeque::new();
-        (self.waiting_bytes, self.more_to_put, self.is_full) = (0, false, false);
+        self.set_waiting(0);
+        (self.more_to_put, self.lacks) = (false, None);
         self.side.take()
     }
 
     /// True if it may open another flow, or accept one: not while more waits for it to read than its quota of memory.
-    pub(super) const fn takes_flows(&self) -> bool {
-        self.open_flows < self.quota.flows && self.waiting_bytes <= self.quota.memory
+    pub(super) fn takes_flows(&self) -> bool {
+        let (flows, waiting) = (self.account.flows.get(), self.account.waiting.get());
+        flows < self.quota.flows as u64 && waiting <= self.quota.memory
+    }
+
+    /// True if it may have another listener.
+    pub(super) fn takes_listeners(&self) -> bool {
+        self.account.listeners.get() < u64::from(self.quota.listeners)
+    }
+
+    pub(super) const fn open_flows(&self) -> u32 {
+        self.open_flows
+    }
+
+    pub(super) const fn waiting_bytes(&self) -> u64 {
+        self.waiting_bytes
+    }
+
+    pub(super) fn set_open_flows(&mut self, flows: u32) {
+        self.account.flows.change(self.open_flows.into(), flows.into());
+        self.open_flows = flows;
+    }
+
+    fn set_waiting(&mut self, bytes: u64) {
+        self.account.waiting.change(self.waiting_bytes, bytes);
+        self.waiting_bytes = bytes;
+    }
+
+    fn set_held(&mut self, held: u64) {
+        self.account.held.change(self.held, held);
+        let less = held < self.held;
+        self.held = held;
+        if less {
+            self.account.feed();
+        }
+    }
+
+    /// Units that it had sent were acknowledged, or given up.
+    pub(super) fn let_go(&mut self, units: u64) {
+        self.set_held(self.held.saturating_sub(units));
+    }
+
+    /// A flow is over that had room for so many units which were not acknowledged.
+    pub(super) fn take_back(&mut self, room: u64) {
+        self.set_promised(self.promised.saturating_sub(room));
+    }
+
+    fn set_promised(&mut self, promised: u64) {
+        self.account.promised.change(self.promised, promised);
+        self.promised = promised;
+    }
+
+    /// True if there is memory for `len` bytes more. One message always fits: none is longer than the quota.
+    fn has_memory(&self, len: u64) -> bool {
+        let held = self.account.held.get();
+        held == 0 || held * UNIT + self.partial.len() as u64 + len <= self.quota.memory
     }
 
     /// Bytes that it has sent and that were not acknowledged.
@@ -120,7 +183,7 @@ impl<W: Words + Clone> Tenant<W> {
 
     /// The next piece that it sent, if there is memory for it.
     pub(super) fn peek(&mut self) -> Result<Option<Piece>, Ended> {
-        self.is_full = false;
+        self.lacks = None;
         let Some(side) = &mut self.side else { return Ok(None) };
         let piece = side.peek().map_err(Ended::Malformed)?;
         // Pieces of flows that are over were dropped on the way, which leaves room.
@@ -130,9 +193,8 @@ impl<W: Words + Clone> Tenant<W> {
             // What was begun before was given up.
             self.partial.clear();
         }
-        // One message always fits: none is longer than the quota.
-        if self.held > 0 && self.held_bytes() + piece.len as u64 > self.quota.memory {
-            self.is_full = true;
+        if !self.has_memory(piece.len as u64) {
+            self.lacks = Some(piece.len as u64);
             return Ok(None);
         }
         Ok(Some(piece))
@@ -153,7 +215,7 @@ impl<W: Words + Clone> Tenant<W> {
             }
             std::mem::take(&mut self.partial).into()
         };
-        self.held += cost_in_units(message.len());
+        self.set_held(self.held + cost_in_units(message.len()));
         self.counters.messages_taken += 1;
         self.counters.bytes_taken += message.len() as u64;
         Ok(Taken::Message(message))
@@ -169,10 +231,11 @@ impl<W: Words + Clone> Tenant<W> {
     /// A quarter of what no flow of the application was promised, so that there is always some left for the next one, and
     /// never nothing. Room is not taken back.
     pub(super) fn room(&mut self, room: u64, was_acknowledged: u64, acknowledged: u64, most: u64) -> u64 {
-        self.promised = self.promised.saturating_sub(room.saturating_sub(was_acknowledged));
-        let free = (self.quota.memory / UNIT).saturating_sub(self.promised);
+        let promised = self.promised.saturating_sub(room.saturating_sub(was_acknowledged));
+        let others = self.account.promised.get().saturating_sub(self.promised);
+        let free = (self.quota.memory / UNIT).saturating_sub(promised + others);
         let room = room.max(acknowledged + most.saturating_sub(acknowledged).min((free / 4).max(LEAST_ROOM)));
-        self.promised += room - acknowledged;
+        self.set_promised(promised + (room - acknowledged));
         room
     }
 
@@ -190,7 +253,7 @@ impl<W: Words + Clone> Tenant<W> {
             }
             self.from = from;
         }
-        self.waiting_bytes += message.len() as u64;
+        self.set_waiting(self.waiting_bytes + message.len() as u64);
         // Frames are the vNIC's or shared with others who receive: what waits for long must not hold them.
         let message = if message.len() <= MOVED { message.as_slice().to_vec().into() } else { message };
         self.waiting.push_back((slot, message));
@@ -202,7 +265,7 @@ impl<W: Words + Clone> Tenant<W> {
     pub(super) fn put_waiting(&mut self, most: usize) -> Result<(usize, bool), Ended> {
         self.more_to_put = false;
         let Some(side) = &mut self.side else { return Ok((0, false)) };
-        let (mut put, before_all) = (0, self.waiting_bytes);
+        let (mut put, mut less) = (0, 0);
         while let Some((slot, message)) = self.waiting.front() {
             if put >= most {
                 self.more_to_put = true;
@@ -214,17 +277,21 @@ impl<W: Words + Clone> Tenant<W> {
             if !done {
                 break;
             }
-            self.waiting_bytes -= message.len() as u64;
+            less += message.len() as u64;
             self.from = 0;
             self.waiting.pop_front();
         }
+        self.set_waiting(self.waiting_bytes - less);
         self.shows |= put > 0;
-        Ok((put, self.waiting_bytes < before_all))
+        Ok((put, less > 0))
     }
 
     /// The engine wants to sleep: asks to be rung.
     pub(super) fn arm(&mut self) {
         let room = !self.waiting.is_empty();
+        if self.lacks.is_some() {
+            self.account.hunger(self.engine);
+        }
         if let Some(side) = &mut self.side {
             side.arm(room);
         }
@@ -233,6 +300,7 @@ impl<W: Words + Clone> Tenant<W> {
     /// True if there is something to do for it.
     pub(super) fn has_work(&self) -> bool {
         let Some(side) = &self.side else { return false };
-        self.more_to_put || side.has_work(!self.is_full) || (!self.waiting.is_empty() && side.has_room())
+        let takes = self.lacks.is_none_or(|len| self.has_memory(len));
+        self.more_to_put || side.has_work(takes) || (!self.waiting.is_empty() && side.has_room())
     }
 }

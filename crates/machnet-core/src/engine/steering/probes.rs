@@ -28,6 +28,10 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         }
         let own_ports = self.tx.ports;
         let Some(flow) = self.flows.get(key) else { return };
+        if self.tx.driver.turns(flow.remote) {
+            // No queue is chosen for what never leaves the engine.
+            return;
+        }
         let home = (flow.local.port(), flow.remote.port());
         let own = if own_ports.0 < own_ports.1 { own_ports } else { (home.0, home.0) };
         let ports = Ports { own, peer: peer.ports };

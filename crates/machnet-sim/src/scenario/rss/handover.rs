@@ -14,6 +14,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         "a queue drawn for each packet, on links that lose and double, makes no second flow of an INIT",
         spray,
     ),
+    kept("rss-placed", "flows from outside are as many at each engine, also where INITs are lost and doubled", placed),
     kept("rss-counts", "1 to 9 engines at one end and others at the other, under random keys and tables", counts),
     kept("rss-remap", "the NIC's key and table change while flows are busy", remap),
     kept(
@@ -22,6 +23,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         stuck,
     ),
     kept("rss-restart", "the first flow of a client that started again ends the old ones' at every engine", restart),
+    kept("rss-ethernet", "over frames, what neighbours say comes to any queue and reaches every engine", ethernet),
     kept("rss-single", "several engines and a single socket, either way round", single),
 ];
 
@@ -51,6 +53,30 @@ fn spray(run: &Run) {
     let [_, servers] = cluster.stats();
     assert!(servers.flows <= 12, "{} flows for 12", servers.flows);
     cluster.end(&talk);
+}
+
+fn placed(run: &Run) {
+    const EACH: u64 = 4;
+    for (clients, rss) in [(Host::SINGLE, Rss::Toeplitz), (Host::of(3, Rss::Spray), Rss::Spray)] {
+        let link = Link { loss: 0.1, duplicate: 0.3, reorder: 0.1, reorder_by: micros(100), ..link() };
+        let mut cluster = Cluster::new(run, &link, clients, Host::of(5, rss));
+        let flows = 5 * EACH;
+        let talk = cluster.talk(&mut run.rng(), 0, flows as usize, 300, 2_000);
+        let at = |cluster: &Cluster| -> Vec<u64> {
+            cluster.servers.iter().map(|&server| cluster.world.stats(server).flows).collect()
+        };
+        while at(&cluster).iter().sum::<u64>() < flows {
+            cluster.world.run_for(micros(100)).unwrap();
+        }
+        run.figure("flows", format!("{:?}", at(&cluster)));
+        // For as long as copies of INITs come.
+        for _ in 0..20 {
+            assert!(at(&cluster).iter().all(|&flows| flows == EACH), "{:?}", at(&cluster));
+            cluster.world.run_for(micros(50)).unwrap();
+        }
+        cluster.finish(&talk, seconds(20));
+        cluster.end(&talk);
+    }
 }
 
 fn counts(run: &Run) {
@@ -155,6 +181,21 @@ fn restart(run: &Run) {
     assert_eq!(ended, 24);
     drop((flow, accepted));
     cluster.world.settle(2 * TOMBSTONES).unwrap();
+}
+
+fn ethernet(run: &Run) {
+    for (clients, servers, rss) in [(4, 3, Rss::Random), (2, 4, Rss::Toeplitz), (3, 3, Rss::Wrong)] {
+        let mut cluster = Cluster::ethernet(run, &link(), Host::of(clients, rss), Host::of(servers, rss));
+        let talk = cluster.talk(&mut run.rng(), 0, 12, 200, 20_000);
+        // Before any engine asks a second time.
+        cluster.finish(&talk, millis(500));
+        let ratio = cluster.note(run, &format!("{rss:?}, {clients} and {servers} engines"));
+        assert!(rss == Rss::Wrong || ratio < 0.2, "{ratio}");
+        // Longer than a neighbour is believed without asking.
+        let later = cluster.idle(1, seconds(40));
+        cluster.finish(&later, seconds(40) + millis(500));
+        cluster.end(&talk);
+    }
 }
 
 fn single(run: &Run) {

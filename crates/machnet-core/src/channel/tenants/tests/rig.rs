@@ -11,7 +11,7 @@ use machnet_channel::{
     Doorbell, FlowOptions, FlowState, ForeignRegion, Frame, FramePool, Intent, Region, cost_in_units,
 };
 
-use super::super::{Arrival, Ended, Gate, News, Ports, Quota, Report, Tenants};
+use super::super::{Account, Arrival, Ended, Gate, News, Ports, Quota, Report, Tenants};
 use crate::{Capabilities, Config, Driver, Engine, Hairpin, Instant, RxPacket, TxPacket};
 
 pub(super) const HOME: &str = "10.0.0.1:5000";
@@ -140,7 +140,8 @@ impl Rig {
         let side = DaemonSide::new(Arc::clone(&region), &GEOMETRY, MAX_MESSAGE);
         let (id, slots) = (self.next, (GEOMETRY.flows, GEOMETRY.listeners));
         self.next += 1;
-        let arrival = Arrival { id, side, slots, max_message: MAX_MESSAGE, quota };
+        let account = Account::new(Vec::new());
+        let arrival = Arrival { id, side, slots, max_message: MAX_MESSAGE, quota, account, engine: 0 };
         self.tenants().gate_mut().news.push_back(News::Came(Box::new(arrival)));
         App::new(id, region)
     }
