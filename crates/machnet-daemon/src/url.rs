@@ -21,7 +21,7 @@ impl DriverUrl {
     /// True if the vNIC has a queue for each of several engines.
     #[must_use]
     pub const fn has_queues(&self) -> bool {
-        matches!(self, Self::Udp(_))
+        !matches!(self, Self::Shm(_))
     }
 }
 
