@@ -50,6 +50,11 @@ impl Sum {
         sum.add_words([(len as u32).to_be(), u32::from(protocol).to_be()])
     }
 
+    /// Adds a word of 16 bits, as it stands in memory.
+    pub(crate) const fn add_word(self, word: [u8; 2]) -> Self {
+        self.plus(u16::from_ne_bytes(word) as u64)
+    }
+
     /// Adds two words as they stand in memory: their sum has 33 bits.
     const fn add_words(self, [a, b]: [u32; 2]) -> Self {
         self.plus(a as u64 + b as u64)
