@@ -7,6 +7,7 @@
 mod copies;
 #[path = "../process/mod.rs"]
 mod process;
+mod several;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -42,9 +43,10 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 fn open(url: &str) -> Endpoint {
-    let driver = url.parse::<DpdkUrl>().unwrap().open().unwrap();
+    let url: DpdkUrl = url.parse().unwrap();
+    let driver = url.open().unwrap();
     let config = config(driver.capabilities().max_payload);
-    Endpoint::builder().driver(driver).config(config).start().unwrap()
+    Endpoint::builder().driver(driver).engines(url.engines()).config(config).start().unwrap()
 }
 
 fn config(max_payload: u32) -> Config {
@@ -59,8 +61,8 @@ fn config(max_payload: u32) -> Config {
 struct Wire {
     here: String,
     there: String,
-    /// Further keys, of both.
-    more: &'static str,
+    /// Further keys: of this process's port, and of the other's.
+    more: [&'static str; 2],
     /// It carries as much as is asked for; other tests are of the same wire.
     whole: bool,
 }
@@ -79,7 +81,7 @@ impl Wire {
             let socket = format!("/machnet-dpdk-{}-{number}", std::process::id());
             format!("dpdk://vdev:net_memif{number},role={role},socket={socket}")
         };
-        Self { here: end(here), there: end(there), more: "", whole: false }
+        Self { here: end(here), there: end(there), more: [""; 2], whole: false }
     }
 
     /// vhost-user: a machine and its host. `listens` is the side that has the socket.
@@ -90,12 +92,12 @@ impl Wire {
             Side::Machine => (",client=1", ",server=1"),
         };
         let host = format!("dpdk://vdev:net_vhost{number},iface={socket}{host}");
-        let machine = format!("dpdk://vdev:net_virtio_user{number},path={socket},queues=1{machine}");
+        let machine = format!("dpdk://vdev:net_virtio_user{number},path={socket}{machine}");
         let (here, there) = match here {
             Side::Host => (host, machine),
             Side::Machine => (machine, host),
         };
-        Self { here, there, more: "", whole: false }
+        Self { here, there, more: [""; 2], whole: false }
     }
 
     /// True if this process's port is opened only when the other's is there.
@@ -104,14 +106,26 @@ impl Wire {
     }
 
     fn open(&self) -> Endpoint {
-        open(&format!("{}?ip=10.90.0.1/24&ip=fd90::1/64&huge=no{}", self.here, self.more))
+        open(&format!("{}?ip=10.90.0.1/24&ip=fd90::1/64&huge=no{}", self.here, self.more[0]))
     }
 
     fn start_peer(&self) -> (Process, SocketAddr) {
-        let url = format!("{}?ip=10.90.0.2/24&ip=fd90::2/64&huge=no{}", self.there, self.more);
+        let url = format!("{}?ip=10.90.0.2/24&ip=fd90::2/64&huge=no{}", self.there, self.more[1]);
         let peer = Process::start(&["--exact", "child", "--nocapture"], format_args!("serve {url}"));
         let address = peer.hear_address();
         (peer, address)
+    }
+
+    /// Both ends. Who connects finds somebody there.
+    fn open_both(&self) -> (Endpoint, Process, SocketAddr) {
+        if self.comes_second() {
+            let (peer, to) = self.start_peer();
+            (self.open(), peer, to)
+        } else {
+            let endpoint = self.open();
+            let (peer, to) = self.start_peer();
+            (endpoint, peer, to)
+        }
     }
 
     /// Bytes of a bulk transfer.
@@ -123,13 +137,7 @@ impl Wire {
     /// Everything that every wire must do.
     fn prove(&self) {
         bounded(async {
-            // Who connects finds somebody there.
-            let (endpoint, (peer, to)) = if self.comes_second() {
-                let peer = self.start_peer();
-                (self.open(), peer)
-            } else {
-                (self.open(), self.start_peer())
-            };
+            let (endpoint, peer, to) = self.open_both();
             echo_all_sizes(&endpoint, to).await;
             bulk_both_ways(&endpoint, to, self.bulk()).await;
             assert_eq!(peer.try_hear().filter(|said| said.starts_with("violation")), None);
@@ -254,5 +262,5 @@ fn the_host_of_a_machine_that_listens_is_killed() {
 /// Checksums are left to the device, which on this wire means that nobody computes them.
 #[test]
 fn a_machine_that_leaves_checksums_to_its_device() {
-    Wire { more: "&checksums=device", ..Wire::virtio(Side::Host, Side::Host) }.prove();
+    Wire { more: ["&checksums=device"; 2], ..Wire::virtio(Side::Host, Side::Host) }.prove();
 }

@@ -18,10 +18,15 @@ pub enum DriverUrl {
 }
 
 impl DriverUrl {
-    /// True if the vNIC has a queue for each of several engines.
+    /// How many engines a daemon on it must have; `None`: as many as it likes.
     #[must_use]
-    pub const fn has_queues(&self) -> bool {
-        matches!(self, Self::Udp(_))
+    pub const fn engines(&self) -> Option<usize> {
+        match self {
+            Self::Udp(_) => None,
+            Self::Shm(_) => Some(1),
+            #[cfg(feature = "dpdk")]
+            Self::Dpdk(url) => Some(url.engines()),
+        }
     }
 }
 

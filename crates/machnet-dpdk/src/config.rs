@@ -210,7 +210,7 @@ impl PortBuilder {
         if count > facts.max_queues {
             let (most, engines) = (facts.max_queues, self.engines);
             return Err(bad(format!(
-                "{count} queue pairs for {engines} engines: it has {most}, so engines={most} at most"
+                "{count} queue pairs, for engines={engines}: it has {most}, so ask for no more engines, and queues, than that"
             )));
         }
         let quirks = match &self.device {

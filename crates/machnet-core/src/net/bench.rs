@@ -1,6 +1,7 @@
 //! A device made of vectors, for tests and fuzzing.
 
 use std::collections::VecDeque;
+use std::io;
 use std::sync::Arc;
 
 use machnet_channel::{Doorbell, Frame, FramePool, FrameRef, Region};
@@ -31,6 +32,8 @@ pub(crate) struct Port {
     /// How many frames it takes before it is full.
     pub(crate) room: usize,
     pub(crate) up: bool,
+    /// Rung when a frame comes home, or a sibling heard something.
+    pub(crate) bell: Option<Arc<Doorbell>>,
 }
 
 impl Port {
@@ -38,7 +41,7 @@ impl Port {
         let (_, pool) = Region::anonymous(FRAME_SIZE, FRAMES).expect("memory");
         let (arrived, sent, places) = (VecDeque::new(), Vec::new(), Vec::new());
         let capabilities = FrameCapabilities::minimal(mac, mtu);
-        Self { capabilities, pool, arrived, vouches: false, sent, places, room: usize::MAX, up: true }
+        Self { capabilities, pool, arrived, vouches: false, sent, places, room: usize::MAX, up: true, bell: None }
     }
 
     /// The frames that were sent, whose checksums the device has completed where it was to.
@@ -51,6 +54,15 @@ impl Port {
 impl FrameDriver for Port {
     fn capabilities(&self) -> &FrameCapabilities {
         &self.capabilities
+    }
+
+    fn split(self, queues: usize) -> io::Result<Vec<Self>> {
+        let part = || {
+            let mut port = Self::new(self.capabilities.mac, self.capabilities.mtu);
+            port.capabilities = self.capabilities;
+            port
+        };
+        Ok((0..queues).map(|_| part()).collect())
     }
 
     fn is_up(&self) -> bool {
@@ -95,7 +107,9 @@ impl FrameDriver for Port {
         count
     }
 
-    fn set_bell(&mut self, _: Arc<Doorbell>) {}
+    fn set_bell(&mut self, bell: Arc<Doorbell>) {
+        self.bell = Some(bell);
+    }
 
     fn starve(&mut self) -> bool {
         false
@@ -135,6 +149,17 @@ impl Bench {
         let mut net = Net::new(port, config).expect("a right configuration");
         net.begin(now);
         Self { net, now }
+    }
+
+    /// A layer for each of so many engines.
+    pub(crate) fn several(port: Port, config: &NetConfig, engines: usize) -> Vec<Self> {
+        let now = Instant(1_000_000_000);
+        let nets = Net::new(port, config).expect("a right configuration").split(engines).expect("as many as wanted");
+        let on = |mut net: Net<Port>| {
+            net.begin(now);
+            Self { net, now }
+        };
+        nets.into_iter().map(on).collect()
     }
 
     pub(crate) fn begin(&mut self, later: std::time::Duration) {

@@ -20,6 +20,37 @@ fn settings_outside_their_limits() {
 }
 
 #[test]
+fn engines_and_queues_that_cannot_be() {
+    let port = || vdev(&format!("net_memif{}", number()), "role=server,socket=/machnet-engines");
+    for engines in [0, 65] {
+        refused(
+            &port().engines(engines),
+            ErrorKind::InvalidInput,
+            &format!("{engines} engines: there must be 1 to 64"),
+        );
+    }
+    refused(&port().engines(2).queues(1), ErrorKind::InvalidInput, "each needs one, so at least 2");
+    refused(&port().queues(0), ErrorKind::InvalidInput, "each needs one, so at least 1");
+    refused(&port().queues(256), ErrorKind::InvalidInput, "256 queue pairs, for engines=1: it has 255");
+    let path = std::env::temp_dir().join(format!("machnet-given-{}", std::process::id()));
+    let given = format!("iface={},queues=1", path.display());
+    let host = vdev(&format!("net_vhost{}", number()), &given);
+    refused(&host.engines(3), ErrorKind::InvalidInput, "say queues=3, or leave it out");
+}
+
+#[test]
+fn a_port_that_serves_another_number_of_engines_than_it_was_opened_for() {
+    let port = || vdev(&format!("net_memif{}", number()), &format!("role=server,socket=/machnet-split-{}", number()));
+    for (opened, wanted, said) in
+        [(1, 2, "for one engine and is to serve 2"), (3, 1, "for 3 engines"), (2, 3, "engines=3")]
+    {
+        let error = port().engines(opened).open().unwrap().split(wanted).unwrap_err();
+        assert!(error.kind() == ErrorKind::InvalidInput && error.to_string().contains(said), "{error}");
+    }
+    assert_eq!(port().engines(2).open().unwrap().split(2).unwrap().len(), 2);
+}
+
+#[test]
 fn an_mtu_above_the_ports_and_the_port_is_free_again() {
     let path = std::env::temp_dir().join(format!("machnet-mtu-{}", std::process::id()));
     let arguments = format!("role=server,socket-abstract=no,socket={}", path.display());

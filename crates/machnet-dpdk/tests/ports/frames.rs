@@ -208,3 +208,52 @@ fn nothing_leaks_in_many_rounds() {
     assert_eq!((a.stats().in_use, b.stats().in_use), (0, 0));
     assert_eq!((a.stats().missed, a.stats().no_frame, b.stats().missed, b.stats().no_frame), (0, 0, 0, 0));
 }
+
+/// Two engines here, one with both queues there. Each has frames of its own, and whoever goes first leaves the device to the other.
+#[test]
+fn queues_lead_to_the_peers_of_the_same_number() {
+    let (a, b) = (number(), number());
+    let socket = format!("socket=/machnet-queues-{}-{a}", std::process::id());
+    let name = format!("net_memif{a}");
+    let server = || vdev(&name, &format!("role=server,{socket}")).engines(2).open().unwrap().split(2).unwrap();
+    let client = || vdev(&format!("net_memif{b}"), &format!("role=client,{socket}")).queues(2).open().unwrap();
+    let (mut parts, mut peer) = (server(), client());
+    assert_eq!((parts[0].facts().queues, peer.facts().queues), (2, 2));
+    wait_for(|| {
+        parts.iter_mut().for_each(|part| _ = part.rx_burst(&mut Vec::new(), 8));
+        peer.rx_burst(&mut Vec::new(), 8);
+        peer.is_up() && parts.iter().all(FrameDriver::is_up)
+    });
+    for round in 0..20 {
+        for (n, part) in parts.iter_mut().enumerate() {
+            let mut batch: VecDeque<_> = (0..30).map(|i| frame(part, 100 * n + i + round, 64 + n).unwrap()).collect();
+            send(part, &mut batch);
+        }
+        let got = receive(&mut peer, 60);
+        for n in 0..2 {
+            let of = got.iter().filter(|frame| bytes(frame).len() == 64 + n);
+            assert!(of.enumerate().all(|(i, frame)| bytes(frame)[5] == content(100 * n + i + round, 5)), "in order");
+        }
+        let mut batch: VecDeque<_> = (0..30).map(|i| frame(&mut peer, i, 100).unwrap()).collect();
+        send(&mut peer, &mut batch);
+        assert_eq!(receive(&mut parts[0], 30).len(), 30);
+        assert_eq!(parts[1].rx_burst(&mut Vec::new(), 32), 0);
+    }
+    parts.iter_mut().for_each(FrameDriver::reap);
+    assert!(parts.iter().all(|part| part.free_frames() == 1024 && part.stats().received == 600));
+
+    // Its frames stay where the device can write them.
+    drop(parts.remove(0));
+    let mut last = parts.remove(0);
+    let mut batch: VecDeque<_> = (0..300).map(|i| frame(&mut peer, i, 1000).unwrap()).collect();
+    peer.tx_burst(&mut batch);
+    let mut batch: VecDeque<_> = (0..30).map(|i| frame(&mut last, i, 1000).unwrap()).collect();
+    send(&mut last, &mut batch);
+    assert_eq!(receive(&mut peer, 30).len(), 30);
+    drop(last);
+    // And the device is gone.
+    wait_for(|| {
+        peer.rx_burst(&mut Vec::new(), 8);
+        !peer.is_up()
+    });
+}

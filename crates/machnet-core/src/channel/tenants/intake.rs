@@ -40,7 +40,8 @@ impl Left {
 impl<G: Gate> Tenants<G> {
     /// Looks at every tenant, those that did little first, and goes on in turn while there is more and the round is not full.
     pub(super) fn gather(&mut self) {
-        if std::mem::take(&mut self.is_dozing) {
+        let woke = std::mem::take(&mut self.is_dozing);
+        if woke {
             self.tenants.iter_mut().filter_map(|(_, tenant)| tenant.side.as_mut()).for_each(|side| side.disarm());
             self.gate.hush();
         }
@@ -62,6 +63,13 @@ impl<G: Gate> Tenants<G> {
         self.shares.decide();
         if !self.shares.is_express() {
             self.serve_rest(&mut left);
+        }
+        if woke {
+            for &key in &self.served {
+                if std::mem::take(&mut self.tenants[key].did) {
+                    self.gate.meant_it(self.tenants[key].id);
+                }
+            }
         }
         if self.gate.is_closing() && !self.is_drained {
             self.last_rounds += 1;
@@ -171,6 +179,7 @@ impl<G: Gate> Tenants<G> {
                 break;
             };
             left.events -= 1;
+            tenant.did = true;
             self.on_event(key, event);
         }
         Ok(self.take_pieces(key, left)? || more)
@@ -212,6 +221,7 @@ impl<G: Gate> Tenants<G> {
             }
             let cost = piece.len + OVERHEAD;
             tenant.deficit -= cost as i64;
+            tenant.did = true;
             self.shares.charge(&mut tenant.share, cost as u64);
             left.bytes = left.bytes.saturating_sub(cost);
             left.messages -= 1;

@@ -13,6 +13,7 @@ use crate::driver::Meta;
 mod datagrams;
 mod hosts;
 mod neighbourhood;
+mod siblings;
 
 fn config(address: &str) -> NetConfig {
     let mut config = NetConfig::new(address.parse().unwrap());
