@@ -22,12 +22,17 @@ pub(crate) struct Daemon {
 impl Daemon {
     /// Starts `command`, `machnet` on the host it is for, as the daemon `name` of the vNIC `url`, its engine on `core` if that
     /// is given; returns when it serves. What it says goes to the folder `log`.
-    pub(crate) fn start(mut command: Command, log: &Path, name: &str, url: &str, core: Option<usize>) -> Result<Self> {
+    pub(crate) fn start(command: Command, log: &Path, name: &str, url: &str, core: Option<usize>) -> Result<Self> {
+        let core = core.map_or_else(String::new, |core| format!("core = {core}\n"));
+        Self::start_with(command, log, name, url, &core)
+    }
+
+    /// The same, with these lines about its engines.
+    pub(crate) fn start_with(mut command: Command, log: &Path, name: &str, url: &str, engine: &str) -> Result<Self> {
         fs::create_dir_all(log).with_context(|| format!("cannot create {}", log.display()))?;
         let socket = std::env::temp_dir().join(format!("machnet-xtask-{}-{name}.sock", std::process::id()));
-        let core = core.map_or_else(String::new, |core| format!("core = {core}\n"));
         let text = format!(
-            "[driver]\nurl = {url:?}\n[socket]\npath = {:?}\n[engine]\n{core}[limits]\ndrain = \"1s\"\n\
+            "[driver]\nurl = {url:?}\n[socket]\npath = {:?}\n[engine]\n{engine}[limits]\ndrain = \"1s\"\n\
              [[allow]]\nname = \"xtask\"\napplications = 64\nports = [\"any\"]\nmemory = \"64MiB\"\nflows = 32\n",
             socket.display().to_string()
         );

@@ -70,7 +70,7 @@ impl<D: Driver + 'static> Datapath<D> {
         let local = driver.home();
         let handle = EngineHandle::new(intake, local, config.max_message as usize, recv_spin);
         let channel = LocalChannel::new(Arc::clone(&handle.intake));
-        let thread = EngineThread { driver, channel, config, idle, name: thread_name, core };
+        let thread = EngineThread { driver, channel, config, idle, name: thread_name, core, nice: None };
         thread.start_as(&handle.status, member)?;
         tracing::debug!(%local, "endpoint started");
         Ok(handle)
@@ -92,6 +92,8 @@ pub struct EngineThread<D, C> {
     pub name: String,
     /// The only core it may run on.
     pub core: Option<usize>,
+    /// How nice it is, if the system lets it; as the process, if it is none.
+    pub nice: Option<i32>,
 }
 
 impl<D: Driver + 'static, C: AppChannel + 'static> EngineThread<D, C> {
@@ -142,6 +144,11 @@ impl<D: Driver + 'static, C: AppChannel + 'static> EngineThread<D, C> {
         let start = || -> io::Result<_> {
             if let Some(core) = self.core {
                 pin_to_core(core)?;
+            }
+            if let Some(nice) = self.nice
+                && let Err(error) = rustix::process::setpriority_process(None, nice)
+            {
+                tracing::warn!(%error, nice, "the engine's thread keeps the priority of its process");
             }
             // The default slack of 50 µs would blunt every timer. Best effort.
             let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1000));

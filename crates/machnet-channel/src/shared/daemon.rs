@@ -235,9 +235,9 @@ impl<W: Words + Clone> DaemonSide<W> {
     /// # Errors
     /// It wrote what cannot be.
     pub fn next_event(&mut self) -> Result<Option<Event>, Malformed> {
-        let mut in_vain = 0;
+        let mut patience = IN_VAIN;
         loop {
-            if in_vain == IN_VAIN {
+            if patience == 0 {
                 return Ok(None);
             }
             let event = if self.listeners_marked != 0 {
@@ -255,7 +255,7 @@ impl<W: Words + Clone> DaemonSide<W> {
                     self.in_vain = 0;
                     return Ok(event);
                 }
-                in_vain += 1;
+                patience -= 1;
                 self.in_vain = self.in_vain.saturating_add(1);
                 continue;
             }
@@ -276,12 +276,6 @@ impl<W: Words + Clone> DaemonSide<W> {
     /// Marks, and sets of them, looked at since this was last asked.
     pub const fn take_looks(&mut self) -> u64 {
         std::mem::replace(&mut self.looks, 0)
-    }
-
-    /// True if so many marks in a row meant nothing as no application does that means well.
-    #[must_use]
-    pub const fn marks_in_vain(&self) -> bool {
-        self.in_vain >= MARKS_IN_VAIN
     }
 
     fn look_at_flow(&mut self, slot: u32) -> Result<Option<Event>, Malformed> {
@@ -388,14 +382,25 @@ impl<W: Words + Clone> DaemonSide<W> {
     }
 
     /// True if [`DaemonSide::next_event`] or [`DaemonSide::peek`] would find something. After [`DaemonSide::arm`]: do not
-    /// sleep then. Pieces that were peeked at and left count: `pieces` says whether to look for any.
+    /// sleep then. Pieces that were peeked at and left count: `pieces` says whether to look for any. Marks of who made very many that
+    /// meant nothing do not: see [`DaemonSide::ignores_marks`].
     #[must_use]
     pub fn has_work(&self, pieces: bool) -> bool {
         self.pass
-            || self.listeners_marked != 0
-            || self.looker.has_marks(&self.words, &self.layout, Side::App)
             || (pieces && self.receiver.has_data())
+            || (self.in_vain < MARKS_IN_VAIN && self.has_marks())
             || self.is_asked()
+    }
+
+    /// True if there are marks that [`DaemonSide::has_work`] did not count, for the last of them meant nothing. Among them may be one
+    /// that does: look again before long.
+    #[must_use]
+    pub fn ignores_marks(&self) -> bool {
+        self.in_vain >= MARKS_IN_VAIN && self.has_marks()
+    }
+
+    fn has_marks(&self) -> bool {
+        self.listeners_marked != 0 || self.looker.has_marks(&self.words, &self.layout, Side::App)
     }
 
     /// True if the application may have taken pieces since [`DaemonSide::put`] last found no room.

@@ -64,7 +64,7 @@ use timers::Timers;
 use tokens::Tokens;
 use tombstones::Tombstones;
 use turns::Ended;
-pub(crate) use tx::{FRONT, Filled, Tx};
+pub(crate) use tx::{Built, FRONT, Tx};
 
 /// Of each kind of work, what one round does at most: the LCD's ring.
 const BURST: usize = 256;
@@ -793,6 +793,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         let mut drops = self.drops;
         drops.add(&self.tx.driver.drops());
         let building = self.channel.building();
+        let [sent_in_place, built_and_copied] = self.tx.built_in_frames();
         EngineStats {
             rounds: self.rounds,
             busy_ns: self.busy.as_nanos() as u64,
@@ -805,8 +806,8 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             retries_sent: self.retries_sent,
             flows: self.flows.len() as u64,
             buffers_in_use: self.buffers.in_use(),
-            sent_in_place: self.tx.sent_in_place(),
-            built_and_copied: self.tx.built_and_copied(),
+            sent_in_place,
+            built_and_copied,
             build_frames_missed: building.missed,
             build_frames_away: building.away.into(),
             build_frames_waiting: building.waiting.into(),

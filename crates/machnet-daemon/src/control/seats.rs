@@ -25,6 +25,8 @@ use crate::desk::Shared;
 
 /// Words of a page.
 const PAGE_WORDS: usize = 512;
+/// Pages that are made before others may have the core.
+const SLICE: usize = 32;
 
 /// Somebody who is attached.
 #[derive(Debug)]
@@ -123,6 +125,11 @@ impl Seats {
             .map(|channel| &*channel.line)
     }
 
+    /// User and process of a seat.
+    pub(super) fn who(&self, id: u64) -> Option<(u32, i32)> {
+        self.seats.get(&id).map(|seat| (seat.user, seat.process))
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = (&u64, &Seat)> {
         self.seats.iter()
     }
@@ -180,11 +187,15 @@ impl Seats {
         self.refuse(caller, Refusal::Malformed, why.to_owned(), "");
     }
 
+    /// A caller that came too often.
+    pub(super) fn refuse_for_now(&mut self, caller: &OwnedFd, why: String, name: &str) {
+        *self.refused.entry("too often").or_default() += 1;
+        tell(caller, Refusal::Quota, why, name);
+    }
+
     fn refuse(&mut self, caller: &OwnedFd, why: Refusal, text: String, name: &str) {
         *self.refused.entry(label(why)).or_default() += 1;
-        tracing::info!(name, why = label(why), text, "not let in");
-        // If it cannot be told, it finds the socket closed.
-        let _ = send_reply(caller, &Reply::Refused(Refused { why, versions: VERSIONS, text }), &[]);
+        tell(caller, why, text, name);
     }
 
     #[expect(clippy::type_complexity, reason = "the parts of one answer")]
@@ -337,6 +348,13 @@ impl Seats {
     }
 }
 
+/// Tells a caller why it is not let in.
+fn tell(caller: &OwnedFd, why: Refusal, text: String, name: &str) {
+    tracing::info!(name, why = label(why), text, "not let in");
+    // If it cannot be told, it finds the socket closed.
+    let _ = send_reply(caller, &Reply::Refused(Refused { why, versions: VERSIONS, text }), &[]);
+}
+
 /// As many flows as asked for, in steps, and at most as many as allowed.
 fn geometry_for(allowance: &Allowance, flows: u32) -> Geometry {
     let most = allowance.geometry.flows;
@@ -348,9 +366,12 @@ fn geometry_for(allowance: &Allowance, flows: u32) -> Geometry {
 fn make_region(bytes: usize) -> io::Result<(ForeignRegion, OwnedFd)> {
     let (region, fd) = ForeignRegion::create("machnet", bytes)?;
     // Here, not in the engine's rounds, its pages are made.
-    region.words().iter().step_by(PAGE_WORDS).for_each(|word| {
-        word.load(Ordering::Relaxed);
-    });
+    for slice in region.words().chunks(SLICE * PAGE_WORDS) {
+        slice.iter().step_by(PAGE_WORDS).for_each(|word| {
+            word.load(Ordering::Relaxed);
+        });
+        std::thread::yield_now();
+    }
     Ok((region, fd))
 }
 

@@ -87,6 +87,8 @@ impl Stage {
         let mut settings = Settings::new(dir.path().join("m.sock"), vec![small()]);
         settings.engine.linger = Duration::from_millis(200);
         settings.engine.receive_window = 128 << 10;
+        // Tests come and go faster than applications.
+        (settings.attach_rate, settings.penance) = (100_000, Duration::ZERO);
         change(&mut settings);
         let daemon = start(settings);
         Self { daemon, dir, _others: None, _alone: None }

@@ -72,6 +72,13 @@ impl<G: Gate> Tenants<G> {
         if !self.shares.is_express() {
             self.serve_rest(&mut left);
         }
+        if woke {
+            for &key in &self.served {
+                if std::mem::take(&mut self.tenants[key].did) {
+                    self.gate.meant_it(self.tenants[key].id);
+                }
+            }
+        }
         if self.gate.is_closing() && !self.is_drained {
             self.last_rounds += 1;
             self.is_drained = !left.is_none() || self.last_rounds > LAST_ROUNDS + self.served.len();
@@ -180,6 +187,7 @@ impl<G: Gate> Tenants<G> {
                 break;
             };
             left.events -= 1;
+            tenant.did = true;
             self.on_event(key, event);
         }
         Ok(self.take_pieces(key, left)? || more)
@@ -221,6 +229,7 @@ impl<G: Gate> Tenants<G> {
             }
             let cost = piece.len + OVERHEAD;
             tenant.deficit -= cost as i64;
+            tenant.did = true;
             self.shares.charge(&mut tenant.share, cost as u64);
             left.bytes = left.bytes.saturating_sub(cost);
             left.messages -= 1;

@@ -380,8 +380,13 @@ impl<G: Gate> AppChannel for Tenants<G> {
 
     fn doze(&mut self) {
         self.is_dozing = true;
+        let mut ignores = false;
         for &key in &self.served {
             self.tenants[key].arm();
+            ignores |= self.tenants[key].side.as_ref().is_some_and(|side| side.ignores_marks());
+        }
+        if ignores {
+            self.gate.look_again();
         }
     }
 
