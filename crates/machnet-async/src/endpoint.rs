@@ -104,7 +104,7 @@ impl Endpoint {
     }
 
     /// The engine's counters; published when it becomes idle, and every few hundred rounds while it is busy. Of several
-    /// engines the sums.
+    /// engines the sums. Of an attached endpoint those of the daemon's engines, as of their last answer: a call asks for the next.
     #[must_use]
     pub fn stats(&self) -> EngineStats {
         let mut sum = EngineStats::default();
@@ -242,8 +242,8 @@ impl<D> EndpointBuilder<D> {
 
     /// How many engines share the endpoint's flows: 1 to 64, each with a thread and a queue of the driver of its own. Default: 1.
     ///
-    /// For more traffic than one core carries. Connected flows go to the engine that has fewest, accepted ones to any with the
-    /// same chance. Limits are each engine's. With [`Placement::Thread`] only, and drivers that can be
+    /// For more traffic than one core carries. Connected flows go to the engine that has fewest of the endpoint's, accepted ones
+    /// to the engine that has fewest. Limits are each engine's. With [`Placement::Thread`] only, and drivers that can be
     /// [divided](Driver::split), as [`Udp`](crate::Udp) can: with four ports for each engine beside its own.
     pub const fn engines(mut self, engines: usize) -> Self {
         self.engines = engines;

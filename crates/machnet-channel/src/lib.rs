@@ -8,6 +8,8 @@
 //!      └── hint ──▶ Intake { flows, listeners, bell } ─┘ wakers rx / tx / state
 //! ```
 //!
+//! Empty frames to build messages in wait in a [`Stock`]; a message lies in one, in other memory, or in the frame it arrived in.
+//!
 //! Every piece of state lives in its [`Mailbox`] (per flow) or [`Backlog`] (per listener); what travels through a
 //! [`HintQueue`] is only a hint to look there. A hint may therefore be early, late or superfluous, but never lost.
 //!

@@ -81,6 +81,9 @@ fn ask(path: &Path) -> anyhow::Result<Value> {
     serde_json::from_slice(&bytes[..len]).context("the daemon's answer is no JSON")
 }
 
+/// Counters of engines that have a rate.
+const ENGINE_RATES: [&str; 5] = ["packets_received", "packets_sent", "handed_over", "taken_over", "rounds"];
+
 /// Counters of applications that have a rate, and its name.
 const RATES: [(&str, &str); 4] = [
     ("messages_sent", "messages_sent_per_s"),
@@ -96,8 +99,19 @@ fn add_rates(before: &Value, after: &mut Value) {
             after[rate] = json!(((number(after, counter) - number(before, counter)) / seconds).round());
         }
     };
-    for counter in ["packets_received", "packets_sent"] {
+    for counter in ENGINE_RATES {
         add(&before["engine"], &mut after["engine"], counter, &format!("{counter}_per_s"));
+    }
+    let engines: Vec<Value> = before["engines"].as_array().cloned().unwrap_or_default();
+    for (before, engine) in engines.iter().zip(after["engines"].as_array_mut().into_iter().flatten()) {
+        for counter in ENGINE_RATES {
+            add(before, engine, counter, &format!("{counter}_per_s"));
+        }
+        if seconds > 0.0 {
+            let busy = (number(engine, "busy_ns") - number(before, "busy_ns")) / 1e9 / seconds;
+            // The counters of an engine are as old as its last report of them.
+            engine["busy_share"] = json!(busy.clamp(0.0, 1.0));
+        }
     }
     let earlier: Vec<Value> = before["applications"].as_array().cloned().unwrap_or_default();
     for application in after["applications"].as_array_mut().into_iter().flatten() {
@@ -146,6 +160,21 @@ fn show(value: &Value) {
         text(engine, "sleeps"),
     );
     println!("dropped: {}", counts(&engine["drops"]));
+    for (n, engine) in value["engines"].as_array().into_iter().flatten().enumerate() {
+        println!(
+            "engine {n}: {:.1} % busy, {} rounds/s; {} flows; {} packets/s in, {} out; handed over {} ({:.4} of what came), took \
+             over {}; {} lost to a full ring",
+            100.0 * number(engine, "busy_share"),
+            text(engine, "rounds_per_s"),
+            text(engine, "flows"),
+            text(engine, "packets_received_per_s"),
+            text(engine, "packets_sent_per_s"),
+            text(engine, "handed_over"),
+            number(engine, "handover_ratio"),
+            text(engine, "taken_over"),
+            text(engine, "handover_drops"),
+        );
+    }
     println!(
         "attached {}; refused: {}; ended: {}",
         text(value, "attached"),

@@ -12,12 +12,13 @@ mod client;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use machnet_channel::Words as _;
 use machnet_channel::shared::Attach;
-use rustix::net::{SendFlags, send};
+use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, send, socketpair};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 use client::{Client, pair};
@@ -36,8 +37,8 @@ mod stage {
 type Attack = fn(&Path);
 
 /// Kinds, and what they do.
-const KINDS: [(&str, Attack); 5] =
-    [("busy", busy), ("sends", sends), ("deaf", deaf), ("rings", rings), ("corrupts", corrupts)];
+const KINDS: [(&str, Attack); 6] =
+    [("busy", busy), ("calls", calls), ("sends", sends), ("deaf", deaf), ("rings", rings), ("corrupts", corrupts)];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -68,6 +69,18 @@ fn busy(_: &Path) {
     at_it();
     loop {
         std::hint::spin_loop();
+    }
+}
+
+/// No neighbour either: what [`rings`] does, to itself.
+fn calls(_: &Path) {
+    let (near, _far) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::empty(), None)
+        .expect("there are descriptors");
+    let words: Vec<AtomicU64> = std::iter::repeat_with(AtomicU64::default).take(64).collect();
+    at_it();
+    loop {
+        mark_all(&words);
+        let _ = send(&near, &[1], SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
     }
 }
 
@@ -140,6 +153,6 @@ fn corrupts(socket: &Path) {
 }
 
 /// The marks follow the wants: those of the first flows are among these words.
-fn mark_all(words: &[std::sync::atomic::AtomicU64]) {
+fn mark_all(words: &[AtomicU64]) {
     words[32..48].iter().for_each(|word| word.store(u64::MAX, Relaxed));
 }

@@ -218,7 +218,7 @@ fn start_engines<D: Driver + 'static>(
     desk: &Arc<Desk>,
     claims: &Arc<Claims>,
 ) -> io::Result<Vec<Arc<Status>>> {
-    let Settings { engine: config, idle, engines, cores, .. } = settings;
+    let Settings { engine: config, idle, engines, cores, nice, .. } = settings;
     let members: Vec<Option<Member>> = match engines {
         1 => vec![None],
         _ => Member::group(&desk.bells(), seed()?).into_iter().map(Some).collect(),
@@ -228,7 +228,7 @@ fn start_engines<D: Driver + 'static>(
         let (config, idle, core) = (*config, *idle, cores.get(n).copied());
         let status = Arc::new(Status::default());
         let name = format!("machnet-eng-{n}");
-        EngineThread { driver, channel, config, idle, name, core }.start_as(&status, member)?;
+        EngineThread { driver, channel, config, idle, name, core, nice: *nice }.start_as(&status, member)?;
         Ok(status)
     };
     driver.split(*engines)?.into_iter().zip(members).enumerate().map(start).collect()

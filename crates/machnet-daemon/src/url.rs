@@ -18,10 +18,18 @@ pub enum DriverUrl {
 }
 
 impl DriverUrl {
-    /// True if the vNIC has a queue for each of several engines.
+    /// How many engines a daemon on it must have; `None`: as many as it likes.
     #[must_use]
-    pub const fn has_queues(&self) -> bool {
-        !matches!(self, Self::Shm(_))
+    pub const fn engines(&self) -> Option<usize> {
+        match self {
+            Self::Udp(_) => None,
+            Self::Shm(_) => Some(1),
+            #[cfg(feature = "dpdk")]
+            Self::Dpdk(url) => match url.engines() {
+                1 => None,
+                several => Some(several),
+            },
+        }
     }
 }
 

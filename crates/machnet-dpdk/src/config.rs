@@ -257,6 +257,7 @@ impl PortBuilder {
         capabilities.rx_checksum = self.checksums && facts.rx_checksum;
         capabilities.spreads = spreads;
         let mut ports = parts.drain(..).enumerate().map(|(engine, (queues, pool))| {
+            // Of several engines each has frames of its own.
             capabilities.frames = pool.budget();
             Port::new(Arc::clone(&link), engine, queues, pool, capabilities, facts.clone())
         });

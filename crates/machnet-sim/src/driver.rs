@@ -126,6 +126,8 @@ pub struct SimDriver {
     /// `tx_burst` found the ring full.
     pub(crate) wants_descriptor: bool,
     drops: Drops,
+    /// The NIC's other queues, until each has an owner.
+    pub(crate) others: Vec<SimDriver>,
 }
 
 impl SimDriver {
@@ -182,6 +184,7 @@ impl SimDriver {
         if let Some(ethernet) = config.ethernet {
             frame_capabilities.tx_checksum = ethernet.tx_checksum;
             frame_capabilities.rx_checksum = ethernet.rx_checksum;
+            frame_capabilities.spreads = queue_of.is_some();
         }
         Ok(Self {
             fabric,
@@ -200,6 +203,7 @@ impl SimDriver {
             wants_frame: false,
             wants_descriptor: false,
             drops: Drops::default(),
+            others: Vec::new(),
         })
     }
 

@@ -111,7 +111,8 @@ impl Fabric {
         }
         let mut inner = self.lock();
         inner.queues[number].redraw();
-        for port in 1..ports {
+        // Who speaks Ethernet leaves ports to the layer above.
+        for port in (1..ports).filter(|_| config.ethernet.is_none()) {
             let home = machnet_core::Driver::home(&drivers[0]).port();
             inner.open(drivers[0].nic(), home + port)?;
         }

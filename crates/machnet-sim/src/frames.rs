@@ -19,6 +19,14 @@ impl FrameDriver for SimDriver {
         &self.frame_capabilities
     }
 
+    fn split(mut self, queues: usize) -> io::Result<Vec<Self>> {
+        let others = std::mem::take(&mut self.others);
+        if others.len() + 1 != queues {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, format!("{} queues", others.len() + 1)));
+        }
+        Ok(std::iter::once(self).chain(others).collect())
+    }
+
     fn is_up(&self) -> bool {
         self.is_link_up()
     }
@@ -109,6 +117,25 @@ impl Attached {
         config.port = home.port();
         let net = Net::new(nic, &config).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         Ok(Self::Frames(Box::new(net)))
+    }
+}
+
+impl Attached {
+    /// The queues of one NIC, as [`Attached::new`].
+    ///
+    /// # Errors
+    /// As [`Attached::new`].
+    pub fn several(mut queues: Vec<SimDriver>) -> io::Result<Vec<Self>> {
+        if queues.iter().all(|queue| queue.config.ethernet.is_none()) {
+            return queues.into_iter().map(Self::new).collect();
+        }
+        let count = queues.len();
+        let mut first = queues.remove(0);
+        first.others = queues;
+        match Self::new(first)? {
+            Self::Frames(net) => Ok(net.split(count)?.into_iter().map(|net| Self::Frames(Box::new(net))).collect()),
+            Self::Datagrams(_) => Err(io::ErrorKind::InvalidInput.into()),
+        }
     }
 }
 

@@ -163,6 +163,7 @@ impl World {
         let WorldConfig { poll_cost, packet_cost, ethernet, .. } = self.config;
         let nic = NicConfig { tx_delay: poll_cost, packet_cost, ethernet: nic.ethernet.or(ethernet), ..nic };
         let driver = self.fabric.nic(host, nic).expect("a NIC");
+        let driver = Attached::new(driver).expect("a network on the NIC");
         self.machine_on(id, driver, Intake::new(), config, None)
     }
 
@@ -170,7 +171,7 @@ impl World {
     fn machine_on(
         &mut self,
         id: MachineId,
-        driver: SimDriver,
+        driver: Attached,
         intake: Arc<Intake>,
         config: Config,
         member: Option<Member>,
@@ -179,7 +180,6 @@ impl World {
         self.by_nic[driver.nic()] = Some(id);
         let seed = self.engine_seed();
         let channel = LocalChannel::new(Arc::clone(&intake));
-        let driver = Attached::new(driver).expect("a network on the NIC");
         let is_grouped = member.is_some();
         let engine = match member {
             Some(member) => Engine::join(driver, channel, config, seed, member),
@@ -213,7 +213,8 @@ impl World {
         let WorldConfig { poll_cost, packet_cost, ethernet, .. } = self.config;
         let host = self.fabric.host(address);
         let nic = NicConfig { tx_delay: poll_cost, packet_cost, ethernet: nic.ethernet.or(ethernet), ..nic };
-        let drivers = self.fabric.queues(host, nic, engines, ports, rss).expect("a NIC");
+        let queues = self.fabric.queues(host, nic, engines, ports, rss).expect("a NIC");
+        let drivers = Attached::several(queues).expect("a network on the NIC");
         let intakes: Vec<_> = (0..engines).map(|_| Intake::new()).collect();
         let bells: Vec<_> = intakes.iter().map(|intake| Arc::clone(intake.bell())).collect();
         let members = Member::group(&bells, self.engine_seed());

@@ -24,6 +24,7 @@ use std::net::SocketAddr;
 use super::geometry::{Geometry, Layout, Side};
 use super::malformed::{Malformed, Word};
 use super::marks::{self, Looker};
+use super::status::Status;
 use super::table::{
     DONE, INTENTS, LISTENING, MAX_TEXT, OPENING, REFUSED, RELEASED, app, app_listener, daemon, daemon_listener,
     kind_to_bits, load3, store3,
@@ -165,6 +166,8 @@ pub struct DaemonSide<W> {
     put: bool,
     took: bool,
     armed: bool,
+    status: Status,
+    answered: u64,
 }
 
 impl<W: Words + Clone> DaemonSide<W> {
@@ -195,6 +198,31 @@ impl<W: Words + Clone> DaemonSide<W> {
             put: false,
             took: false,
             armed: false,
+            status: Status::default(),
+            answered: 0,
+        }
+    }
+
+    /// The same with a page of status behind the region, if `has`.
+    #[must_use]
+    pub fn with_status(mut self, has: bool) -> Self {
+        if has {
+            self.status = Status::behind(self.layout.geometry().bytes());
+        }
+        self
+    }
+
+    /// True if the application asks whether the daemon is there: [`DaemonSide::answer`] it.
+    #[must_use]
+    pub fn is_asked(&self) -> bool {
+        self.status.question(&self.words, self.answered).is_some()
+    }
+
+    /// Answers, with the counters of the engine.
+    pub fn answer(&mut self, counters: &[u64]) {
+        if let Some(asked) = self.status.question(&self.words, self.answered) {
+            self.answered = asked;
+            self.status.answer(&self.words, asked, counters);
         }
     }
 
@@ -207,9 +235,9 @@ impl<W: Words + Clone> DaemonSide<W> {
     /// # Errors
     /// It wrote what cannot be.
     pub fn next_event(&mut self) -> Result<Option<Event>, Malformed> {
-        let mut in_vain = 0;
+        let mut patience = IN_VAIN;
         loop {
-            if in_vain == IN_VAIN {
+            if patience == 0 {
                 return Ok(None);
             }
             let event = if self.listeners_marked != 0 {
@@ -227,7 +255,7 @@ impl<W: Words + Clone> DaemonSide<W> {
                     self.in_vain = 0;
                     return Ok(event);
                 }
-                in_vain += 1;
+                patience -= 1;
                 self.in_vain = self.in_vain.saturating_add(1);
                 continue;
             }
@@ -248,12 +276,6 @@ impl<W: Words + Clone> DaemonSide<W> {
     /// Marks, and sets of them, looked at since this was last asked.
     pub const fn take_looks(&mut self) -> u64 {
         std::mem::replace(&mut self.looks, 0)
-    }
-
-    /// True if so many marks in a row meant nothing as no application does that means well.
-    #[must_use]
-    pub const fn marks_in_vain(&self) -> bool {
-        self.in_vain >= MARKS_IN_VAIN
     }
 
     fn look_at_flow(&mut self, slot: u32) -> Result<Option<Event>, Malformed> {
@@ -360,13 +382,25 @@ impl<W: Words + Clone> DaemonSide<W> {
     }
 
     /// True if [`DaemonSide::next_event`] or [`DaemonSide::peek`] would find something. After [`DaemonSide::arm`]: do not
-    /// sleep then. Pieces that were peeked at and left count: `pieces` says whether to look for any.
+    /// sleep then. Pieces that were peeked at and left count: `pieces` says whether to look for any. Marks of who made very many that
+    /// meant nothing do not: see [`DaemonSide::ignores_marks`].
     #[must_use]
     pub fn has_work(&self, pieces: bool) -> bool {
         self.pass
-            || self.listeners_marked != 0
-            || self.looker.has_marks(&self.words, &self.layout, Side::App)
             || (pieces && self.receiver.has_data())
+            || (self.in_vain < MARKS_IN_VAIN && self.has_marks())
+            || self.is_asked()
+    }
+
+    /// True if there are marks that [`DaemonSide::has_work`] did not count, for the last of them meant nothing. Among them may be one
+    /// that does: look again before long.
+    #[must_use]
+    pub fn ignores_marks(&self) -> bool {
+        self.in_vain >= MARKS_IN_VAIN && self.has_marks()
+    }
+
+    fn has_marks(&self) -> bool {
+        self.listeners_marked != 0 || self.looker.has_marks(&self.words, &self.layout, Side::App)
     }
 
     /// True if the application may have taken pieces since [`DaemonSide::put`] last found no room.

@@ -64,7 +64,7 @@ pub(super) const INTENTS: u32 = 0b111;
 pub(super) const STATES: u32 = 0b11_1111;
 
 /// Why a port was not opened; the place in the list is the number.
-const KINDS: [ErrorKind; 9] = [
+const KINDS: [ErrorKind; 10] = [
     ErrorKind::Other,
     ErrorKind::AddrInUse,
     ErrorKind::AddrNotAvailable,
@@ -74,6 +74,7 @@ const KINDS: [ErrorKind; 9] = [
     ErrorKind::NotConnected,
     ErrorKind::OutOfMemory,
     ErrorKind::Unsupported,
+    ErrorKind::QuotaExceeded,
 ];
 
 pub(super) fn kind_to_bits(kind: ErrorKind) -> u8 {

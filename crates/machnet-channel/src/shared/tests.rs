@@ -63,6 +63,30 @@ fn half_an_address_is_no_address() {
     assert_eq!(app.flow(slot).map(|view| view.local), Ok(Some(addr(2))));
 }
 
+/// Who marks without end what does not exist has few of the marks looked at, and keeps nobody awake; the next one that means
+/// something counts again.
+#[test]
+fn marks_that_mean_nothing_come_to_count_for_nothing() {
+    let (mut app, mut daemon, words) = sides();
+    let slot = open(&mut app, &mut daemon);
+    let place = Layout::new(&GEOMETRY).marks(Side::App);
+    let mut calls = 0;
+    while daemon.has_work(true) || calls == 0 {
+        words.words()[place.summary].store(3, Relaxed);
+        words.words()[place.flows + 1].store(u64::MAX, Relaxed);
+        let before = daemon.take_looks();
+        assert_eq!(daemon.next_event(), Ok(None));
+        assert!(daemon.take_looks() <= 34, "{before}");
+        calls += 1;
+        assert!(calls < 100);
+    }
+    assert!(daemon.ignores_marks());
+    app.set_intent(slot, Intent::FIN);
+    let found = (0..1000).find_map(|_| daemon.next_event().unwrap());
+    assert_eq!((found, daemon.has_work(true)), (Some(Event::Flow { slot }), true));
+    assert!(!daemon.ignores_marks());
+}
+
 fn put(app: &mut AppSide<Words_>, slot: u32, message: &[u8]) {
     assert!(app.put(slot, message, &mut 0).unwrap());
     let _ = app.publish();

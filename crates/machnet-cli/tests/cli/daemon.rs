@@ -65,8 +65,11 @@ fn configurations_are_checked() {
     let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/machnet.toml");
     let ended = machnet(&format!("daemon --config {example} --check"));
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");
-    assert!(ended.out.contains("good: udp://0.0.0.0:0 at /tmp/machnet.sock"), "{ended:?}");
+    assert!(ended.out.contains("good: udp://0.0.0.0:0 at /tmp/machnet.sock, 1 engine\n"), "{ended:?}");
     let dir = tempfile::tempdir().unwrap();
+    let several = config(dir.path(), "[engine]\nengines = 4\n");
+    let ended = machnet(&format!("daemon --config {several} --check"));
+    assert!(ended.out.ends_with("m.sock, 4 engines\n"), "{ended:?}");
     let bad = config(dir.path(), "flows = 0\nspeed = \"high\"\n");
     machnet(&format!("daemon --config {bad} --check")).refused(
         1,
@@ -82,7 +85,7 @@ fn configurations_are_checked() {
 #[test]
 fn a_daemon_serves_until_it_is_told_to_end() {
     let dir = tempfile::tempdir().unwrap();
-    let (path, socket) = (config(dir.path(), ""), dir.path().join("m.sock"));
+    let (path, socket) = (config(dir.path(), "[engine]\nengines = 2\n"), dir.path().join("m.sock"));
     machnet(&format!("stat --socket {}", socket.display())).refused(1, &["there is no such socket"]);
     let mut daemon = Daemon::start(dir.path(), &path);
     let stat = machnet(&format!("stat --json --interval 1ms --socket {}", socket.display())).json();
@@ -90,6 +93,14 @@ fn a_daemon_serves_until_it_is_told_to_end() {
     assert!(stat["applications"].as_array().unwrap().is_empty() && stat["engine"]["packets_sent_per_s"].is_number());
     let shown = machnet(&format!("stat --interval 1ms --socket {}", socket.display()));
     assert!(shown.out.contains("dropped: none") && shown.out.contains("attached 0; refused: none"), "{shown:?}");
+    let engines = stat["engines"].as_array().unwrap();
+    let counters = ["rounds", "busy_ns", "flows", "handed_over", "taken_over", "handover_ratio", "handover_drops"];
+    assert!(
+        engines.len() == 2 && engines.iter().all(|engine| counters.iter().all(|key| engine[key].is_number())),
+        "{stat}"
+    );
+    assert!(engines.iter().all(|engine| engine["busy_share"].as_f64().is_some_and(|share| share <= 1.0)), "{stat}");
+    assert!(["engine 0: ", "engine 1: "].iter().all(|part| shown.out.contains(part)), "{shown:?}");
     machnet(&format!("daemon --config {path}")).refused(1, &["m.sock: a daemon serves this socket already"]);
 
     assert!(daemon.end(Signal::TERM));

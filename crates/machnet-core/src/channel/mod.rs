@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use machnet_channel::{Doorbell, FlowOptions, FlowState, FlowStats, Frame, Intent, Message};
 
+use crate::EngineStats;
 pub use local::LocalChannel;
 pub use tenants::{
     Account, Arrival, Claims, Counters, Ended, FlowReport, Gate, News, Ports, Quota, Report, TenantReport, Tenants,
@@ -80,6 +81,27 @@ pub trait AppChannel: Send {
         0
     }
 
+    /// Applications may build messages of up to `room` bytes in at most `limit` frames of the engine's driver, from byte `start` on. Before
+    /// anything else.
+    fn set_building(&mut self, start: u32, room: u32, limit: u32) {
+        let _ = (start, room, limit);
+    }
+
+    /// How many empty frames applications want for that: asked at the end of each round, before anybody is woken.
+    fn wanted_frames(&self) -> u32 {
+        0
+    }
+
+    /// Gives applications an empty frame that they wanted.
+    fn give_frame(&mut self, frame: Frame) {
+        drop(frame);
+    }
+
+    /// What became of the frames that were given.
+    fn building(&self) -> Building {
+        Building::default()
+    }
+
     /// While some of the groups did much lately, and others little, the channel *sorts* them: in each step of a round the engine
     /// serves the latter first, and does so many bytes at most of each kind of work for the former, looking at
     /// [`AppChannel::is_pressed`] in between.
@@ -106,27 +128,6 @@ pub trait AppChannel: Send {
     /// The engine has received, or built, a packet of `bytes` for a flow.
     fn charge(&mut self, slot: Slot, bytes: usize) {
         let _ = (slot, bytes);
-    }
-
-    /// Applications may build messages of up to `room` bytes in at most `limit` frames of the engine's driver, from byte `start` on. Before
-    /// anything else.
-    fn set_building(&mut self, start: u32, room: u32, limit: u32) {
-        let _ = (start, room, limit);
-    }
-
-    /// How many empty frames applications want for that: asked at the end of each round, before anybody is woken.
-    fn wanted_frames(&self) -> u32 {
-        0
-    }
-
-    /// Gives applications an empty frame that they wanted.
-    fn give_frame(&mut self, frame: Frame) {
-        drop(frame);
-    }
-
-    /// What became of the frames that were given.
-    fn building(&self) -> Building {
-        Building::default()
     }
 
     /// What the application chose for a flow that is to be connected.
@@ -189,6 +190,16 @@ pub trait AppChannel: Send {
 
     /// The engine has forgotten the listener.
     fn unlisten(&mut self, listener: ListenSlot);
+
+    /// True if an application wants to know how the engine does: [`AppChannel::set_engine_stats`].
+    fn wants_stats(&self) -> bool {
+        false
+    }
+
+    /// Publishes the engine's counters.
+    fn set_engine_stats(&mut self, stats: &EngineStats) {
+        let _ = stats;
+    }
 
     /// Wakes everybody that the round concerns: the last thing an engine does in a round.
     fn end_round(&mut self);

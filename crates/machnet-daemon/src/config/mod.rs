@@ -20,7 +20,7 @@ use crate::url::DriverUrl;
 pub use read::Mistake;
 use read::{Reader, Section};
 pub(crate) use values::show_size;
-use values::{congestion, cores, group, idle, mode, number, ports, size, socket_path, text, time, user};
+use values::{congestion, cores, group, idle, mode, nice, number, ports, size, socket_path, text, time, user};
 
 /// What is wrong with a configuration: every mistake, in the order of lines.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,6 +63,8 @@ pub struct Settings {
     pub idle: IdlePolicy,
     /// The only core that each engine may run on; none: any.
     pub cores: Vec<usize>,
+    /// How nice each engine's thread is, from −20 to 19, as far as the system lets it; as the process, if it is none.
+    pub nice: Option<i32>,
     /// Where applications find it.
     pub socket: PathBuf,
     /// Who may connect there, as `chmod`. Default 0o660.
@@ -73,6 +75,11 @@ pub struct Settings {
     pub applications: u32,
     /// Bytes of all applications' shared memory and quotas. Default 4 GiB.
     pub memory: u64,
+    /// How often applications of one user may attach: per second, twice as many at once. Default 100.
+    pub attach_rate: u32,
+    /// How long a process waits that attaches again after it wrote what cannot be, the first time; then twice as long each time, up to
+    /// 30 s. Default 100 ms.
+    pub penance: Duration,
     /// How long a daemon that ends waits for its flows. Default 15 s, which is more than the engine's linger.
     pub drain: Duration,
     /// Who may attach: the first that fits counts.
@@ -106,11 +113,14 @@ impl Settings {
             engine: machnet_core::Config::default(),
             idle: IdlePolicy::default(),
             cores: Vec::new(),
+            nice: None,
             socket: socket.into(),
             mode: 0o660,
             group: None,
             applications: 64,
             memory: 4 << 30,
+            attach_rate: 100,
+            penance: Duration::from_millis(100),
             drain: Duration::from_secs(15),
             allow,
         }
@@ -223,8 +233,10 @@ impl Config {
         let mut limits = root.section(reader, "limits");
         set_u32(&mut settings.applications, limits.take(reader, "applications", number(1..=1024)));
         set(&mut settings.memory, limits.take(reader, "memory", size(1 << 20..=1 << 50)));
+        set_u32(&mut settings.attach_rate, limits.take(reader, "attach_rate", number(1..=100_000)));
+        set(&mut settings.penance, limits.take(reader, "penance", time));
         set(&mut settings.drain, limits.take(reader, "drain", time));
-        limits.finish(reader, &["applications", "memory", "drain"]);
+        limits.finish(reader, &["applications", "memory", "attach_rate", "penance", "drain"]);
 
         for mut allow in root.sections(reader, "allow") {
             let allowance = Allowance::read(reader, &mut allow, &settings);
@@ -243,6 +255,7 @@ const ENGINE_KEYS: &[&str] = &[
     "engines",
     "core",
     "cores",
+    "nice",
     "idle",
     "max_message",
     "receive_window",
@@ -278,16 +291,21 @@ fn set_u32(place: &mut u32, given: Option<u64>) {
 
 impl Settings {
     fn read_engine(&mut self, reader: &mut Reader<'_>, section: &mut Section<'_>, url: Option<&DriverUrl>) {
+        let must = url.and_then(DriverUrl::engines);
         let engines = section.take(reader, "engines", |value| {
             let engines = number(1..=MAX_ENGINES as u64)(value)? as usize;
-            match url {
-                Some(url) if engines > 1 && !url.has_queues() => Err(format!(
-                    "{url} serves one engine: wanted is 1, or a driver of several queues, such as \"udp://0.0.0.0\""
+            match (url, must) {
+                (Some(DriverUrl::Shm(_)), _) if engines > 1 => Err(
+                    "shm:// serves one engine: wanted is 1, or a driver of several queues, such as \"udp://0.0.0.0\""
+                        .to_owned(),
+                ),
+                (Some(_), Some(must)) if engines != must => Err(format!(
+                    "driver.url opens the port for {must}: wanted is the same number there, as engines={engines}"
                 )),
                 _ => Ok(engines),
             }
         });
-        set(&mut self.engines, engines);
+        self.engines = engines.or(must).unwrap_or(self.engines);
         let (many, most) = (self.engines, rustix::thread::CpuSet::MAX_CPU - 1);
         let core = section.take(reader, "core", |value| match number(0..=most as u64)(value)? {
             core if many == 1 => Ok(core as usize),
@@ -296,6 +314,7 @@ impl Settings {
         let cores = section.take(reader, "cores", cores(many, most));
         self.cores = cores.unwrap_or_else(|| core.into_iter().collect());
         let engine = &mut self.engine;
+        self.nice = section.take(reader, "nice", nice);
         set(&mut self.idle, section.take(reader, "idle", idle));
         set_u32(&mut engine.max_message, section.take(reader, "max_message", size(1..=MAX_MESSAGE.into())));
         set_u32(&mut engine.receive_window, section.take(reader, "receive_window", size(2048..=1 << 30)));

@@ -18,7 +18,7 @@ fn the_example_says_what_is_the_default() {
             Some(rest) if rest.split_once(" = ").is_some_and(|(key, _)| !key.contains(' ')) => rest,
             _ => line,
         })
-        .filter(|line| !["user", "group", "core", "congestion"].iter().any(|key| line.starts_with(key)))
+        .filter(|line| !["user", "group", "core", "nice", "congestion"].iter().any(|key| line.starts_with(key)))
         .flat_map(|line| [line, "\n"])
         .collect();
     assert!(uncommented.contains("\nmode = \"0660\""), "{uncommented}");
@@ -41,6 +41,7 @@ fn everything_that_may_be_said_is_heard() {
         group = 7
         [engine]
         core = 1
+        nice = -10
         idle = "50us"
         max_message = "1MiB"
         receive_window = "512KiB"
@@ -49,6 +50,8 @@ fn everything_that_may_be_said_is_heard() {
         [limits]
         applications = 3
         memory = "1GiB"
+        attach_rate = 7
+        penance = "1s"
         drain = "1s"
         [[allow]]
         name = "web"
@@ -67,6 +70,7 @@ fn everything_that_may_be_said_is_heard() {
     assert_eq!(driver, DriverUrl::Shm("lab".to_owned()));
     assert_eq!((settings.mode, settings.group, &settings.cores[..]), (0o600, Some(7), &[1][..]));
     assert_eq!(settings.idle, IdlePolicy::YieldThenPark { yield_for: Duration::from_micros(50) });
+    assert_eq!((settings.nice, settings.attach_rate, settings.penance), (Some(-10), 7, Duration::from_secs(1)));
     assert_eq!((settings.engine.max_message, settings.engine.linger), (1 << 20, Duration::from_secs(3)));
     let web = &settings.allow[0];
     assert_eq!((web.user, web.quota.flows, web.geometry.flows), (Some(1000), 100, 128));
@@ -98,6 +102,7 @@ fn what_is_received_fits_the_memory() {
 fn each_mistake_is_named_with_its_line() {
     for (text, line, part) in [
         ("x = 1", 1, "unknown key \"x\"; known here are driver, engine, socket, limits, allow"),
+        ("engine.nice = -21", 1, "wanted is a whole number from -20, which is served first, to 19"),
         ("driver = 1", 1, "driver is integer; wanted is a table, [driver]"),
         ("[driver]\nurl = \"tcp://1\"", 2, "driver.url = \"tcp://1\": unknown scheme \"tcp\""),
         ("[driver]\nurl = \"udp://host\"", 2, "\"host\" is no IP address"),
@@ -116,7 +121,7 @@ fn each_mistake_is_named_with_its_line() {
         (
             "[driver]\nurl = \"shm://lab\"\n[engine]\nengines = 2",
             4,
-            "engine.engines = 2: shm://lab serves one engine: wanted is 1, or a driver of several queues",
+            "engine.engines = 2: shm:// serves one engine: wanted is 1, or a driver of several queues",
         ),
         ("[engine]\nengines = 2\ncore = 1", 3, "engine.core = 1: there are 2 engines: wanted is engine.cores"),
         ("[engine]\nengines = 2\ncores = [1]", 3, "wanted is a list of 2 different cores from 0 to 1023"),
@@ -128,7 +133,7 @@ fn each_mistake_is_named_with_its_line() {
             5,
             "everybody: one application takes up to",
         ),
-        ("[engine]\nspeed = 3", 2, "unknown key \"engine.speed\"; known here are engines, core, cores, idle"),
+        ("[engine]\nspeed = 3", 2, "unknown key \"engine.speed\"; known here are engines, core, cores, nice, idle"),
         ("[limits]\napplications = 0", 2, "from 1 to 1024"),
         ("[limits]\nmemory = \"1TB\"", 2, "\"64KiB\", from 1MiB to"),
         ("[[allow]]\nports = 80", 2, "wanted is a list such as [7000, \"9000-9099\"]"),

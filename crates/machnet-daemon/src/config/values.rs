@@ -24,6 +24,13 @@ pub(super) fn number(range: RangeInclusive<u64>) -> impl FnOnce(&DeValue<'_>) ->
     }
 }
 
+/// A priority, as `nice` takes it.
+pub(super) fn nice(value: &DeValue<'_>) -> Read<i32> {
+    let number = value.as_integer().and_then(|n| i32::from_str_radix(n.as_str(), n.radix()).ok());
+    let wanted = "wanted is a whole number from -20, which is served first, to 19";
+    number.filter(|nice| (-20..=19).contains(nice)).ok_or_else(|| wanted.to_owned())
+}
+
 /// Cores up to `most`, as many as there are engines, none twice.
 pub(super) fn cores(engines: usize, most: usize) -> impl FnOnce(&DeValue<'_>) -> Read<Vec<usize>> {
     move |value| {

@@ -2,16 +2,17 @@
 //!
 //! ```text
 //!   socket ─ accept ─▶ callers (1 s to say what they want, 32 at a time)
-//!      ├─ ATTACH ─ admit ─▶ WELCOME with the regions' descriptors; a seat; told to the engines
+//!      ├─ ATTACH ─ held back? ─ admit ─▶ WELCOME with the regions' descriptors; a seat; told to the engines
 //!      │            └─ no ─▶ REFUSED, why
 //!      └─ STAT ─▶ asks the engines ─▶ one message of JSON
 //!   connections of seats: watched for their end
 //! ```
 //!
-//! It does what takes time: memory, descriptors, configuration. No caller can hold it up: nothing is waited for but in
+//! It does what takes time: memory, descriptors, configuration; and is nice, for the engine and the applications go first. No caller can hold it up: nothing is waited for but in
 //! one `poll`. All that it says is one message that fits a socket's buffer, or its receiver has lost it.
 
 mod callers;
+mod manners;
 mod seats;
 mod stat;
 
@@ -27,15 +28,19 @@ use machnet_async::engine::{Outcome, Status};
 use machnet_core::{Claims, Ended, News};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{SendFlags, Shutdown, send, shutdown};
+use rustix::process::setpriority_process;
 
 use crate::config::Settings;
 use crate::desk::Desk;
 use crate::socket::Listener;
 use callers::{Callers, Heard};
+use manners::{Manners, Verdict};
 use seats::Seats;
 
 /// How long to leave the socket alone after the system had no descriptor for a caller.
 const PAUSE: Duration = Duration::from_millis(10);
+/// Whatever the service manager gave to the process.
+const NICE: i32 = 10;
 
 /// What the thread is made of.
 #[derive(Debug)]
@@ -65,7 +70,12 @@ impl Control {
     pub(crate) fn run(self) -> io::Result<Outcome> {
         let mut running: Vec<_> = self.statuses.iter().map(Status::ended).collect();
         let waker = Waker::from(Arc::new(WakeControl(Arc::clone(&self.desk))));
+        // Of this thread alone. Being nicer is allowed to everybody.
+        if let Err(error) = setpriority_process(None, NICE) {
+            tracing::warn!(%error, "the control thread cannot be nice");
+        }
         let mut callers = Callers::default();
+        let mut manners = Manners::new(self.settings.attach_rate, self.settings.penance);
         let mut seats = Seats::new(&self.settings, self.home, self.desk.bells());
         let mut askers: Vec<OwnedFd> = Vec::new();
         let mut until = None;
@@ -90,17 +100,13 @@ impl Control {
                 let text = format!("flows had not ended after {:?}; they are cut off", self.settings.drain);
                 return Err(io::Error::new(io::ErrorKind::TimedOut, text));
             }
-            self.wait(&callers, &seats, until);
+            self.wait(&callers, &manners, &seats, until);
             self.desk.clear_control();
             let now = Instant::now();
             callers.accept(&self.listener, now);
             for heard in callers.hear(now) {
                 match heard {
-                    Heard::Attach(caller, attach) => {
-                        for (engine, arrival, line) in seats.admit(caller, &attach, self.desk.is_closing()) {
-                            self.desk.tell(engine, News::Came(arrival), Some(line));
-                        }
-                    }
+                    Heard::Attach(caller, attach) => manners.heard(now, caller, attach),
                     Heard::Stat(caller) => {
                         if askers.is_empty() {
                             (0..self.statuses.len()).for_each(|engine| self.desk.tell(engine, News::Report, None));
@@ -108,6 +114,17 @@ impl Control {
                         askers.push(caller);
                     }
                     Heard::Nonsense(caller, why) => seats.refuse_nonsense(&caller, &why),
+                }
+            }
+            for verdict in manners.due(now) {
+                match verdict {
+                    Verdict::Enter(caller, attach) => {
+                        let flows: Vec<u64> = self.statuses.iter().map(|status| status.stats().flows).collect();
+                        for (engine, arrival, line) in seats.admit(caller, &attach, &flows, self.desk.is_closing()) {
+                            self.desk.tell(engine, News::Came(arrival), Some(line));
+                        }
+                    }
+                    Verdict::Refuse(caller, attach, why) => seats.refuse_for_now(&caller, why, &attach.name),
                 }
             }
             for (id, engine, is_last) in seats.hung_up() {
@@ -120,6 +137,9 @@ impl Control {
             for (engine, id, why, side) in outbox.dismissed {
                 drop(side);
                 if why != Ended::Gone {
+                    if let Some((user, process)) = seats.who(id) {
+                        manners.offended(now, user, process);
+                    }
                     // No other engine serves it, either.
                     self.claims.forget(id);
                     seats.others(id, engine).for_each(|other| self.desk.tell(other, News::Gone(id), None));
@@ -140,7 +160,7 @@ impl Control {
     }
 
     /// Sleeps until there is something to do.
-    fn wait(&self, callers: &Callers, seats: &Seats, until: Option<Instant>) {
+    fn wait(&self, callers: &Callers, manners: &Manners, seats: &Seats, until: Option<Instant>) {
         let mut fds = vec![PollFd::new(&self.desk.control, PollFlags::IN)];
         fds.extend(callers.sockets().map(|socket| PollFd::new(socket, PollFlags::IN)));
         if callers.take_more() {
@@ -150,7 +170,7 @@ impl Control {
         fds.extend(seats.lines().map(|line| PollFd::new(line, PollFlags::RDHUP)));
         let now = Instant::now();
         let pause = callers.is_paused().then(|| now + PAUSE);
-        let nearest = [callers.nearest(), pause, until].into_iter().flatten().min();
+        let nearest = [callers.nearest(), manners.nearest(), pause, until].into_iter().flatten().min();
         let timeout = nearest.and_then(|at| Timespec::try_from(at.saturating_duration_since(now)).ok());
         // An error cannot be but EINTR: another look does no harm.
         let _ = poll(&mut fds, timeout.as_ref());

@@ -27,9 +27,9 @@ pub(crate) fn connected(path: &Path) -> OwnedFd {
 }
 
 /// Waits for what the daemon says: nothing if it closes.
-pub(crate) fn hear(socket: &OwnedFd) -> (Vec<u8>, Option<OwnedFd>) {
+pub(crate) fn hear(socket: &OwnedFd) -> (Vec<u8>, Vec<OwnedFd>) {
     let mut bytes = vec![0; 1 << 18];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(128))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let received = recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC);
     let len = received.map_or(0, |received| received.bytes);
@@ -38,22 +38,33 @@ pub(crate) fn hear(socket: &OwnedFd) -> (Vec<u8>, Option<OwnedFd>) {
         RecvAncillaryMessage::ScmRights(fds) => Some(fds),
         _ => None,
     });
-    (bytes, fds.flatten().next())
+    (bytes, fds.flatten().collect())
 }
 
 /// Says something, and what is answered.
-pub(crate) fn ask(path: &Path, message: &[u8]) -> (OwnedFd, Vec<u8>, Option<OwnedFd>) {
+pub(crate) fn ask(path: &Path, message: &[u8]) -> (OwnedFd, Vec<u8>, Vec<OwnedFd>) {
     let socket = connected(path);
     send(&socket, message, SendFlags::NOSIGNAL).unwrap();
-    let (answer, fd) = hear(&socket);
-    (socket, answer, fd)
+    let (answer, fds) = hear(&socket);
+    (socket, answer, fds)
 }
 
-/// Attaches, or is refused.
+/// Attaches by the first channel alone, or is refused.
 pub(crate) fn attach(path: &Path, attach: Attach) -> Result<Client, Refused> {
-    let (line, answer, fd) = ask(path, &Call::Attach(attach).emit());
+    attach_all(path, attach).map(|channels| channels.into_iter().next().expect("a channel"))
+}
+
+/// Attaches, or is refused. A client for each channel.
+pub(crate) fn attach_all(path: &Path, attach: Attach) -> Result<Vec<Client>, Refused> {
+    let (line, answer, mut fds) = ask(path, &Call::Attach(attach).emit());
     match Reply::parse(&answer).unwrap() {
-        Reply::Welcome(welcome) => Ok(Client::new(line, welcome, fd.expect("a region"))),
+        Reply::Welcome(welcome) => {
+            let lines = fds.split_off(welcome.channels as usize);
+            let lines = std::iter::once(line).chain(lines);
+            let channels: Vec<_> = lines.zip(fds).map(|(line, fd)| Client::new(line, welcome, fd)).collect();
+            assert_eq!(channels.len(), welcome.channels as usize);
+            Ok(channels)
+        }
         Reply::Refused(refused) => Err(refused),
     }
 }
@@ -92,8 +103,9 @@ impl Client {
     }
 
     fn new(line: OwnedFd, welcome: Welcome, fd: OwnedFd) -> Self {
-        let memory = Arc::new(ForeignRegion::open(&fd, welcome.geometry.bytes()).unwrap());
+        let memory = Arc::new(ForeignRegion::open(&fd, welcome.region_bytes()).unwrap());
         let side = AppSide::new(Arc::clone(&memory), &welcome.geometry, welcome.max_message);
+        let side = side.with_status(welcome.has_status());
         let (flows, listeners, taken) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         Self { line, fd, welcome, memory, side, flows, listeners, taken, buffer: vec![0; 1 << 16] }
     }

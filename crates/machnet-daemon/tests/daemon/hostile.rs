@@ -2,13 +2,16 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::time::{Duration, Instant};
 
+use machnet_async::IdlePolicy;
 use machnet_channel::Words as _;
+use machnet_channel::shared::Attach;
 use rustix::fs::{FallocateFlags, OFlags, fallocate, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::net::{SendFlags, send};
 
-use crate::client::{Client, echo, pair};
+use crate::client::{Client, attach, echo, pair};
 use crate::stage::Stage;
 
 /// As often as an honest pair is served beside an attack.
@@ -83,14 +86,17 @@ fn flip(stage: &Stage, state: &AtomicU64, over: impl Fn() -> bool) {
 
 #[test]
 fn words_that_are_flipped_while_they_are_read() {
-    let stage = Stage::new();
-    let state = AtomicU64::new(0x9e37_79b9_7f4a_7c15);
-    beside(&stage, |stage, over| flip(stage, &state, || over.load(Relaxed)));
-    // On a busy machine the honest pair may have been served before the daemon looked at any of it: one more, to its end.
-    flip(&stage, &state, || false);
-    let stat = stage.until(|stat| stat["applications"].as_array().unwrap().is_empty());
-    let ended = &stat["ended"];
-    assert!(ended.as_object().unwrap().keys().any(|why| why != "gone"), "{ended}");
+    for engines in [1, 2] {
+        let stage = Stage::of(engines);
+        let state = AtomicU64::new(0x9e37_79b9_7f4a_7c15);
+        beside(&stage, |stage, over| flip(stage, &state, || over.load(Relaxed)));
+        // On a busy machine the honest pair may have been served before the daemon looked at any of it: one more, to its
+        // end.
+        flip(&stage, &state, || false);
+        let stat = stage.until(|stat| stat["applications"].as_array().unwrap().is_empty());
+        let ended = &stat["ended"];
+        assert!(ended.as_object().unwrap().keys().any(|why| why != "gone"), "{ended}");
+    }
 }
 
 #[test]
@@ -153,10 +159,66 @@ fn bells_that_are_rung_without_end() {
     });
 }
 
+/// Who rings for nothing is not listened to for a millisecond after each so many rings, and wakes the daemon no more often than that.
+#[test]
+fn rings_without_end_wake_the_daemon_now_and_then() {
+    let stage = Stage::with(|settings| settings.idle = IdlePolicy::Park);
+    let noisy = Client::attached(&stage.socket());
+    // Asleep.
+    let quiet = stage.until(|stat| stat["applications"].as_array().unwrap().len() == 1)["engine"]["sleeps"].as_u64();
+    let (before, began) = (stage.daemon.sleeps().max(quiet.unwrap()), Instant::now());
+    let mut rings = 0_u64;
+    while rings < 200_000 {
+        match send(&noisy.line, &[1], SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+            Ok(_) => rings += 1,
+            // Nobody reads them. It would have been woken for the next one.
+            Err(Errno::AGAIN) => {
+                std::thread::yield_now();
+                if began.elapsed() > Duration::from_millis(500) {
+                    break;
+                }
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    let (sleeps, ms) = (stage.daemon.sleeps() - before, began.elapsed().as_millis() as u64 + 1);
+    // Eight rings, one at a time, and the end of the millisecond; and what it takes to look whether they meant anything.
+    assert!(sleeps <= 12 * ms, "{sleeps} sleeps in {ms} ms for {rings} rings");
+    let (mut server, mut client, accepted, flow) = pair(&stage.socket());
+    echo(&mut server, &mut client, accepted, flow, 10);
+}
+
+/// An application that wrote what cannot be comes back later each time, and is told why; others come as before.
+#[test]
+fn who_wrote_what_cannot_be_has_to_wait() {
+    let stage = Stage::with(|settings| settings.penance = Duration::from_millis(100));
+    let mut refused = None;
+    for _ in 0..20 {
+        let liar = match attach(&stage.socket(), Attach::new("liar".to_owned(), 0)) {
+            Ok(liar) => liar,
+            Err(why) => {
+                refused = Some(why);
+                break;
+            }
+        };
+        let words = liar.memory.words();
+        words[32..48].iter().for_each(|word| word.store(u64::MAX, Relaxed));
+        words[48..].iter().take(2048).for_each(|word| word.store(u64::MAX, Relaxed));
+        while send(&liar.line, &[1], SendFlags::DONTWAIT | SendFlags::NOSIGNAL) != Err(Errno::PIPE) {
+            std::thread::yield_now();
+        }
+    }
+    let refused = refused.expect("the sixth time is more than 2 s later");
+    assert!(refused.text.contains("wrote what cannot be"), "{refused:?}");
+    let stat = stage.stat();
+    assert!(stat["refused"]["too often"].as_u64() >= Some(1), "{stat}");
+    assert!(stat["attached"].as_u64() <= Some(6), "{stat}");
+}
+
 /// It neither reads nor stops sending; flows to it fill up, and nobody else's.
 #[test]
 fn applications_that_do_not_read() {
-    let stage = Stage::new();
+    let stage = Stage::of(2);
     beside(&stage, |stage, over| {
         let (deaf, mut shouting, _, flow) = pair(&stage.socket());
         while !over.load(Relaxed) {

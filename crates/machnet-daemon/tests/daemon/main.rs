@@ -6,5 +6,6 @@ mod control;
 mod hostile;
 mod kills;
 mod rounds;
+mod several;
 mod stage;
 mod talk;

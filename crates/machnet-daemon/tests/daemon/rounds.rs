@@ -8,12 +8,22 @@ use crate::stage::{Stage, descriptors, until};
 /// They leave at any point, without a word. What they had is free again, and an honest pair goes on meanwhile.
 #[test]
 fn ten_thousand_come_and_go_and_leave_nothing() {
-    let stage = Stage::alone();
+    come_and_go(1, 10_000);
+}
+
+/// By one engine or the other, as it comes.
+#[test]
+fn they_leave_nothing_at_any_of_two_engines() {
+    come_and_go(2, 2_000);
+}
+
+fn come_and_go(engines: usize, rounds: u32) {
+    let stage = Stage::alone_with(engines);
     let (mut server, mut client, accepted, flow) = pair(&stage.socket());
     let address = *server.listeners.values().next().unwrap().as_ref().unwrap();
     let taken = stage.stat()["memory"]["taken"].clone();
     let before = descriptors();
-    for round in 0..10_000_u32 {
+    for round in 0..rounds {
         let mut visitor = Client::attached(&stage.socket());
         if round % 4 > 0 {
             let visit = visitor.connect(address);
@@ -40,7 +50,7 @@ fn ten_thousand_come_and_go_and_leave_nothing() {
     }
     let stat = stage.until(|stat| {
         let visitors = stat["applications"].as_array().unwrap().len();
-        visitors == 2 && stat["engine"]["flows"].as_u64() <= Some(2) && stat["ended"]["gone"] == 10_000
+        visitors == 2 && stat["engine"]["flows"].as_u64() <= Some(2) && stat["ended"]["gone"] == rounds
     });
     assert_eq!(stat["memory"]["taken"], taken);
     until(|| descriptors() <= before + 1);

@@ -42,8 +42,18 @@ impl Stage {
         Self::with(|_| {})
     }
 
+    /// With so many engines.
+    pub(crate) fn of(engines: usize) -> Self {
+        Self::with(|settings| settings.engines = engines)
+    }
+
     /// While no other test opens descriptors.
     pub(crate) fn alone() -> Self {
+        Self::alone_with(1)
+    }
+
+    /// The same with so many engines.
+    pub(crate) fn alone_with(engines: usize) -> Self {
         // Not `write`: while somebody waits there, a test could not have its second daemon.
         let alone = loop {
             match DESCRIPTORS.try_write() {
@@ -52,7 +62,7 @@ impl Stage {
                 Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(5)),
             }
         };
-        Self { _alone: Some(alone), ..Self::made(|_| {}) }
+        Self { _alone: Some(alone), ..Self::made(|settings| settings.engines = engines) }
     }
 
     /// With settings of one's own.
@@ -62,10 +72,10 @@ impl Stage {
     }
 
     /// On the vNIC that a URL names, as `machnet daemon` opens it.
-    pub(crate) fn on(url: &str) -> Self {
+    pub(crate) fn on(url: &str, engines: usize) -> Self {
         let others = DESCRIPTORS.read().unwrap_or_else(PoisonError::into_inner);
         let start = |settings| Daemon::open(Config::new(url.parse().unwrap(), settings)).unwrap();
-        Self { _others: Some(others), ..Self::started(|_| {}, start) }
+        Self { _others: Some(others), ..Self::started(|settings| settings.engines = engines, start) }
     }
 
     fn made(change: impl FnOnce(&mut Settings)) -> Self {
@@ -77,6 +87,8 @@ impl Stage {
         let mut settings = Settings::new(dir.path().join("m.sock"), vec![small()]);
         settings.engine.linger = Duration::from_millis(200);
         settings.engine.receive_window = 128 << 10;
+        // Tests come and go faster than applications.
+        (settings.attach_rate, settings.penance) = (100_000, Duration::ZERO);
         change(&mut settings);
         let daemon = start(settings);
         Self { daemon, dir, _others: None, _alone: None }

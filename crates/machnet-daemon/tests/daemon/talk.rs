@@ -10,7 +10,7 @@ use crate::stage::{Stage, until};
 
 #[test]
 fn two_applications_of_one_daemon_and_of_two() {
-    let (here, there) = (Stage::new(), Stage::new());
+    let (here, there) = (Stage::of(2), Stage::new());
     let (mut server, mut client, accepted, flow) = pair(&here.socket());
     echo(&mut server, &mut client, accepted, flow, 300);
     let mut far = Client::attached(&there.socket());
@@ -45,8 +45,13 @@ fn two_applications_of_one_daemon_and_of_two() {
 #[test]
 fn over_shared_memory_and_over_all_addresses() {
     let name = format!("shm://daemon-{}", std::process::id());
-    for [first, second] in [[&*name, &*name], ["udp://0.0.0.0", "udp://127.0.0.1"], ["udp://[::]", "udp://[::1]"]] {
-        let (here, there) = (Stage::on(first), Stage::on(second));
+    for ([first, second], engines) in [
+        ([&*name, &*name], 1),
+        (["udp://0.0.0.0", "udp://127.0.0.1"], 1),
+        (["udp://[::]", "udp://[::1]"], 1),
+        (["udp://0.0.0.0", "udp://127.0.0.1"], 4),
+    ] {
+        let (here, there) = (Stage::on(first, engines), Stage::on(second, engines));
         let (mut server, mut near, mut far) =
             (Client::attached(&here.socket()), Client::attached(&here.socket()), Client::attached(&there.socket()));
         let mut address = server.listen(0).unwrap();

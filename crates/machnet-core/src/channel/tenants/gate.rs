@@ -47,6 +47,14 @@ pub trait Gate: Send {
 
     /// The engine is awake: forgets who has rung.
     fn hush(&mut self) {}
+
+    /// The engine may sleep, and is to be woken before long: it is to look at what somebody marked who marks without end.
+    fn look_again(&mut self) {}
+
+    /// After [`Gate::hush`]: an application has done something since the engine slept before, so what it rang for was there.
+    fn meant_it(&mut self, tenant: u64) {
+        let _ = tenant;
+    }
 }
 
 /// Who came or went.

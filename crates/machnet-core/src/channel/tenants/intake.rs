@@ -21,6 +21,8 @@ const QUANTUM: i64 = 16 << 10;
 const EVENTS_EACH: usize = 32;
 /// A message, and a mark, cost this much beside their bytes, so that empty ones are not free.
 const OVERHEAD: usize = PIECE as usize;
+/// Rounds of an engine that is awake between looks at who asks whether it is there.
+const ASKED_EVERY: u32 = 64;
 /// Rounds in which a daemon that ends takes what was sent before, beside one for each tenant: 32 MiB.
 const LAST_ROUNDS: usize = 64;
 
@@ -40,7 +42,14 @@ impl Left {
 impl<G: Gate> Tenants<G> {
     /// Looks at every tenant, those that did little first, and goes on in turn while there is more and the round is not full.
     pub(super) fn gather(&mut self) {
-        if std::mem::take(&mut self.is_dozing) {
+        let woke = std::mem::take(&mut self.is_dozing);
+        self.until_asked = self.until_asked.saturating_sub(1);
+        if woke || self.until_asked == 0 {
+            self.until_asked = ASKED_EVERY;
+            let mut sides = self.tenants.iter().filter_map(|(_, tenant)| tenant.side.as_ref());
+            self.is_asked = sides.any(|side| side.is_asked());
+        }
+        if woke {
             self.tenants.iter_mut().filter_map(|(_, tenant)| tenant.side.as_mut()).for_each(|side| side.disarm());
             self.gate.hush();
         }
@@ -62,6 +71,13 @@ impl<G: Gate> Tenants<G> {
         self.shares.decide();
         if !self.shares.is_express() {
             self.serve_rest(&mut left);
+        }
+        if woke {
+            for &key in &self.served {
+                if std::mem::take(&mut self.tenants[key].did) {
+                    self.gate.meant_it(self.tenants[key].id);
+                }
+            }
         }
         if self.gate.is_closing() && !self.is_drained {
             self.last_rounds += 1;
@@ -171,6 +187,7 @@ impl<G: Gate> Tenants<G> {
                 break;
             };
             left.events -= 1;
+            tenant.did = true;
             self.on_event(key, event);
         }
         Ok(self.take_pieces(key, left)? || more)
@@ -212,6 +229,7 @@ impl<G: Gate> Tenants<G> {
             }
             let cost = piece.len + OVERHEAD;
             tenant.deficit -= cost as i64;
+            tenant.did = true;
             self.shares.charge(&mut tenant.share, cost as u64);
             left.bytes = left.bytes.saturating_sub(cost);
             left.messages -= 1;

@@ -59,6 +59,8 @@ pub(super) struct Tenant<W> {
     pub(super) deficit: i64,
     /// What was done for it lately.
     pub(super) share: Share,
+    /// It did something since the engine slept.
+    pub(super) did: bool,
     pub(super) counters: Counters,
 }
 
@@ -96,6 +98,7 @@ impl<W: Words + Clone> Tenant<W> {
             shows: false,
             deficit: 0,
             share: Share::NEW,
+            did: false,
             counters: Counters::default(),
         }
     }

@@ -13,7 +13,8 @@ use super::super::{Run, costs};
 use crate::setup::{PORT, TOMBSTONES, config, ip, millis, nic, seconds};
 use crate::workload::{message, verify};
 use crate::{
-    Flow, Link, LinkId, Listener, MachineId, NicConfig, Node, Rss, SimRng, Task, World, listen, reaches, receive, send,
+    Ethernet, Flow, Link, LinkId, Listener, MachineId, NicConfig, Node, Rss, SimRng, Task, World, listen, reaches,
+    receive, send,
 };
 use machnet_channel::FlowState;
 
@@ -61,6 +62,12 @@ impl Cluster {
         let mut small = config();
         (small.max_message, small.reassembly_bytes, small.receive_window) = (1 << 12, 1 << 16, 1 << 13);
         Self::with(run, link, clients, servers, NicConfig { frames: 64, ..nic() }, small)
+    }
+
+    /// Whose NICs speak Ethernet.
+    pub(super) fn ethernet(run: &Run, link: &Link, clients: Host, servers: Host) -> Self {
+        let nic = NicConfig { ethernet: Some(Ethernet::default()), ..nic() };
+        Self::with(run, link, clients, servers, nic, config())
     }
 
     fn with(run: &Run, link: &Link, clients: Host, servers: Host, nic: NicConfig, config: Config) -> Self {

@@ -23,6 +23,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         stuck,
     ),
     kept("rss-restart", "the first flow of a client that started again ends the old ones' at every engine", restart),
+    kept("rss-ethernet", "over frames, what neighbours say comes to any queue and reaches every engine", ethernet),
     kept("rss-single", "several engines and a single socket, either way round", single),
 ];
 
@@ -180,6 +181,21 @@ fn restart(run: &Run) {
     assert_eq!(ended, 24);
     drop((flow, accepted));
     cluster.world.settle(2 * TOMBSTONES).unwrap();
+}
+
+fn ethernet(run: &Run) {
+    for (clients, servers, rss) in [(4, 3, Rss::Random), (2, 4, Rss::Toeplitz), (3, 3, Rss::Wrong)] {
+        let mut cluster = Cluster::ethernet(run, &link(), Host::of(clients, rss), Host::of(servers, rss));
+        let talk = cluster.talk(&mut run.rng(), 0, 12, 200, 20_000);
+        // Before any engine asks a second time.
+        cluster.finish(&talk, millis(500));
+        let ratio = cluster.note(run, &format!("{rss:?}, {clients} and {servers} engines"));
+        assert!(rss == Rss::Wrong || ratio < 0.2, "{ratio}");
+        // Longer than a neighbour is believed without asking.
+        let later = cluster.idle(1, seconds(40));
+        cluster.finish(&later, seconds(40) + millis(500));
+        cluster.end(&talk);
+    }
 }
 
 fn single(run: &Run) {
