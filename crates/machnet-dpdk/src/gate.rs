@@ -58,8 +58,8 @@ impl Gate {
             return None;
         }
         let inside = self.try_lock()?;
-        // Whoever closed the gate before had the mutex since: it is seen here.
-        (HEARING.load(Ordering::Relaxed) == 0).then_some(inside)
+        // Whoever closed the gate before had the mutex since: it is seen here. Acquire: and what was done behind it, if it is open again.
+        (HEARING.load(Ordering::Acquire) == 0).then_some(inside)
     }
 
     fn try_lock(&self) -> Option<Turn<'_>> {
@@ -129,7 +129,7 @@ pub(crate) fn heard(line: &str) {
 }
 
 extern "C" fn open(_: *mut std::ffi::c_void) {
-    HEARING.fetch_sub(1, Ordering::Relaxed);
+    HEARING.fetch_sub(1, Ordering::Release);
 }
 
 fn gates() -> MutexGuard<'static, Vec<Weak<Gate>>> {

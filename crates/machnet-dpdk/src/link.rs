@@ -82,7 +82,7 @@ impl Link {
     pub(crate) fn start(&self) -> io::Result<()> {
         let Some(keeper) = self.keeper.get() else { return Ok(()) };
         ffi::start(keeper.id, self.by_interrupts)?;
-        self.id.store(keeper.id.into(), Ordering::Relaxed);
+        self.id.store(keeper.id.into(), Ordering::Release);
         self.up.store(keeper.link(), Ordering::Relaxed);
         Ok(())
     }
@@ -102,7 +102,7 @@ impl Link {
             None => None,
         };
         // Behind the gate: who takes the device away has waited there since.
-        u16::try_from(self.id.load(Ordering::Relaxed)).ok().map(|id| Inside { id, _turn: turn })
+        u16::try_from(self.id.load(Ordering::Acquire)).ok().map(|id| Inside { id, _turn: turn })
     }
 
     pub(crate) fn counters(&self) -> dpdk_counters {
@@ -165,7 +165,7 @@ impl Link {
         match thread.join() {
             Ok(Ok(id)) => {
                 (keeper.id, keeper.away, keeper.found) = (id, false, Some((Instant::now(), gate::left())));
-                self.id.store(id.into(), Ordering::Relaxed);
+                self.id.store(id.into(), Ordering::Release);
             }
             Ok(Err(error)) => tracing::debug!(port = %self.name, %error, "its peer is not there yet"),
             Err(_) => tracing::warn!(port = %self.name, "what brings it back panicked"),
