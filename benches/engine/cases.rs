@@ -12,6 +12,8 @@ pub(crate) const CASES: &[Case] = &[
     // At one end: a request and its reply are the work of two.
     Case { name: "request_64", operations: 2, counts: true, make: || requests(64, 1) },
     Case { name: "request_1024", operations: 2, counts: true, make: || requests(1024, 1) },
+    // The same, each built where it is sent from.
+    Case { name: "request_1024_built", operations: 2, counts: true, make: built },
     Case { name: "request_1024_beside_10000_flows", operations: 2, counts: true, make: || requests(1024, 10_001) },
     // The same at the first of several engines of each host: one more costs it nothing.
     Case { name: "request_1024_of_1_engine", operations: 2, counts: true, make: || requests_of(1) },
@@ -57,6 +59,21 @@ fn requests_on(mut pair: Pair, ends: (End, End), others: Vec<(End, End)>, len: u
         pair.round(Side::Client, counted);
         pair.round(Side::Server, counted);
         assert_eq!((server.take(), server.post(&message, 1)), (1, 1));
+        pair.round(Side::Server, counted);
+        pair.round(Side::Client, counted);
+        assert_eq!(client.take(), 1);
+    })
+}
+
+fn built() -> Box<dyn FnMut(bool)> {
+    let (mut pair, mut ends) = flows(1);
+    let (mut client, mut server) = ends.remove(0);
+    Box::new(move |counted| {
+        client.build(1024);
+        pair.round(Side::Client, counted);
+        pair.round(Side::Server, counted);
+        assert_eq!(server.take(), 1);
+        server.build(1024);
         pair.round(Side::Server, counted);
         pair.round(Side::Client, counted);
         assert_eq!(client.take(), 1);

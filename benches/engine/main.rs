@@ -5,6 +5,7 @@
 //! cases.rs   what is measured with them
 //! hop.rs     between application and engine
 //! wire.rs    building and reading one packet
+//! net.rs     core's network layer around one packet
 //! ```
 //!
 //! `cargo bench --bench engine` measures time (criterion). `cargo xtask bench --instructions` counts instructions:
@@ -15,6 +16,7 @@
 
 mod cases;
 mod hop;
+mod net;
 mod pair;
 mod wire;
 
@@ -39,7 +41,7 @@ const WARM_UP: u64 = 200;
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let cases = [wire::CASES, hop::CASES, cases::CASES].concat();
+    let cases = [wire::CASES, net::CASES, hop::CASES, cases::CASES].concat();
     match arguments[..] {
         ["--count-list"] => {
             for Case { name, operations, .. } in cases.iter().filter(|case| case.counts) {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use bytes::BufMut as _;
 use machnet_channel::{
     Backlog, BacklogConsumer, Doorbell, Frame, FramePool, FrameRef, Intake, Mailbox, Message, RecvEnd, Region, SendEnd,
 };
@@ -40,8 +41,10 @@ pub(crate) struct Memory {
 impl Memory {
     fn new(host: u8, ports: u16) -> Self {
         let (_, pool) = Region::anonymous(2048, FRAMES).expect("memory");
+        let mut capabilities = Capabilities::minimal(MAX_PAYLOAD);
+        capabilities.build_frames = FRAMES / 4;
         Self {
-            capabilities: Capabilities::minimal(MAX_PAYLOAD),
+            capabilities,
             home: SocketAddr::from(([10, 0, 0, host], 5000)),
             ports,
             pool,
@@ -131,6 +134,13 @@ impl End {
     /// Sends as many of `count` messages as there is room for; returns how many.
     pub(crate) fn post(&mut self, message: &Message, count: usize) -> usize {
         (0..count).take_while(|_| self.send.post(message.clone()).is_ok()).count()
+    }
+
+    /// Builds a message where it is sent from.
+    pub(crate) fn build(&mut self, len: usize) {
+        let mut message = self.send.reserve(len);
+        message.put_bytes(1, len);
+        message.send();
     }
 
     /// Receives what is there as a task does, which then waits for more; returns how many messages.

@@ -27,9 +27,9 @@ impl Daemon {
         Self::with(command, log, name, url, &core, 32)
     }
 
-    /// The same for the end-to-end tests, of which some want many flows.
-    pub(crate) fn roomy(command: Command, log: &Path, name: &str, url: &str) -> Result<Self> {
-        Self::with(command, log, name, url, "", 1024)
+    /// The same for the end-to-end tests, of which some want many flows, with these lines about its engines.
+    pub(crate) fn roomy(command: Command, log: &Path, name: &str, url: &str, engine: &str) -> Result<Self> {
+        Self::with(command, log, name, url, engine, 1024)
     }
 
     fn with(mut command: Command, log: &Path, name: &str, url: &str, engine: &str, flows: u32) -> Result<Self> {

@@ -32,7 +32,7 @@ const BULK: &str = "1024";
 
 /// What goes between the applications of two daemons, and over huge pages.
 const DAEMONS: [&str; 3] = [
-    "--size 64 --outstanding 8 --count 2000",
+    "--flows 4 --size 64 --outstanding 8 --count 2000",
     "--size 20KiB --outstanding 8 --count 1000",
     "--mode stream --size 1MiB --count 256",
 ];
@@ -92,13 +92,14 @@ pub(crate) fn check() -> Result<()> {
     Ok(())
 }
 
-/// Two daemons that memif joins: an application of one, and one of the other that compares every byte; and the end-to-end tests.
+/// Two daemons of two engines each that memif joins: an application of one, and one of the other that compares every byte; and the
+/// end-to-end tests.
 fn daemons(program: &Path) -> Result<()> {
     let log = target().join("xtask");
     let start = |name, role, ip| {
         let us = std::process::id();
         let url = format!("dpdk://vdev:net_memif0,role={role},socket=/machnet-xtask-{us}?huge=no&ip={ip}/24");
-        Daemon::roomy(Command::new(program), &log, name, &url)
+        Daemon::roomy(Command::new(program), &log, name, &url, "engines = 2\n")
     };
     let (near, far) = (start("dpdk-near", "server", "10.98.0.1")?, start("dpdk-far", "client", "10.98.0.2")?);
     let mut command = Command::new(program);

@@ -75,8 +75,8 @@ pub(crate) fn echo(programs: &Path, machnet: &Path) -> Result<()> {
         ("shm", format!("shm://xtask-{}", std::process::id()), format!("shm://xtask-{}", std::process::id())),
     ];
     for (by, near, far) in joined {
-        let near = Daemon::roomy(hosts.a.command(machnet), &log, &format!("{by}-a"), &near)?;
-        let far = Daemon::roomy(hosts.b.command(machnet), &log, &format!("{by}-b"), &far)?;
+        let near = Daemon::roomy(hosts.a.command(machnet), &log, &format!("{by}-a"), &near, "")?;
+        let far = Daemon::roomy(hosts.b.command(machnet), &log, &format!("{by}-b"), &far, "")?;
         suite([&near, &far], by)?;
         far.end()?;
         near.end()?;

@@ -223,15 +223,15 @@ fn pin_to_core(core: usize) -> io::Result<()> {
 pub(crate) struct EngineHandle {
     intake: Arc<Intake>,
     status: Arc<Status>,
-    local: SocketAddr,
-    max_message: usize,
+    home: Arc<Home>,
     /// How long `recv` looks before it waits.
     recv_spin: Duration,
 }
 
 impl EngineHandle {
     pub(crate) fn new(intake: Arc<Intake>, local: SocketAddr, max_message: usize, recv_spin: Duration) -> Arc<Self> {
-        Arc::new(Self { intake, status: Arc::new(Status::default()), local, max_message, recv_spin })
+        let home = Arc::new(Home(Mutex::new((local, max_message))));
+        Arc::new(Self { intake, status: Arc::new(Status::default()), home, recv_spin })
     }
 
     /// How long `recv` looks before it waits.
@@ -258,18 +258,26 @@ impl EngineHandle {
     }
 
     /// The address flows leave from.
-    pub(crate) const fn local(&self) -> SocketAddr {
-        self.local
+    pub(crate) fn local(&self) -> SocketAddr {
+        lock(&self.home.0).0
+    }
+
+    /// Where the address is kept: an engine in another process may come back with another.
+    pub(crate) const fn home(&self) -> &Arc<Home> {
+        &self.home
     }
 
     /// The largest message, bytes.
-    pub(crate) const fn max_message(&self) -> usize {
-        self.max_message
+    pub(crate) fn max_message(&self) -> usize {
+        lock(&self.home.0).1
     }
 
     /// The counters as last published.
     pub(crate) fn stats(&self) -> EngineStats {
-        self.status.stats()
+        match self.intake.pump() {
+            Some(pump) => EngineStats::from_words(&pump.counters().unwrap_or_default()),
+            None => self.status.stats(),
+        }
     }
 
     /// Who tells about the engine.
@@ -292,6 +300,16 @@ impl EngineHandle {
 impl Drop for EngineHandle {
     fn drop(&mut self) {
         self.intake.shut_down();
+    }
+}
+
+/// An engine's address, and the largest message, bytes. Locked for a copy.
+#[derive(Debug)]
+pub(crate) struct Home(Mutex<(SocketAddr, usize)>);
+
+impl Home {
+    pub(crate) fn set(&self, local: SocketAddr, max_message: usize) {
+        *lock(&self.0) = (local, max_message);
     }
 }
 

@@ -104,7 +104,7 @@ impl Endpoint {
     }
 
     /// The engine's counters; published when it becomes idle, and every few hundred rounds while it is busy. Of several
-    /// engines the sums.
+    /// engines the sums. Of an attached endpoint those of the daemon's engines, as of their last answer: a call asks for the next.
     #[must_use]
     pub fn stats(&self) -> EngineStats {
         let mut sum = EngineStats::default();

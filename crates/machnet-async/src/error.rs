@@ -175,7 +175,7 @@ const fn kind_of(reason: CloseReason) -> io::ErrorKind {
         CloseReason::Shutdown => io::ErrorKind::NotConnected,
         CloseReason::NoRoom => io::ErrorKind::ResourceBusy,
         CloseReason::Unreachable => io::ErrorKind::HostUnreachable,
-        CloseReason::DaemonGone => io::ErrorKind::NetworkDown,
+        CloseReason::DaemonGone | CloseReason::DaemonSilent => io::ErrorKind::NetworkDown,
         _ => io::ErrorKind::Other,
     }
 }
@@ -195,6 +195,7 @@ const fn describe(reason: CloseReason) -> &'static str {
         CloseReason::TooLarge => "a message was larger than its receiver takes",
         CloseReason::Unreachable => "the peer cannot be reached from this endpoint's address",
         CloseReason::DaemonGone => "the daemon is gone",
+        CloseReason::DaemonSilent => "the daemon does not answer",
         _ => "the flow is over",
     }
 }

@@ -67,8 +67,8 @@
 //! ```
 //!
 //! Or the engine is in a daemon, one for all applications of a host: [`Endpoint::attach`]. Everything here is the same then; no
-//! thread is added, for whoever sends or waits moves messages to and from the daemon's memory. When the daemon is gone, every flow ends
-//! with [`CloseReason::DaemonGone`], and listeners with an error of kind `NetworkDown`, unless [`Reconnect`] says otherwise.
+//! thread is added on the way of a message, for whoever sends or waits moves messages to and from the daemon's memory. When the daemon is gone, or does not answer
+//! for [5 s](AttachBuilder::daemon_timeout), every flow ends with [`CloseReason::DaemonGone`] or `DaemonSilent`, and listeners with an error of kind `NetworkDown`, unless [`Reconnect`] says otherwise.
 //!
 //! When there is nothing to do, an engine goes down a ladder, [`IdlePolicy`]: spin, yield, park.
 //!
@@ -263,6 +263,7 @@
 //! | [`Config::max_flows`] flows exist | `NoRoom` | `ResourceBusy` |
 //! | the address cannot be reached from the endpoint's | `Unreachable` | `HostUnreachable` |
 //! | the daemon that the endpoint is attached to is gone | `DaemonGone` | `NetworkDown` |
+//! | it does not answer for [so long](AttachBuilder::daemon_timeout) | `DaemonSilent` | `NetworkDown` |
 //! | `send` to a peer that reads no more, or after `finish` | | `BrokenPipe` |
 //! | `send` of more than [`Flow::max_message_size`] | | `InvalidInput` |
 //! | `try_send` without room, `try_recv` without a message | | `WouldBlock` |

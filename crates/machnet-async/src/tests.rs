@@ -148,6 +148,7 @@ fn connect_fails_with_the_kind_of_the_reason() {
         (CloseReason::ConnectTimeout, ErrorKind::TimedOut),
         (CloseReason::Unreachable, ErrorKind::HostUnreachable),
         (CloseReason::DaemonGone, ErrorKind::NetworkDown),
+        (CloseReason::DaemonSilent, ErrorKind::NetworkDown),
         (CloseReason::NoRoom, ErrorKind::ResourceBusy),
         (CloseReason::Version, ErrorKind::Unsupported),
     ] {

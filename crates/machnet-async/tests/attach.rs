@@ -120,7 +120,8 @@ const SOCKET: &str = "MACHNET_TEST_DAEMON_SOCKET";
 #[test]
 fn daemon_process() {
     let Ok(path) = std::env::var(SOCKET) else { return };
-    let settings = Settings::new(path, vec![Allowance::everybody()]);
+    let mut settings = Settings::new(path, vec![Allowance::everybody()]);
+    settings.engines = 2;
     let daemon = Daemon::start(Udp::bind((V4, 0)).unwrap(), settings).unwrap();
     let mut out = std::io::stdout().lock();
     writeln!(out, "\nready {}", daemon.home()).unwrap();
@@ -204,6 +205,104 @@ fn a_killed_daemon_ends_every_wait() {
         assert_gone(&endpoint.connect(to).await.unwrap_err());
         assert_gone(&endpoint.listen(0).await.unwrap_err());
         endpoint.shutdown().await.unwrap();
+    });
+}
+
+fn signal(process: &Process, signal: rustix::process::Signal) {
+    let pid = rustix::process::Pid::from_child(&process.0);
+    rustix::process::kill_process(pid, signal).unwrap();
+}
+
+/// A daemon that is stopped, not killed: nothing closes its connections.
+#[test]
+fn a_daemon_that_does_not_answer_is_given_up() {
+    run(|| async {
+        let path = socket();
+        let process = Process::start(&path);
+        let endpoint = AttachBuilder::new(&path).daemon_timeout(Duration::from_secs(2)).attach().unwrap();
+        let (server, mut own) = (server(), endpoint.listen(0).await.unwrap());
+        let mut listener = server.listen(0).await.unwrap();
+        let (mut receives, _far) = open(&endpoint, &mut listener).await;
+        let receiving = tokio::spawn(async move { receives.recv().await.unwrap_err() });
+        let accepting = tokio::spawn(async move { own.accept().await.unwrap_err() });
+        signal(&process, rustix::process::Signal::STOP);
+        let error = receiving.await.unwrap();
+        assert_eq!(error.kind(), ErrorKind::NetworkDown, "{error}");
+        assert!(error.to_string().contains("the daemon does not answer"), "{error}");
+        assert_eq!(accepting.await.unwrap().kind(), ErrorKind::NetworkDown);
+        assert_gone(&endpoint.connect(listener.local_addr()).await.unwrap_err());
+        signal(&process, rustix::process::Signal::CONT);
+    });
+}
+
+/// When it goes on, who was told to attaches again, and has its listener.
+#[test]
+fn a_daemon_that_answers_again_is_attached_to_again() {
+    run(|| async {
+        let path = socket();
+        let process = Process::start(&path);
+        let quickly = Reconnect::BackingOff { first: Duration::from_millis(1), most: Duration::from_millis(20) };
+        let builder = AttachBuilder::new(&path).reconnect(quickly);
+        let endpoint = builder.daemon_timeout(Duration::from_secs(2)).attach().unwrap();
+        let mut own = endpoint.listen(0).await.unwrap();
+        let at = own.local_addr();
+        let other = server();
+        let mut far = other.connect(at).await.unwrap();
+        far.send("before").await.unwrap();
+        let (mut near, _) = own.accept().await.unwrap();
+        assert_eq!(near.recv().await.unwrap().unwrap(), "before");
+        signal(&process, rustix::process::Signal::STOP);
+        assert!(near.recv().await.unwrap_err().to_string().contains("the daemon does not answer"));
+        signal(&process, rustix::process::Signal::CONT);
+        let accepting = tokio::spawn(async move { own.accept().await.unwrap() });
+        let mut again = loop {
+            if let Ok(flow) = other.connect(at).await {
+                break flow;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        };
+        again.send("after").await.unwrap();
+        let (mut near, _) = accepting.await.unwrap();
+        assert_eq!(near.recv().await.unwrap().unwrap(), "after");
+    });
+}
+
+/// The counters are those of the daemon's engines, and the address is the one it has by now.
+#[test]
+fn an_attached_endpoint_knows_its_daemon() {
+    run(|| async {
+        let path = socket();
+        let mut process = Process::start(&path);
+        let quickly = Reconnect::BackingOff { first: Duration::from_millis(1), most: Duration::from_millis(20) };
+        let endpoint = AttachBuilder::new(&path).reconnect(quickly).attach().unwrap();
+        let server = server();
+        let mut listener = server.listen(0).await.unwrap();
+        let (mut mine, mut theirs) = open(&endpoint, &mut listener).await;
+        mine.send("counted").await.unwrap();
+        assert_eq!(theirs.recv().await.unwrap().unwrap(), "counted");
+        // Asked for, they come.
+        while endpoint.stats().packets_sent < 2 || endpoint.engine_stats().iter().all(|stats| stats.flows == 0) {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(endpoint.engine_stats().len(), 2);
+        let before = endpoint.local_addr();
+        process.kill();
+        assert_gone(&mine.recv().await.unwrap_err());
+        // The next one cannot have the same.
+        let _held = std::net::UdpSocket::bind(before).unwrap();
+        let _process = Process::start(&path);
+        while endpoint.local_addr() == before {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let (mut mine, mut theirs) = loop {
+            match endpoint.connect(listener.local_addr()).await {
+                Ok(flow) => break (flow, listener.accept().await.unwrap().0),
+                Err(error) => assert_gone(&error),
+            }
+        };
+        assert_eq!(mine.local_addr().ip(), endpoint.local_addr().ip());
+        mine.send("again").await.unwrap();
+        assert_eq!(theirs.recv().await.unwrap().unwrap(), "again");
     });
 }
 

@@ -24,6 +24,11 @@ pub trait Pump: Send + Sync + std::fmt::Debug {
     /// Rings sent to the engine, and times that its rings were heard.
     fn rings(&self) -> (u64, u64);
 
+    /// The engine's counters, if it tells any: a while ago.
+    fn counters(&self) -> Option<Vec<u64>> {
+        None
+    }
+
     /// The endpoint was asked to end.
     fn shut_down(&self);
 }

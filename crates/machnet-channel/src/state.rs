@@ -135,10 +135,12 @@ pub enum CloseReason {
     Unreachable = 11,
     /// The daemon that the endpoint was attached to is gone, or broke the channel.
     DaemonGone = 12,
+    /// The daemon that the endpoint was attached to did not answer for too long.
+    DaemonSilent = 13,
 }
 
 impl CloseReason {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 14] = [
         Self::Finished,
         Self::Refused,
         Self::ConnectTimeout,
@@ -152,6 +154,7 @@ impl CloseReason {
         Self::TooLarge,
         Self::Unreachable,
         Self::DaemonGone,
+        Self::DaemonSilent,
     ];
 
     const fn from_bits(bits: u8) -> Self {

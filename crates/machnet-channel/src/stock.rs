@@ -94,15 +94,17 @@ impl Stock {
         None
     }
 
-    fn put(&self, frame: Frame) -> Option<Frame> {
+    /// Fills an empty slot, looking at `first` first; returns which, or the frame if none is.
+    fn put(&self, frame: Frame, first: u32) -> Result<u32, Frame> {
+        let count = self.slots.len() as u32;
         let mut frame = Some(frame);
-        for slot in &self.slots {
-            slot.turn(EMPTY, FULL, |place| *place = frame.take());
+        for at in first..first + count {
+            self.slots[(at % count) as usize].turn(EMPTY, FULL, |place| *place = frame.take());
             if frame.is_none() {
-                break;
+                return Ok(at % count);
             }
         }
-        frame
+        frame.map_or(Ok(first), Err)
     }
 }
 
@@ -118,6 +120,8 @@ pub struct Stocker {
     stock: Arc<Stock>,
     limit: u32,
     filled: u64,
+    /// The slot to look at first: who takes empties them in turn.
+    at: u32,
     /// Of the frames that were put in.
     region: Option<Arc<RegionInner>>,
 }
@@ -136,7 +140,7 @@ impl Stocker {
             taken: AtomicU64::new(0),
             missed: AtomicU64::new(0),
         });
-        intake.set_stock(Arc::clone(&stock)).then_some(Self { stock, limit, filled: 0, region: None })
+        intake.set_stock(Arc::clone(&stock)).then_some(Self { stock, limit, filled: 0, at: 0, region: None })
     }
 
     /// How many frames to put in now: 0 until one was missed, and while three quarters of the slots are full.
@@ -160,13 +164,9 @@ impl Stocker {
             return Err(frame);
         }
         region.count_in(frame.index);
-        match self.stock.put(frame) {
-            Some(frame) => Err(frame),
-            None => {
-                self.filled += 1;
-                Ok(())
-            }
-        }
+        self.at = self.stock.put(frame, self.at)? + 1;
+        self.filled += 1;
+        Ok(())
     }
 
     /// Frames in slots.

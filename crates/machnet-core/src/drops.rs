@@ -133,6 +133,11 @@ impl Drops {
         tracing::trace!(target: "machnet::drop", ?reason);
     }
 
+    /// Counts `n` drops.
+    pub const fn add_n(&mut self, reason: DropReason, n: u64) {
+        self.0[reason as usize] += n;
+    }
+
     /// How many were dropped for `reason`.
     #[must_use]
     pub const fn get(&self, reason: DropReason) -> u64 {

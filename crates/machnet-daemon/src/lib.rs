@@ -67,8 +67,7 @@ impl Daemon {
             DriverUrl::Shm(wire) => Self::run(Hairpin::alone(Shm::attach(&wire)?), settings, name),
             #[cfg(feature = "dpdk")]
             DriverUrl::Dpdk(port) => {
-                // For one engine, which a daemon has: an error, if the URL says another number.
-                let driver = port.open()?.split(1)?.pop().ok_or(io::ErrorKind::InvalidData)?;
+                let driver = port.for_engines(settings.engines).open()?;
                 Self::run(Hairpin::alone(driver), settings, name)
             }
         }

@@ -25,7 +25,10 @@ impl DriverUrl {
             Self::Udp(_) => None,
             Self::Shm(_) => Some(1),
             #[cfg(feature = "dpdk")]
-            Self::Dpdk(url) => Some(url.engines()),
+            Self::Dpdk(url) => match url.engines() {
+                1 => None,
+                several => Some(several),
+            },
         }
     }
 }

@@ -145,6 +145,15 @@ impl DpdkUrl {
         self.port.engines_wanted()
     }
 
+    /// The same for an endpoint with so many engines, unless the URL has `engines=`.
+    #[must_use]
+    pub fn for_engines(mut self, engines: usize) -> Self {
+        if self.port.engines_wanted() == 1 {
+            self.port = self.port.engines(engines);
+        }
+        self
+    }
+
     /// The port alone.
     #[must_use]
     pub const fn port(&self) -> &PortBuilder {

@@ -20,8 +20,8 @@ use machnet_channel::{ForeignRegion, Intake, Pump};
 use super::bells::{Bell, Bells, Connection};
 use super::dial::{Dialled, dial};
 use super::link::Link;
-use super::{AttachBuilder, Reconnect};
-use crate::datapath::{EngineHandle, Outcome, Status};
+use super::{AttachBuilder, Reconnect, beats};
+use crate::datapath::{EngineHandle, Home, Outcome, Status};
 
 /// One channel: to one engine of the daemon's.
 #[derive(Debug)]
@@ -31,6 +31,8 @@ pub(super) struct Attached {
     attachment: Attachment<Arc<ForeignRegion>, Bell>,
     bells: Bells,
     status: Arc<Status>,
+    /// What the endpoint knows of its address.
+    handle_home: Arc<Home>,
     /// The endpoint was asked to end.
     closing: AtomicBool,
     ended: AtomicBool,
@@ -48,11 +50,13 @@ pub(super) fn start(builder: AttachBuilder) -> io::Result<Vec<Arc<EngineHandle>>
         let attached = Arc::new_cyclic(|me: &Weak<Attached>| {
             let connection = Connection::new(socket, Weak::clone(me));
             let side = AppSide::new(Arc::new(region), &welcome.geometry, welcome.max_message);
+            let side = side.with_status(welcome.has_status());
             Attached {
                 me: Weak::clone(me),
                 attachment: Attachment::new(&intake, side, Bell(Arc::clone(&connection)), afterwards),
                 bells: Bells::new(connection),
                 status: Arc::clone(handle.status()),
+                handle_home: Arc::clone(handle.home()),
                 closing: AtomicBool::new(false),
                 ended: AtomicBool::new(false),
                 link: Arc::clone(&link),
@@ -64,7 +68,9 @@ pub(super) fn start(builder: AttachBuilder) -> io::Result<Vec<Arc<EngineHandle>>
     // Before anybody can do anything.
     link.set_channels(started.iter().map(|(.., attached)| Arc::downgrade(attached)).collect());
     tracing::debug!(path = %link.builder.path.display(), home = %welcome.home, engines = started.len(), "attached");
+    let timeout = link.builder.daemon_timeout;
     let handle = |(handle, intake, attached): (Arc<EngineHandle>, Arc<Intake>, Arc<Attached>)| {
+        beats::watch(Arc::downgrade(&attached), timeout);
         intake.set_pump(attached);
         handle
     };
@@ -98,9 +104,22 @@ impl Attached {
     }
 
     /// Another channel of the endpoint was lost.
-    pub(super) fn hang_up(&self) {
+    pub(super) fn hang_up(&self, why: &Over) {
+        if *why == Over::Silent {
+            self.attachment.give_up_daemon();
+        }
         self.bells.hang_up();
         self.attachment.rung();
+    }
+
+    /// Asks the daemon whether it is there; what became of the question before.
+    pub(super) fn beat(&self) -> Option<bool> {
+        self.attachment.beat(false)
+    }
+
+    /// The daemon does not answer.
+    pub(super) fn on_silence(&self) {
+        self.attachment.give_up_daemon();
     }
 
     /// There will be no other daemon.
@@ -116,6 +135,8 @@ impl Attached {
         }
         let connection = Connection::new(socket, Weak::clone(&self.me));
         let side = AppSide::new(Arc::new(region), &welcome.geometry, welcome.max_message);
+        let side = side.with_status(welcome.has_status());
+        self.handle_home.set(welcome.home, welcome.max_message as usize);
         self.status.set_detached(false);
         // First, or its end could be taken for that of the last one.
         self.bells.move_to(Arc::clone(&connection));
@@ -124,7 +145,7 @@ impl Attached {
         self.attachment.rung();
     }
 
-    fn has_ended(&self) -> bool {
+    pub(super) fn has_ended(&self) -> bool {
         self.ended.load(Ordering::Acquire)
     }
 }
@@ -149,6 +170,13 @@ impl Pump for Attached {
 
     fn rings(&self) -> (u64, u64) {
         self.attachment.rings()
+    }
+
+    fn counters(&self) -> Option<Vec<u64>> {
+        let counters = self.attachment.counters();
+        // For who asks again.
+        self.attachment.beat(true);
+        counters.map(|counters| counters.to_vec())
     }
 
     fn shut_down(&self) {

@@ -66,7 +66,7 @@ pub(super) fn dial(path: &Path, greeting: &Attach) -> io::Result<Dialled> {
             }
             let mut fds = fds.into_iter();
             let regions = fds.by_ref().take(count).map(|fd| {
-                ForeignRegion::open(fd, welcome.geometry.bytes())
+                ForeignRegion::open(fd, welcome.region_bytes())
                     .map_err(|why| error(why.kind(), &format_args!("the daemon sent {why}")))
             });
             let regions = regions.collect::<io::Result<Vec<_>>>()?;

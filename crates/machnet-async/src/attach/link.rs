@@ -68,9 +68,10 @@ impl Link {
         match why {
             Over::Finished => {}
             Over::Gone => tracing::warn!(%path, "the daemon is gone"),
+            Over::Silent => tracing::error!(%path, "the daemon does not answer"),
             Over::Broken(what) => tracing::error!(%path, %what, "the daemon wrote what cannot be"),
         }
-        self.channels().for_each(|channel| channel.hang_up());
+        self.channels().for_each(|channel| channel.hang_up(why));
         let (first, most) = match self.builder.reconnect {
             Reconnect::Never => return,
             Reconnect::BackingOff { first, most } => (first, most),

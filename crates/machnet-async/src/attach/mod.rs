@@ -5,12 +5,14 @@
 //!   dial.rs      the handshake on the daemon's socket
 //!   link.rs      what the channels to its engines share: they are lost together, and attached again
 //!   attached.rs  what stands in an engine's place: the pump, and the end of it
+//!   beats.rs     whether the daemon still answers
 //!   bells.rs     who hears the daemon: each runtime that has waiters, or a thread
 //! ```
 //!
 //! The pump itself, which any task may run, is [`machnet_channel::shared::Attachment`].
 
 mod attached;
+mod beats;
 mod bells;
 mod dial;
 mod link;
@@ -25,7 +27,8 @@ use crate::Endpoint;
 
 /// What becomes of an attached endpoint when its daemon is gone.
 ///
-/// In any case every flow ends at once, with [`CloseReason::DaemonGone`](crate::CloseReason): what was underway is lost.
+/// In any case every flow ends at once, with [`CloseReason::DaemonGone`](crate::CloseReason), or `DaemonSilent` if it is there and
+/// does not answer: what was underway is lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Reconnect {
@@ -33,7 +36,7 @@ pub enum Reconnect {
     #[default]
     Never,
     /// It attaches again, to whoever is behind the path by then. Listeners go on, at the ports they had. Meanwhile
-    /// connecting fails. [`Endpoint::local_addr`] stays what it was: the daemon should have the same address as before.
+    /// connecting fails. [`Endpoint::local_addr`] is the daemon's that was attached to last.
     BackingOff {
         /// How long after the loss the first attempt is made.
         first: Duration,
@@ -59,6 +62,7 @@ pub struct AttachBuilder {
     flows: u32,
     recv_spin: Duration,
     reconnect: Reconnect,
+    daemon_timeout: Duration,
 }
 
 impl AttachBuilder {
@@ -70,7 +74,19 @@ impl AttachBuilder {
             flows: 0,
             recv_spin: Duration::ZERO,
             reconnect: Reconnect::Never,
+            daemon_timeout: Duration::from_secs(5),
         }
+    }
+
+    /// After how long a daemon that does not answer is given up: every flow ends with
+    /// [`CloseReason::DaemonSilent`](crate::CloseReason), and what [`AttachBuilder::reconnect`] says happens. Time in which this process
+    /// stood still does not count. Default: 5 s, as [`Config::dead_peer_timeout`](crate::Config). Rather more than less: a daemon
+    /// that was busy for that long is a daemon lost. From 4 ms on.
+    ///
+    /// Its engines are asked four times in that time, by one thread for all attached endpoints of the process.
+    pub const fn daemon_timeout(mut self, timeout: Duration) -> Self {
+        self.daemon_timeout = timeout;
+        self
     }
 
     /// What the daemon's operators see of this application: up to 64 bytes. Default: the name of the program.
@@ -121,7 +137,8 @@ impl Endpoint {
     /// other: see [`AttachBuilder`] for what can be chosen.
     ///
     /// Flows and listeners of applications of one daemon, and those of other hosts, reach each other through its one
-    /// address: [`Endpoint::local_addr`]. [`Endpoint::stats`], the engine's counters, are zeros: they are the daemon's.
+    /// address: [`Endpoint::local_addr`]. [`Endpoint::stats`] are the counters of the daemon's engines, for all its applications: as they were
+    /// when they last answered, which a call of it asks them to do.
     ///
     /// # Errors
     /// As [`AttachBuilder::attach`].

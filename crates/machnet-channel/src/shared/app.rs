@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use super::geometry::{Geometry, Layout, Side};
 use super::malformed::{Malformed, Word};
 use super::marks::{self, Looker};
+use super::status::{STATUS_COUNTERS, Status};
 use super::table::{
     DONE, LISTENING, MAX_TEXT, OPENING, REFUSED, RELEASED, STATES, app, app_listener, daemon, daemon_listener,
     kind_from_bits, load3, store3,
@@ -132,6 +133,9 @@ pub struct AppSide<W> {
     took: bool,
     /// What the word said that was written last; the daemon clears it when it rings.
     armed: Wants,
+    status: Status,
+    /// Questions asked.
+    asked: u64,
 }
 
 impl<W: Words + Clone> AppSide<W> {
@@ -161,7 +165,37 @@ impl<W: Words + Clone> AppSide<W> {
             put: false,
             took: false,
             armed: Wants::default(),
+            status: Status::default(),
+            asked: 0,
         }
+    }
+
+    /// The same with a page of status behind the region, if `has`.
+    #[must_use]
+    pub fn with_status(mut self, has: bool) -> Self {
+        if has {
+            self.status = Status::behind(self.layout.geometry().bytes());
+        }
+        self
+    }
+
+    /// Asks whether the daemon is there: it answers in a round of its own. [`AppSide::publish`] shows it.
+    pub fn ask(&mut self) {
+        self.asked += 1;
+        self.status.ask(&self.words, self.asked);
+        self.did = self.did.with(Wants::DATA);
+    }
+
+    /// True if the last question was answered, or there was none; `None` if this daemon answers none.
+    #[must_use]
+    pub fn is_answered(&self) -> Option<bool> {
+        self.status.answered(&self.words).map(|answered| answered == self.asked)
+    }
+
+    /// The counters of the daemon's engine as of its last answer.
+    #[must_use]
+    pub fn counters(&self) -> Option<[u64; STATUS_COUNTERS]> {
+        self.status.counters(&self.words)
     }
 
     /// Slots of flows, all told.

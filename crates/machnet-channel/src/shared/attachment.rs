@@ -16,6 +16,7 @@
 use super::app::AppSide;
 use super::malformed::Malformed;
 use super::served::Served;
+use super::status::STATUS_COUNTERS;
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::sync::mutant;
@@ -42,6 +43,8 @@ pub enum Over {
     Gone,
     /// It wrote what cannot be.
     Broken(Malformed),
+    /// It did not answer for so long that it was given up.
+    Silent,
 }
 
 /// What becomes of the endpoint when its daemon is gone.
@@ -62,7 +65,22 @@ pub(super) struct Told {
     pub(super) looking: AtomicU32,
     pub(super) rings: AtomicU64,
     pub(super) heard: AtomicU64,
+    /// The daemon is to be asked whether it is there, and whether it has answered so far: [`UNASKED`] and so on.
+    pub(super) asks: AtomicU32,
+    pub(super) answers: AtomicU32,
+    /// It is given up.
+    pub(super) silent: AtomicBool,
 }
+
+/// Whether to ask: only if something would be lost with the daemon, or in any case.
+pub(super) const ASKS_NOT: u32 = 0;
+pub(super) const ASKS_IF_USED: u32 = 1;
+pub(super) const ASKS: u32 = 2;
+
+/// What is known of the answer to the last question.
+pub(super) const UNASKED: u32 = 0;
+pub(super) const ANSWERED: u32 = 1;
+pub(super) const UNANSWERED: u32 = 2;
 
 /// An endpoint's flows and listeners, attached to a daemon.
 #[derive(Debug)]
@@ -86,6 +104,9 @@ impl<W: Words + Clone + Send + 'static, L: Line> Attachment<W, L> {
             looking: AtomicU32::new(0),
             rings: AtomicU64::new(0),
             heard: AtomicU64::new(0),
+            asks: AtomicU32::new(ASKS_NOT),
+            answers: AtomicU32::new(UNASKED),
+            silent: AtomicBool::new(false),
         });
         let served = Served::new(Arc::clone(intake), Arc::clone(&told), side, line, afterwards);
         Self { served: Poked::new(served), told }
@@ -133,6 +154,31 @@ impl<W: Words + Clone + Send + 'static, L: Line> Attachment<W, L> {
     /// After [`Over::Gone`] or [`Over::Broken`]: there will be no other daemon. Listeners that waited end.
     pub fn give_up(&self) {
         drop(self.served.with(Served::give_up));
+    }
+
+    /// Asks the daemon whether it is there, and says what became of the question before: answered or not, or `None` if there was
+    /// none, there is no daemon, or it answers none. Unless `always`, only if there are flows or listeners.
+    pub fn beat(&self, always: bool) -> Option<bool> {
+        let asks = if always { ASKS } else { ASKS_IF_USED };
+        self.told.asks.fetch_max(asks, Ordering::AcqRel);
+        self.served.poke();
+        match self.told.answers.load(Ordering::Acquire) {
+            ANSWERED => Some(true),
+            UNANSWERED => Some(false),
+            _ => None,
+        }
+    }
+
+    /// The daemon does not answer, and is given up: [`Over::Silent`].
+    pub fn give_up_daemon(&self) {
+        self.told.silent.store(true, Ordering::Release);
+        self.served.poke();
+    }
+
+    /// The counters of the daemon's engine as of its last answer, if somebody is not at it and it gives any.
+    #[must_use]
+    pub fn counters(&self) -> Option<[u64; STATUS_COUNTERS]> {
+        self.served.try_with(|served| served.counters()).flatten()
     }
 
     /// Rings sent to the daemon, and times that its rings were heard.

@@ -69,8 +69,9 @@ fn addr(port: u16) -> SocketAddr {
 }
 
 fn sides() -> (AppSide<Arc<HeapWords>>, DaemonSide<Arc<HeapWords>>) {
-    let words = HeapWords::new(GEOMETRY.bytes() / 8);
-    (AppSide::new(Arc::clone(&words), &GEOMETRY, MAX_MESSAGE), DaemonSide::new(words, &GEOMETRY, MAX_MESSAGE))
+    let words = HeapWords::new((GEOMETRY.bytes() + STATUS_BYTES) / 8);
+    let app = AppSide::new(Arc::clone(&words), &GEOMETRY, MAX_MESSAGE).with_status(true);
+    (app, DaemonSide::new(words, &GEOMETRY, MAX_MESSAGE).with_status(true))
 }
 
 impl Rig {
@@ -322,6 +323,24 @@ fn a_daemon_that_is_gone_ends_everything() {
     // And the endpoint may end.
     rig.intake.shut_down();
     assert_eq!(*rig.bell.0.2.lock().unwrap(), [Over::Gone, Over::Finished]);
+}
+
+/// Asked whether it is there, only if something would be lost with it; and given up with a reason of its own.
+#[test]
+fn a_daemon_that_does_not_answer() {
+    let mut rig = Rig::new(Afterwards::Ends);
+    assert_eq!((rig.attached.beat(false), rig.daemon.is_asked()), (None, false));
+    let (_send, recv, _) = rig.flow();
+    assert_eq!((rig.attached.beat(false), rig.daemon.is_asked()), (Some(true), true));
+    assert_eq!([rig.attached.beat(false), rig.attached.beat(true)], [Some(false); 2]);
+    rig.daemon.answer(&[7, 8]);
+    assert!(!rig.daemon.is_asked());
+    assert_eq!(rig.attached.counters().unwrap()[..3], [7, 8, 0]);
+    assert_eq!([rig.attached.beat(false), rig.attached.beat(false)], [Some(true), Some(false)]);
+    rig.attached.give_up_daemon();
+    assert_eq!(recv.mailbox().state().reason(), Some(CloseReason::DaemonSilent));
+    assert_eq!(*rig.bell.0.2.lock().unwrap(), [Over::Silent]);
+    assert_eq!((rig.attached.beat(true), rig.attached.counters()), (None, None));
 }
 
 /// A listener goes on with the next daemon, at the port it had; flows do not.

@@ -24,6 +24,7 @@ use std::net::SocketAddr;
 use super::geometry::{Geometry, Layout, Side};
 use super::malformed::{Malformed, Word};
 use super::marks::{self, Looker};
+use super::status::Status;
 use super::table::{
     DONE, INTENTS, LISTENING, MAX_TEXT, OPENING, REFUSED, RELEASED, app, app_listener, daemon, daemon_listener,
     kind_to_bits, load3, store3,
@@ -165,6 +166,8 @@ pub struct DaemonSide<W> {
     put: bool,
     took: bool,
     armed: bool,
+    status: Status,
+    answered: u64,
 }
 
 impl<W: Words + Clone> DaemonSide<W> {
@@ -195,6 +198,31 @@ impl<W: Words + Clone> DaemonSide<W> {
             put: false,
             took: false,
             armed: false,
+            status: Status::default(),
+            answered: 0,
+        }
+    }
+
+    /// The same with a page of status behind the region, if `has`.
+    #[must_use]
+    pub fn with_status(mut self, has: bool) -> Self {
+        if has {
+            self.status = Status::behind(self.layout.geometry().bytes());
+        }
+        self
+    }
+
+    /// True if the application asks whether the daemon is there: [`DaemonSide::answer`] it.
+    #[must_use]
+    pub fn is_asked(&self) -> bool {
+        self.status.question(&self.words, self.answered).is_some()
+    }
+
+    /// Answers, with the counters of the engine.
+    pub fn answer(&mut self, counters: &[u64]) {
+        if let Some(asked) = self.status.question(&self.words, self.answered) {
+            self.answered = asked;
+            self.status.answer(&self.words, asked, counters);
         }
     }
 
@@ -358,7 +386,10 @@ impl<W: Words + Clone> DaemonSide<W> {
     /// meant nothing do not: see [`DaemonSide::ignores_marks`].
     #[must_use]
     pub fn has_work(&self, pieces: bool) -> bool {
-        self.pass || (pieces && self.receiver.has_data()) || (self.in_vain < MARKS_IN_VAIN && self.has_marks())
+        self.pass
+            || (pieces && self.receiver.has_data())
+            || (self.in_vain < MARKS_IN_VAIN && self.has_marks())
+            || self.is_asked()
     }
 
     /// True if there are marks that [`DaemonSide::has_work`] did not count, for the last of them meant nothing. Among them may be one

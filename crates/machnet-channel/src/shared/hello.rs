@@ -7,6 +7,7 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use super::geometry::Geometry;
+use super::status::STATUS_BYTES;
 use super::values::{address_from_words, address_to_words};
 
 /// "MSDC".
@@ -18,8 +19,11 @@ pub const VERSIONS: (u16, u16) = (1, 1);
 /// Several channels at once, each to an engine of the daemon's.
 pub const SEVERAL: u64 = 1;
 
+/// A page behind each region that tells whether the daemon answers, and its engine's counters.
+pub const STATUS: u64 = 2;
+
 /// Features that this side offers.
-pub const FEATURES: u64 = SEVERAL;
+pub const FEATURES: u64 = SEVERAL | STATUS;
 
 /// The most channels of an application.
 pub const MAX_CHANNELS: u32 = 64;
@@ -250,6 +254,20 @@ impl Attach {
     pub fn common_version(&self) -> Option<u16> {
         let (oldest, newest) = (self.versions.0.max(VERSIONS.0), self.versions.1.min(VERSIONS.1));
         (oldest <= newest).then_some(newest)
+    }
+}
+
+impl Welcome {
+    /// Bytes of each region.
+    #[must_use]
+    pub fn region_bytes(&self) -> usize {
+        self.geometry.bytes() + if self.has_status() { STATUS_BYTES } else { 0 }
+    }
+
+    /// True if there is a page of status behind each region.
+    #[must_use]
+    pub const fn has_status(&self) -> bool {
+        self.features & STATUS != 0
     }
 }
 

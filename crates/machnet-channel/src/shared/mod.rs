@@ -28,6 +28,7 @@ pub(crate) mod loom;
 mod malformed;
 mod marks;
 mod served;
+mod status;
 mod table;
 mod tag;
 #[cfg(all(test, not(machnet_loom)))]
@@ -40,9 +41,10 @@ pub use attachment::{Afterwards, Attachment, Line, Over};
 pub use daemon::{DaemonSide, Event};
 pub use geometry::Geometry;
 pub use hello::{
-    Attach, Call, FEATURES, HelloError, MAX_CHANNELS, Refusal, Refused, Reply, SEVERAL, VERSIONS, Welcome,
+    Attach, Call, FEATURES, HelloError, MAX_CHANNELS, Refusal, Refused, Reply, SEVERAL, STATUS, VERSIONS, Welcome,
 };
 pub use malformed::{Malformed, Word};
+pub use status::{STATUS_BYTES, STATUS_COUNTERS};
 pub use tag::Piece;
 
 /// Units beyond *room* that may be posted on a flow by who finishes it: what a stream gathered while there was no room

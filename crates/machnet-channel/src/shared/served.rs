@@ -7,9 +7,10 @@ use std::task::Context;
 use smallvec::SmallVec;
 
 use super::app::{AppSide, Incoming, ListenerView, Note};
-use super::attachment::{Afterwards, Line, Over, Told};
+use super::attachment::{ANSWERED, ASKS, ASKS_NOT, Afterwards, Line, Over, Told, UNANSWERED, UNASKED};
 use super::ends::{Flow, Port, gone};
 use super::malformed::Malformed;
+use super::status::STATUS_COUNTERS;
 use super::tag::Piece;
 use crate::cost_in_units;
 use crate::sync::Arc;
@@ -139,6 +140,8 @@ impl<W: Words + Clone + Send + 'static, L: Line> Served<W, L> {
         self.flows = (0..side.slots()).map(|_| None).collect();
         self.ports = (0..side.listeners()).map(|_| None).collect();
         (self.side, self.line) = (Some(side), line);
+        self.told.silent.store(false, Ordering::Release);
+        self.told.answers.store(UNASKED, Ordering::Release);
         for end in std::mem::take(&mut self.waiting) {
             self.listen(end);
         }
@@ -151,6 +154,25 @@ impl<W: Words + Clone + Send + 'static, L: Line> Served<W, L> {
 
     pub(super) fn has_news(&self) -> bool {
         self.side.as_ref().is_some_and(|side| side.has_work(self.wants_room()))
+    }
+
+    pub(super) fn counters(&self) -> Option<[u64; STATUS_COUNTERS]> {
+        self.side.as_ref().and_then(AppSide::counters)
+    }
+
+    /// Asks the daemon once more whether it is there, and tells whether it answered the last time.
+    fn ask(&mut self, always: bool) {
+        let used = always || self.is_used();
+        let answered = self.side.as_ref().and_then(AppSide::is_answered).filter(|_| used);
+        let before = match answered {
+            None => UNASKED,
+            Some(true) => ANSWERED,
+            Some(false) => UNANSWERED,
+        };
+        self.told.answers.store(before, Ordering::Release);
+        if let Some(side) = self.side.as_mut().filter(|_| answered == Some(true)) {
+            side.ask();
+        }
     }
 
     pub(super) fn stop_asking(&mut self) {
@@ -174,7 +196,14 @@ impl<W: Words + Clone + Send + 'static, L: Line> Served<W, L> {
             // It will not ring again unless it is asked.
             side.disarm();
         }
+        match self.told.asks.swap(ASKS_NOT, Ordering::AcqRel) {
+            ASKS_NOT => {}
+            asks => self.ask(asks == ASKS),
+        }
         self.take_hints()?;
+        if self.told.silent.swap(false, Ordering::AcqRel) {
+            self.lose(Over::Silent);
+        }
         if self.side.is_none() {
             return Ok(());
         }
@@ -526,8 +555,13 @@ impl<W: Words + Clone + Send + 'static, L: Line> Served<W, L> {
         Ok(())
     }
 
+    /// True if there are flows or listeners.
+    fn is_used(&self) -> bool {
+        self.flows.iter().any(Option::is_some) || self.ports.iter().any(Option::is_some)
+    }
+
     fn end_if_idle(&mut self) {
-        if self.side.is_none() || (self.flows.iter().all(Option::is_none) && self.ports.iter().all(Option::is_none)) {
+        if self.side.is_none() || !self.is_used() {
             self.side = None;
             self.rest.over = Some((self.line.clone(), Over::Finished));
             self.rest.closed = self.intake.take();
@@ -536,6 +570,7 @@ impl<W: Words + Clone + Send + 'static, L: Line> Served<W, L> {
 
     /// The daemon is gone. Everybody who waits is told.
     fn lose(&mut self, why: Over) {
+        let reason = if why == Over::Silent { CloseReason::DaemonSilent } else { CloseReason::DaemonGone };
         if self.side.take().is_none() {
             return;
         }
@@ -549,7 +584,7 @@ impl<W: Words + Clone + Send + 'static, L: Line> Served<W, L> {
                 // What was heeded: of the rest something is missing.
                 let state = end.mailbox().state();
                 if !state.has(FlowState::CLOSED) {
-                    end.set_state(state.closed(CloseReason::DaemonGone));
+                    end.set_state(state.closed(reason));
                 }
                 self.rest.ended.push(end);
             }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use machnet_channel::{Doorbell, FlowOptions, FlowState, FlowStats, Frame, Intent, Message};
 
+use crate::EngineStats;
 pub use local::LocalChannel;
 pub use tenants::{
     Account, Arrival, Claims, Counters, Ended, FlowReport, Gate, News, Ports, Quota, Report, TenantReport, Tenants,
@@ -189,6 +190,16 @@ pub trait AppChannel: Send {
 
     /// The engine has forgotten the listener.
     fn unlisten(&mut self, listener: ListenSlot);
+
+    /// True if an application wants to know how the engine does: [`AppChannel::set_engine_stats`].
+    fn wants_stats(&self) -> bool {
+        false
+    }
+
+    /// Publishes the engine's counters.
+    fn set_engine_stats(&mut self, stats: &EngineStats) {
+        let _ = stats;
+    }
 
     /// Wakes everybody that the round concerns: the last thing an engine does in a round.
     fn end_round(&mut self);

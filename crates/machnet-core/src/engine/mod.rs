@@ -47,7 +47,7 @@ use crate::flow::{Cut, Limits, Round, State};
 use crate::group::Member;
 use crate::time::Span;
 use crate::wire::BASE_PAYLOAD;
-use crate::{AppChannel, Config, ConfigError, Driver, Drops, Instant, ListenSlot, Slot};
+use crate::{AppChannel, Config, ConfigError, Driver, DropReason, Drops, Instant, ListenSlot, Slot};
 use aside::Aside;
 use buffers::Buffers;
 use memory::charge;
@@ -64,7 +64,7 @@ use timers::Timers;
 use tokens::Tokens;
 use tombstones::Tombstones;
 use turns::Ended;
-pub(crate) use tx::{FRONT, Filled, Tx};
+pub(crate) use tx::{Built, FRONT, Tx};
 
 /// Of each kind of work, what one round does at most: the LCD's ring.
 const BURST: usize = 256;
@@ -143,6 +143,57 @@ impl EngineStats {
         self.build_frames_away += other.build_frames_away;
         self.build_frames_waiting += other.build_frames_waiting;
         self.drops.add(&other.drops);
+    }
+
+    /// Words that they are as.
+    pub const WORDS: usize = 11 + DropReason::ALL.len();
+
+    /// As words, in the order of `docs/spec/sidecar.md#status`.
+    #[must_use]
+    pub fn to_words(&self) -> [u64; Self::WORDS] {
+        let mut words = [0; Self::WORDS];
+        words[..11].copy_from_slice(&[
+            self.rounds,
+            self.busy_ns,
+            self.packets_received,
+            self.packets_sent,
+            self.packets_lost,
+            self.handed_over,
+            self.taken_over,
+            self.probes_sent,
+            self.retries_sent,
+            self.flows,
+            self.buffers_in_use,
+        ]);
+        for (word, reason) in words[11..].iter_mut().zip(DropReason::ALL) {
+            *word = self.drops.get(reason);
+        }
+        words
+    }
+
+    /// As they were; 0 for what is missing.
+    #[must_use]
+    pub fn from_words(words: &[u64]) -> Self {
+        let word = |n: usize| words.get(n).copied().unwrap_or_default();
+        let mut drops = Drops::default();
+        for (n, reason) in DropReason::ALL.into_iter().enumerate() {
+            drops.add_n(reason, word(11 + n));
+        }
+        Self {
+            rounds: word(0),
+            busy_ns: word(1),
+            packets_received: word(2),
+            packets_sent: word(3),
+            packets_lost: word(4),
+            handed_over: word(5),
+            taken_over: word(6),
+            probes_sent: word(7),
+            retries_sent: word(8),
+            flows: word(9),
+            buffers_in_use: word(10),
+            drops,
+            ..Self::default()
+        }
     }
 
     /// The share of what arrived that arrived at another engine than its own, from 0 to 1.
@@ -359,7 +410,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         if self.shutting_down {
             self.finish_group();
         }
-        let busy = received > 0 || looked > 0 || expired || sent || !self.aside.is_empty();
+        let busy = received > 0 || looked > 0 || expired || sent || !self.aside.is_empty() || self.channel.is_express();
         self.was_busy = busy;
         if !busy {
             // It may sleep next, and is not to be woken in vain.
@@ -582,6 +633,10 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             0 => {}
             wanted => self.restock(wanted),
         }
+        if self.channel.wants_stats() {
+            let stats = self.stats();
+            self.channel.set_engine_stats(&stats);
+        }
         self.channel.end_round();
     }
 
@@ -742,6 +797,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         let mut drops = self.drops;
         drops.add(&self.tx.driver.drops());
         let building = self.channel.building();
+        let [sent_in_place, built_and_copied] = self.tx.built_in_frames();
         EngineStats {
             rounds: self.rounds,
             busy_ns: self.busy.as_nanos() as u64,
@@ -754,8 +810,8 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             retries_sent: self.retries_sent,
             flows: self.flows.len() as u64,
             buffers_in_use: self.buffers.in_use(),
-            sent_in_place: self.tx.sent_in_place(),
-            built_and_copied: self.tx.built_and_copied(),
+            sent_in_place,
+            built_and_copied,
             build_frames_missed: building.missed,
             build_frames_away: building.away.into(),
             build_frames_waiting: building.waiting.into(),

@@ -367,7 +367,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             self.drops.count(DropReason::Congested);
             return false;
         }
-        let sent = self.tx.packet(meta, len, |bytes, _| {
+        let sent = self.tx.packet(meta, len, |bytes, _, _| {
             fill(bytes);
             len
         });

@@ -11,7 +11,7 @@
 
 use std::collections::VecDeque;
 
-use machnet_channel::FrameRef;
+use machnet_channel::{Frame, FrameRef};
 
 use super::BURST;
 use super::paths::Paths;
@@ -29,20 +29,20 @@ const PACKET_BYTES: u64 = 1500;
 /// aligned as the headroom is. What needs more in front is copied.
 pub(crate) const FRONT: u32 = 64;
 
-/// What a packet was filled with.
+/// Messages that applications built in frames.
 #[derive(Debug, Default)]
-pub(crate) struct Filled {
-    /// Bytes written.
-    pub(crate) len: usize,
-    /// What follows them: a message in a frame of its own, whose front is for what was written.
-    pub(crate) message: Option<FrameRef>,
-    /// Messages that were built in frames, and copied for the first time.
-    pub(crate) copied: u32,
+pub(crate) struct Built {
+    /// What follows that which the packet at hand was filled with: a message in a frame of its own, whose front is for the rest.
+    pub(crate) end: Option<FrameRef>,
+    /// Messages that went in the frame they were built in, and that were copied out of one.
+    pub(crate) in_place: u64,
+    pub(crate) copied: u64,
 }
 
-impl From<usize> for Filled {
-    fn from(len: usize) -> Self {
-        Self { len, ..Self::default() }
+impl Built {
+    /// Bytes of the message that ends the packet at hand.
+    pub(crate) fn end_len(&self) -> usize {
+        self.end.as_ref().map_or(0, |message| message.as_ref().len())
     }
 }
 
@@ -79,9 +79,7 @@ pub(crate) struct Tx<D> {
     starved: bool,
     /// Packets ever built.
     built: u64,
-    /// Messages that went in the frame they were built in, and that were copied out of one.
-    in_place: u64,
-    copied: u64,
+    built_frames: Built,
 }
 
 impl<D: Driver> Tx<D> {
@@ -104,8 +102,7 @@ impl<D: Driver> Tx<D> {
             used: 0,
             starved: false,
             built: 0,
-            in_place: 0,
-            copied: 0,
+            built_frames: Built::default(),
         }
     }
 
@@ -169,21 +166,18 @@ impl<D: Driver> Tx<D> {
         self.built
     }
 
-    pub(super) const fn sent_in_place(&self) -> u64 {
-        self.in_place
-    }
-
-    pub(super) const fn built_and_copied(&self) -> u64 {
-        self.copied
+    /// Messages that went in the frame they were built in, and that were copied out of one.
+    pub(super) const fn built_in_frames(&self) -> [u64; 2] {
+        [self.built_frames.in_place, self.built_frames.copied]
     }
 
     /// Builds a packet of up to `room` bytes with `fill`, which returns its length (0: nothing, after all), and queues
     /// it. Returns false if there was no frame.
-    pub(crate) fn packet<T: Into<Filled>>(
+    pub(crate) fn packet(
         &mut self,
         meta: Meta,
         room: usize,
-        fill: impl FnOnce(&mut [u8], &mut Vec<Sent>) -> T,
+        fill: impl FnOnce(&mut [u8], &mut Vec<Sent>, &mut Built) -> usize,
     ) -> bool {
         let headroom = self.driver.capabilities().headroom as usize;
         let Some(mut frame) = self.driver.frame() else {
@@ -195,21 +189,17 @@ impl<D: Driver> Tx<D> {
             return false;
         };
         self.contents.clear();
-        let Filled { mut len, message, copied } = fill(bytes, &mut self.contents).into();
-        self.copied += u64::from(copied);
-        let mut own = None;
-        if let Some(message) = message {
-            own = self.before(message, bytes, &mut len);
+        let len = fill(bytes, &mut self.contents, &mut self.built_frames);
+        if self.built_frames.end.is_some() {
+            self.queue_built(meta, frame, len);
+            return true;
         }
         // Short ones cost work, and one that came to nothing must not be tried for ever.
         self.used += len.max(LEAST) as u32;
         if len > 0 {
             self.built += 1;
             self.bytes += len as u64;
-            let mut payload = frame.share(headroom as u32..(headroom + len) as u32);
-            if let Some(message) = own {
-                self.driver.recycle(std::mem::replace(&mut payload, message));
-            }
+            let payload = frame.share(headroom as u32..(headroom + len) as u32);
             self.batch.push_back(TxPacket { meta, payload });
             if let Some(ports) = self.steer {
                 self.redirect(ports);
@@ -218,18 +208,31 @@ impl<D: Driver> Tx<D> {
         true
     }
 
-    /// Writes the first `len` bytes of `bytes` in front of `message`, whose length is added to `len`. `None`: they do not go there, so
-    /// the message was copied behind them.
-    fn before(&mut self, mut message: FrameRef, bytes: &mut [u8], len: &mut usize) -> Option<FrameRef> {
-        let written = std::mem::replace(len, *len + message.as_ref().len());
-        if let Some(front) = message.grow(written as u32) {
-            front.copy_from_slice(&bytes[..written]);
-            self.in_place += 1;
-            return Some(message);
+    /// Queues a packet that ends with a message in a frame of its own: the first `len` bytes of what `frame` was filled with go in front of
+    /// it.
+    #[inline(never)]
+    fn queue_built(&mut self, meta: Meta, mut frame: Frame, len: usize) {
+        let Some(mut message) = self.built_frames.end.take() else { return };
+        let headroom = self.driver.capabilities().headroom as usize;
+        let whole = len + message.as_ref().len();
+        let (filled, behind) = frame.bytes_mut().unwrap_or_default()[headroom..].split_at_mut(len);
+        let payload = if let Some(front) = message.grow(len as u32) {
+            front.copy_from_slice(filled);
+            self.built_frames.in_place += 1;
+            self.driver.recycle(frame.share(0..0));
+            message
+        } else {
+            behind[..whole - len].copy_from_slice(message.as_ref());
+            self.built_frames.copied += 1;
+            frame.share(headroom as u32..(headroom + whole) as u32)
+        };
+        self.used += whole as u32;
+        self.built += 1;
+        self.bytes += whole as u64;
+        self.batch.push_back(TxPacket { meta, payload });
+        if let Some(ports) = self.steer {
+            self.redirect(ports);
         }
-        bytes[written..*len].copy_from_slice(message.as_ref());
-        self.copied += 1;
-        None
     }
 
     /// The packet that was built last goes between other ports.

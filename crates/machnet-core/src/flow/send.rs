@@ -263,7 +263,7 @@ impl SendQueue {
         Some(part)
     }
 
-    /// True if `part`, which is new, is the beginning of a message that lies in a frame to be sent from.
+    /// True if `part` is the beginning of a message that lies in a frame to be sent from.
     pub(crate) fn is_built(&mut self, part: Part) -> bool {
         part.len as usize >= BUILD_FROM && part.offset == 0 && self.built(part.id).is_some()
     }
@@ -284,6 +284,13 @@ impl SendQueue {
             return None;
         }
         self.built(part.id)?.depart()
+    }
+
+    /// The message of `part` is copied: from now on it is as any.
+    pub(crate) fn settle(&mut self, part: Part) {
+        if let Some(message) = self.built(part.id) {
+            drop(message.depart());
+        }
     }
 
     /// The credit that the next new part needs; `None` if nothing is unsent.

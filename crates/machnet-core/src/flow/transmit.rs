@@ -1,12 +1,10 @@
 //! Building a flow's packets (`docs/spec/flow.md#sending`, `#acknowledging`).
 
-use machnet_channel::FrameRef;
-
 use super::send::Part;
 use super::{Alarm, Control, Flow, Hurry, Mtu, Sent, State, handshake};
 use crate::cc::Controller as _;
 use crate::driver::Meta;
-use crate::engine::{FRONT, Filled, Tx};
+use crate::engine::{Built, FRONT, Tx};
 use crate::wire::{
     BASE_PAYLOAD, Chunk, Data, HEADER_LEN, Handshake, Header, MIN_ELICITING_LEN, PacketType, TAILROOM, VERSIONS,
 };
@@ -84,7 +82,7 @@ impl Flow {
         let distance = self.sent.floor_distance(now, self.rtt.pto(0));
         let (number, credit) = (self.sent.next() as u32, self.credit());
         let (flow, len) = (self.remote_id, size as usize - TAILROOM);
-        let sent = tx.packet(self.meta(), len, |bytes, contents| {
+        let sent = tx.packet(self.meta(), len, |bytes, contents, _| {
             Header { packet_type: PacketType::Data, blocks: 0, ack_now: true, flow, number }.emit(bytes);
             Data::emit_fixed(distance, credit as u32, &mut bytes[HEADER_LEN..]);
             let mut at = HEADER_LEN + Data::FIXED_LEN;
@@ -147,7 +145,7 @@ impl Flow {
             ports: if tx.ports.0 < tx.ports.1 { tx.ports } else { (self.local.port(), self.local.port()) },
             token: self.token.as_ref().map_or(&[], |token| &token.0),
         };
-        let sent = tx.packet(self.meta(), Handshake::PACKET_LEN, |bytes, _| {
+        let sent = tx.packet(self.meta(), Handshake::PACKET_LEN, |bytes, _, _| {
             header.emit(bytes);
             handshake.emit(&mut bytes[HEADER_LEN..]);
             Handshake::PACKET_LEN
@@ -210,7 +208,7 @@ impl Flow {
         let credit = self.credit();
         let room = self.send.cut().packet();
         let mut sent_len = 0;
-        let built = tx.packet(self.meta(), room, |bytes, contents| {
+        let done = tx.packet(self.meta(), room, |bytes, contents, built| {
             let mut at = HEADER_LEN + Data::FIXED_LEN;
             let mut blocks = 0;
             let due = self.acks.is_due(now);
@@ -226,18 +224,14 @@ impl Flow {
             if let Some((first, last)) = refused {
                 at += Chunk::Refused { first, last }.emit(&mut bytes[at..]);
             }
-            let mut filled = Filled::default();
-            if self.probes != 1 {
-                filled = self.fill(now, bytes, at, contents, probing);
-                at = filled.len;
-            }
-            let message_len = filled.message.as_ref().map_or(0, |message| message.as_ref().len());
+            at += if self.probes == 1 { 0 } else { self.fill(now, bytes, at, contents, probing, built) };
+            let message_len = built.end_len();
             if contents.is_empty() {
                 if probing {
                     at += Chunk::Ping.emit(&mut bytes[at..]);
                     contents.push(Sent::Ping(self.ping_round));
                 } else if blocks == 0 && !self.announce && refused.is_none() {
-                    return Filled::default();
+                    return 0;
                 }
             }
             self.acks.sent();
@@ -262,11 +256,10 @@ impl Flow {
                 .emit(bytes);
             Data::emit_fixed(distance, credit as u32, &mut bytes[HEADER_LEN..]);
             sent_len = at + message_len;
-            filled.len = at;
-            filled
+            at
         });
-        if !built || sent_len == 0 {
-            return built;
+        if !done || sent_len == 0 {
+            return done;
         }
         if !tx.contents.is_empty() {
             self.acks.replied(now);
@@ -287,28 +280,35 @@ impl Flow {
         true
     }
 
-    /// Writes the chunks that are due into `out`, from `at` on, and notes them in `contents`. A message that lies in a frame of its own
-    /// ends the packet, and is not written.
-    fn fill(&mut self, now: Instant, out: &mut [u8], mut at: usize, contents: &mut Vec<Sent>, probing: bool) -> Filled {
+    /// Writes the chunks that are due into `out`, from `start` on, notes them in `contents`, and returns their length. A message that lies in a
+    /// frame of its own ends the packet, and goes to `built`.
+    fn fill(
+        &mut self,
+        now: Instant,
+        out: &mut [u8],
+        start: usize,
+        contents: &mut Vec<Sent>,
+        probing: bool,
+        built: &mut Built,
+    ) -> usize {
         if matches!(self.state, State::Tombstone { .. }) {
-            return at.into();
+            return 0;
         }
-        at += self.fill_controls(now, &mut out[at..], contents);
+        let mut at = start + self.fill_controls(now, &mut out[start..], contents);
         if !(probing || self.window_open(now)) {
-            return at.into();
+            return at - start;
         }
-        let mut copied = 0;
         // Lost parts first, then new ones; a part that does not fit waits for the next packet.
         loop {
             let space = out.len() - at;
-            let again = self.send.has_again();
-            let part = if again { self.send.next_again(space) } else { self.send.next_new(self.peer_credit, space) };
+            let part = if self.send.has_again() {
+                self.send.next_again(space)
+            } else {
+                self.send.next_new(self.peer_credit, space)
+            };
             let Some(part) = part else { break };
-            if !again && self.send.is_built(part) {
-                if let Some(message) = self.depart(part, out, &mut at, contents) {
-                    return Filled { len: at, message: Some(message), copied };
-                }
-                copied += 1;
+            if self.send.is_built(part) && self.depart(part, out, &mut at, contents, built) {
+                return at - start;
             }
             let Some(chunk) = self.send.chunk(part) else { break };
             at += chunk.emit(&mut out[at..]);
@@ -322,20 +322,31 @@ impl Flow {
                 contents.push(Sent::Fin);
             }
         }
-        Filled { len: at, message: None, copied }
+        at - start
     }
 
-    /// Takes the message of `part` to be sent from where it lies, if what has been written up to `at` has room in front of it, and writes the
-    /// rest of that: FIN, which may come before the last message, and the message's own head.
-    fn depart(&mut self, part: Part, out: &mut [u8], at: &mut usize, contents: &mut Vec<Sent>) -> Option<FrameRef> {
+    /// Sends the message of `part` from where it lies, if what has been written up to `at` has room in front of it, and writes the
+    /// rest of that: FIN, which may come before the last message, and the message's own head. False if it is to be copied.
+    #[inline(never)]
+    fn depart(
+        &mut self,
+        part: Part,
+        out: &mut [u8],
+        at: &mut usize,
+        contents: &mut Vec<Sent>,
+        built: &mut Built,
+    ) -> bool {
         let fin = Chunk::Fin { next: self.send.next_id() };
         let ends = self.fin == Control::Wanted && self.send.all_sent();
         let front = *at + Chunk::WHOLE_OVERHEAD + if ends { fin.len() } else { 0 };
-        let space = out.len().checked_sub(front + part.len as usize)?;
-        if front > FRONT as usize {
-            return None;
+        let fits = front <= FRONT as usize && front + part.len as usize <= out.len();
+        let space = out.len().saturating_sub(front + part.len as usize);
+        built.end = if fits { self.send.depart(part, self.peer_credit, space) } else { None };
+        if built.end.is_none() {
+            self.send.settle(part);
+            built.copied += 1;
+            return false;
         }
-        let message = self.send.depart(part, self.peer_credit, space)?;
         if ends {
             *at += fin.emit(&mut out[*at..]);
             self.fin = Control::Sent;
@@ -343,7 +354,7 @@ impl Flow {
         }
         *at += Chunk::emit_before_whole(part.id, part.len as usize, &mut out[*at..]);
         contents.push(Sent::Message(part));
-        Some(message)
+        true
     }
 
     fn fill_controls(&mut self, now: Instant, out: &mut [u8], contents: &mut Vec<Sent>) -> usize {

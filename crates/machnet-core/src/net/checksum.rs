@@ -43,19 +43,30 @@ impl Sum {
     #[must_use]
     pub(crate) fn pseudo(self, from: IpAddr, to: IpAddr, protocol: u8, len: usize) -> Self {
         let sum = match (from, to) {
-            (IpAddr::V4(from), IpAddr::V4(to)) => self.add(&from.octets()).add(&to.octets()),
+            (IpAddr::V4(from), IpAddr::V4(to)) => self.add_words([from, to].map(|ip| u32::from_ne_bytes(ip.octets()))),
             (IpAddr::V6(from), IpAddr::V6(to)) => self.add(&from.octets()).add(&to.octets()),
             _ => self,
         };
-        sum.add(&(len as u32).to_be_bytes()).add(&[0, 0, 0, protocol])
+        sum.add_words([(len as u32).to_be(), u32::from(protocol).to_be()])
+    }
+
+    /// Adds a word of 16 bits, as it stands in memory.
+    pub(crate) const fn add_word(self, word: [u8; 2]) -> Self {
+        self.plus(u16::from_ne_bytes(word) as u64)
+    }
+
+    /// Adds two words as they stand in memory: their sum has 33 bits.
+    const fn add_words(self, [a, b]: [u32; 2]) -> Self {
+        self.plus(a as u64 + b as u64)
     }
 
     /// The sum in 16 bits, as it stands in memory, not inverted.
     pub(crate) const fn folded(self) -> [u8; 2] {
-        let mut sum = self.0;
-        while sum > 0xffff {
-            sum = (sum & 0xffff) + (sum >> 16);
-        }
+        // Of the halves of 64 bits, of 33 and of 18; the last sum's carry is the last there is.
+        let sum = (self.0 & 0xffff_ffff) + (self.0 >> 32);
+        let sum = (sum & 0xffff) + ((sum >> 16) & 0xffff) + (sum >> 32);
+        let sum = (sum & 0xffff) + (sum >> 16);
+        let sum = (sum & 0xffff) + (sum >> 16);
         (sum as u16).to_ne_bytes()
     }
 

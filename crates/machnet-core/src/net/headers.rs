@@ -6,8 +6,8 @@ use std::ops::Range;
 use zerocopy::byteorder::big_endian::U16;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use super::MacAddr;
 use super::checksum::Sum;
-use super::{MacAddr, UdpChecksum};
 use crate::DropReason;
 
 pub(crate) const ETHERNET_LEN: usize = 14;
@@ -29,7 +29,7 @@ const ETHER_IPV6: u16 = 0x86dd;
 const ETHER_VLAN: [u16; 2] = [0x8100, 0x88a8];
 
 /// RFC 1122 §3.2.1.7 as amended by RFC 1700: the recommended default.
-const TTL: u8 = 64;
+pub(crate) const TTL: u8 = 64;
 const DONT_FRAGMENT: u16 = 0x4000;
 /// More fragments, and the offset.
 const FRAGMENT_BITS: u16 = 0x3fff;
@@ -288,34 +288,10 @@ pub(crate) struct Macs {
     pub(crate) from: MacAddr,
 }
 
-/// Writes all headers of a UDP datagram with a payload of `len` bytes; they fill `bytes`. `sum` is the payload's, unless the device
-/// computes the checksum.
-pub(crate) fn write_udp(
-    bytes: &mut [u8],
-    macs: Macs,
-    from: SocketAddr,
-    to: SocketAddr,
-    len: usize,
-    sum: Option<Sum>,
-) -> UdpChecksum {
-    let start = ip_headers(to.ip());
-    let len = UDP_LEN + len;
-    write_ip(bytes, macs, from.ip(), to.ip(), UDP, TTL, len);
-    let mut raw =
-        RawUdp { from: U16::new(from.port()), to: U16::new(to.port()), len: U16::new(len as u16), checksum: [0; 2] };
-    let pseudo = Sum::default().pseudo(from.ip(), to.ip(), UDP, len);
-    let done = match sum {
-        Some(payload) => {
-            raw.checksum = pseudo.add(raw.as_bytes()).add_sum(payload).udp_checksum();
-            UdpChecksum::Done
-        }
-        None => {
-            raw.checksum = pseudo.folded();
-            if to.is_ipv4() { UdpChecksum::Ipv4 } else { UdpChecksum::Ipv6 }
-        }
-    };
-    bytes[start..start + UDP_LEN].copy_from_slice(raw.as_bytes());
-    done
+/// Writes a UDP header with ports, and without length and checksum.
+pub(crate) fn write_ports(bytes: &mut [u8], from: u16, to: u16) {
+    let raw = RawUdp { from: U16::new(from), to: U16::new(to), len: U16::ZERO, checksum: [0; 2] };
+    bytes[..UDP_LEN].copy_from_slice(raw.as_bytes());
 }
 
 /// The group that everybody with an address like `address` listens to (RFC 4291 §2.7.1).

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //!   engine ── TxPacket ─▶ route ─▶ neighbour ─▶ headers, checksum ─▶ TxFrame ─▶ device     transmit.rs
-//!                         routes.rs  neighbours.rs  headers.rs checksum.rs
+//!                         routes.rs  neighbours.rs  template.rs checksum.rs
 //!   engine ◀─ RxPacket ── UDP, open port ◀─ IP ◀─ Ethernet ◀─ RxFrame ◀─ device             receive.rs
 //!                         └ ARP, neighbour discovery, ping, closed ports: answered here     messages.rs
 //! ```
@@ -36,6 +36,7 @@ mod ports;
 mod receive;
 mod routes;
 mod siblings;
+mod template;
 #[cfg(test)]
 mod tests;
 mod transmit;
@@ -110,7 +111,7 @@ pub struct Net<F> {
     staged: VecDeque<TxFrame>,
     stages: VecDeque<Staged>,
     /// The last datagram's addresses, and where it went.
-    last_way: Option<(SocketAddr, SocketAddr, Way)>,
+    last_way: Option<Way>,
     received: Vec<RxFrame>,
     /// Datagrams of this host to itself.
     looped: VecDeque<RxPacket>,

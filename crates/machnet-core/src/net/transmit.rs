@@ -7,9 +7,10 @@ use std::ops::Range;
 use machnet_channel::{Frame, FrameRef};
 
 use super::checksum::Sum;
-use super::headers::{MIN_FRAME, Macs, UDP_LEN, ip_headers, solicited_node, write_udp};
+use super::headers::{MIN_FRAME, Macs, UDP_LEN, solicited_node};
 use super::messages::write_neighbour;
 use super::neighbours::{Question, Resolved};
+use super::template::UdpHeaders;
 use super::{ETHERNET_LEN, FrameDriver, MAX_LOOPED, MacAddr, Net, TxFrame, UdpChecksum, is_one_family, longest_frame};
 use crate::driver::Meta;
 use crate::{DropReason, RxPacket, TxPacket, Unreachable};
@@ -34,13 +35,18 @@ enum Outcome {
     NoFrame(TxPacket),
 }
 
-/// Where a datagram goes. Routes do not change, so it stays true.
-#[derive(Clone, Copy, Debug)]
+/// Where datagrams go. Routes do not change, so it stays true.
+#[derive(Debug)]
 pub(super) struct Way {
+    /// As the engine says.
+    local: SocketAddr,
+    remote: SocketAddr,
+    /// As they stand in the headers.
     from: SocketAddr,
     to: SocketAddr,
-    /// The neighbour it goes to; `None`: this host.
+    /// The neighbour they go to; `None`: this host.
     hop: Option<IpAddr>,
+    headers: UdpHeaders,
 }
 
 impl<F: FrameDriver> Net<F> {
@@ -87,15 +93,16 @@ impl<F: FrameDriver> Net<F> {
     }
 
     fn stage(&mut self, packet: TxPacket) -> Outcome {
-        let len = packet.payload.as_ref().len();
-        let way = match self.way(&packet.meta) {
-            Ok(way) if ip_headers(way.to.ip()) + UDP_LEN + len <= longest_frame(self.mtu) => way,
+        let (len, longest) = (packet.payload.as_ref().len(), longest_frame(self.mtu));
+        let (hop, headers) = match self.way(&packet.meta) {
+            Ok(way) if way.headers.len() + len <= longest => (way.hop, way.headers.len()),
             outcome => {
-                self.drops.count(outcome.err().unwrap_or(DropReason::Oversized));
+                let reason = outcome.err().unwrap_or(DropReason::Oversized);
+                self.drops.count(reason);
                 return Outcome::Taken;
             }
         };
-        let Some(hop) = way.hop else { return self.loop_back(packet, &way) };
+        let Some(hop) = hop else { return self.loop_back(packet) };
         let mac = match self.neighbours.resolve(self.now, hop) {
             Resolved::At(mac) => Some(mac),
             Resolved::Wait => None,
@@ -105,11 +112,11 @@ impl<F: FrameDriver> Net<F> {
             }
         };
         let meta = packet.meta;
-        let payload = match self.in_place(packet, MIN_FRAME.saturating_sub(ip_headers(way.to.ip()) + UDP_LEN)) {
+        let payload = match self.in_place(packet, MIN_FRAME.saturating_sub(headers)) {
             Ok(found) => found,
             Err(packet) => return Outcome::NoFrame(packet),
         };
-        let Some((frame, headers)) = self.dress(payload, len, &way, mac.unwrap_or(MacAddr::ZERO)) else {
+        let Some(frame) = self.dress(payload, len, mac.unwrap_or(MacAddr::ZERO)) else {
             self.drops.count(DropReason::NoFrames);
             return Outcome::Taken;
         };
@@ -123,16 +130,18 @@ impl<F: FrameDriver> Net<F> {
     }
 
     /// Where the datagram goes, if it can.
-    fn way(&mut self, meta: &Meta) -> Result<Way, DropReason> {
+    fn way(&mut self, meta: &Meta) -> Result<&Way, DropReason> {
         // Bursts are of one flow.
-        if let Some((local, remote, way)) = self.last_way
-            && local == meta.local
-            && remote == meta.remote
-        {
-            return Ok(way);
+        let is_known = self.last_way.as_ref().is_some_and(|way| way.local == meta.local && way.remote == meta.remote);
+        if !is_known {
+            self.last_way = Some(self.find_way(meta)?);
         }
-        let to = SocketAddr::new(meta.remote.ip(), meta.remote.port());
-        let mut from = SocketAddr::new(meta.local.ip(), meta.local.port());
+        self.last_way.as_ref().ok_or(DropReason::Unsendable)
+    }
+
+    fn find_way(&self, &Meta { local, remote, .. }: &Meta) -> Result<Way, DropReason> {
+        let to = SocketAddr::new(remote.ip(), remote.port());
+        let mut from = SocketAddr::new(local.ip(), local.port());
         if from.ip().is_unspecified() {
             from.set_ip(self.routes.source(to.ip()).ok_or(DropReason::Unsendable)?);
         }
@@ -140,9 +149,7 @@ impl<F: FrameDriver> Net<F> {
             return Err(DropReason::Unsendable);
         }
         let hop = if self.routes.is_own(to.ip()) { None } else { Some(self.routes.next_hop(to.ip())?) };
-        let way = Way { from, to, hop };
-        self.last_way = Some((meta.local, meta.remote, way));
-        Ok(way)
+        Ok(Way { local, remote, from, to, hop, headers: UdpHeaders::new(self.mac, from, to) })
     }
 
     /// The datagram where it lies, if headers can be written in front of it; else a copy in a fresh frame. What is shorter than
@@ -181,21 +188,22 @@ impl<F: FrameDriver> Net<F> {
         Ok((fresh, range))
     }
 
-    /// Writes headers in front of `payload`, of which `len` bytes are the datagram's and the rest is padding. Returns the frame and
-    /// the headers' length.
-    fn dress(&self, mut payload: FrameRef, len: usize, way: &Way, mac: MacAddr) -> Option<(TxFrame, usize)> {
-        let headers = ip_headers(way.to.ip()) + UDP_LEN;
+    /// Writes headers in front of `payload`, of which `len` bytes are the datagram's and the rest is padding. It goes the last way that was
+    /// found.
+    fn dress(&self, mut payload: FrameRef, len: usize, mac: MacAddr) -> Option<TxFrame> {
+        let headers = &self.last_way.as_ref()?.headers;
         let sum = if self.offload { None } else { Some(Sum::default().add(payload.as_ref().get(..len)?)) };
-        let front = payload.grow(headers as u32)?;
-        let checksum = write_udp(front, self.macs(mac), way.from, way.to, len, sum);
-        Some((TxFrame { bytes: payload, checksum }, headers))
+        let front = payload.grow(headers.len() as u32)?;
+        let checksum = headers.write(front, mac, len, sum);
+        Some(TxFrame { bytes: payload, checksum })
     }
 
     /// A datagram of this host to itself: no device sees it.
-    fn loop_back(&mut self, packet: TxPacket, way: &Way) -> Outcome {
-        if !self.ports.is_open(way.to.port()) {
+    fn loop_back(&mut self, packet: TxPacket) -> Outcome {
+        let Some(&Way { from, to, .. }) = self.last_way.as_ref() else { return Outcome::Taken };
+        if !self.ports.is_open(to.port()) {
             if let Some(&quoted) = packet.payload.as_ref().first_chunk() {
-                self.note_unreachable(Unreachable { remote: way.to, quoted });
+                self.note_unreachable(Unreachable { remote: to, quoted });
             }
             self.drops.count(DropReason::ClosedPort);
         } else if self.looped.len() >= MAX_LOOPED {
@@ -205,7 +213,7 @@ impl<F: FrameDriver> Net<F> {
                 Ok(found) => found,
                 Err(packet) => return Outcome::NoFrame(packet),
             };
-            let meta = Meta { local: way.to, remote: way.from, queue: 0 };
+            let meta = Meta { local: to, remote: from, queue: 0 };
             self.looped.push_back(RxPacket { meta, frame, range });
         }
         Outcome::Taken

@@ -119,7 +119,8 @@ impl Control {
             for verdict in manners.due(now) {
                 match verdict {
                     Verdict::Enter(caller, attach) => {
-                        for (engine, arrival, line) in seats.admit(caller, &attach, self.desk.is_closing()) {
+                        let flows: Vec<u64> = self.statuses.iter().map(|status| status.stats().flows).collect();
+                        for (engine, arrival, line) in seats.admit(caller, &attach, &flows, self.desk.is_closing()) {
                             self.desk.tell(engine, News::Came(arrival), Some(line));
                         }
                     }

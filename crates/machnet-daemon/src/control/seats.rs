@@ -33,6 +33,8 @@ const SLICE: usize = 32;
 pub(super) struct Seat {
     /// Those that are not over.
     channels: Vec<Channel>,
+    /// The engine of the first.
+    first: usize,
     /// For what it did.
     is_over: bool,
     allowance: usize,
@@ -142,9 +144,9 @@ impl Seats {
     }
 
     /// Lets a caller in, or tells it why not.
-    pub(super) fn admit(&mut self, caller: OwnedFd, attach: &Attach, closing: bool) -> Vec<Came> {
+    pub(super) fn admit(&mut self, caller: OwnedFd, attach: &Attach, flows: &[u64], closing: bool) -> Vec<Came> {
         let line = Arc::new(caller);
-        match self.try_admit(&line, attach, closing) {
+        match self.try_admit(&line, attach, flows, closing) {
             Ok((id, seat, came, reply, descriptors)) => {
                 if send_reply(&line, &reply, &descriptors).is_err() {
                     // It went away, and did not see any of it.
@@ -164,8 +166,9 @@ impl Seats {
         }
     }
 
-    /// The engines that a caller is to talk to: as many as it asks for, those with the fewest applications first.
-    fn engines_for(&self, attach: &Attach) -> Vec<usize> {
+    /// The engines that a caller is to talk to: as many as it asks for, those with the fewest flows first, and of those with the same
+    /// the ones with the fewest applications. Whoever has one flow only has it at the first.
+    fn engines_for(&self, attach: &Attach, flows: &[u64]) -> Vec<usize> {
         let all = self.bells.len();
         let most = match (attach.features & SEVERAL, attach.channels) {
             (0, _) => 1,
@@ -173,17 +176,10 @@ impl Seats {
             (_, most) => all.min(most as usize),
         };
         let mut engines: Vec<usize> = (0..all).collect();
-        if most < all {
-            let at = |engine: &usize| self.channels().filter(|channel| channel.engine == *engine).count();
-            engines.sort_by_cached_key(at);
-            engines.truncate(most);
-            engines.sort_unstable();
-        }
+        let first = |engine: usize| self.seats.values().filter(|seat| seat.first == engine).count();
+        engines.sort_by_cached_key(|&engine| (flows[engine], first(engine)));
+        engines.truncate(most);
         engines
-    }
-
-    fn channels(&self) -> impl Iterator<Item = &Channel> {
-        self.seats.values().flat_map(|seat| &seat.channels)
     }
 
     /// A caller that said nothing that makes sense.
@@ -207,6 +203,7 @@ impl Seats {
         &mut self,
         caller: &Arc<OwnedFd>,
         attach: &Attach,
+        flows: &[u64],
         closing: bool,
     ) -> Result<(u64, Seat, Vec<Came>, Reply, Descriptors), (Refusal, String)> {
         if closing {
@@ -225,21 +222,23 @@ impl Seats {
         let allowance = &self.allow[at];
         self.check_quota(at)?;
         let geometry = geometry_for(allowance, attach.flows);
-        let engines = self.engines_for(attach);
-        let bytes = (engines.len() * geometry.bytes()) as u64 + allowance.quota.memory;
+        let engines = self.engines_for(attach, flows);
+        // So that a few messages fit the quota at a time.
+        let max_message = u64::from(self.max_message).min(allowance.quota.memory / 4) as u32;
+        let (features, channels) = (attach.features & FEATURES, engines.len() as u32);
+        let welcome = Welcome { version, features, geometry, home: self.home, max_message, channels };
+        let bytes = (engines.len() * welcome.region_bytes()) as u64 + allowance.quota.memory;
         if self.taken + bytes > self.memory {
             let (left, all) = (show_size(self.memory - self.taken), show_size(self.memory));
             let text =
                 format!("the daemon has {left} of its {all} left, and this application takes {}", show_size(bytes));
             return Err((Refusal::Quota, text));
         }
-        // So that a few messages fit the quota at a time.
-        let max_message = u64::from(self.max_message).min(allowance.quota.memory / 4) as u32;
         let id = self.next;
         let account = Account::new(self.bells.clone());
         let (mut regions, mut ends, mut came) = (Vec::new(), Vec::new(), Vec::new());
         for &engine in &engines {
-            let (region, fd) = make_region(&geometry).map_err(lacking)?;
+            let (region, fd) = make_region(welcome.region_bytes()).map_err(lacking)?;
             regions.push(fd);
             // The first channel's is the caller's own.
             let line = if came.is_empty() {
@@ -251,7 +250,7 @@ impl Seats {
                 ends.push(other);
                 Arc::new(mine)
             };
-            let side = DaemonSide::new(Arc::new(region), &geometry, max_message);
+            let side = DaemonSide::new(Arc::new(region), &geometry, max_message).with_status(welcome.has_status());
             let (slots, quota) = ((geometry.flows, geometry.listeners), allowance.quota.clone());
             let (account, number) = (Arc::clone(&account), engine as u8);
             let arrival = Arrival { id, side, slots, max_message, quota, account, engine: number };
@@ -259,12 +258,10 @@ impl Seats {
         }
         self.next += 1;
         regions.append(&mut ends);
-        let features = attach.features & FEATURES;
-        let channels = engines.len() as u32;
-        let welcome = Welcome { version, features, geometry, home: self.home, max_message, channels };
         let channel = |(engine, _, line): &Came| Channel { engine: *engine, line: Arc::clone(line), is_gone: false };
         let seat = Seat {
             channels: came.iter().map(channel).collect(),
+            first: engines[0],
             is_over: false,
             allowance: at,
             bytes,
@@ -366,8 +363,8 @@ fn geometry_for(allowance: &Allowance, flows: u32) -> Geometry {
 }
 
 /// Memory to share.
-fn make_region(geometry: &Geometry) -> io::Result<(ForeignRegion, OwnedFd)> {
-    let (region, fd) = ForeignRegion::create("machnet", geometry.bytes())?;
+fn make_region(bytes: usize) -> io::Result<(ForeignRegion, OwnedFd)> {
+    let (region, fd) = ForeignRegion::create("machnet", bytes)?;
     // Here, not in the engine's rounds, its pages are made.
     for slice in region.words().chunks(SLICE * PAGE_WORDS) {
         slice.iter().step_by(PAGE_WORDS).for_each(|word| {

@@ -103,8 +103,9 @@ impl Client {
     }
 
     fn new(line: OwnedFd, welcome: Welcome, fd: OwnedFd) -> Self {
-        let memory = Arc::new(ForeignRegion::open(&fd, welcome.geometry.bytes()).unwrap());
+        let memory = Arc::new(ForeignRegion::open(&fd, welcome.region_bytes()).unwrap());
         let side = AppSide::new(Arc::clone(&memory), &welcome.geometry, welcome.max_message);
+        let side = side.with_status(welcome.has_status());
         let (flows, listeners, taken) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         Self { line, fd, welcome, memory, side, flows, listeners, taken, buffer: vec![0; 1 << 16] }
     }

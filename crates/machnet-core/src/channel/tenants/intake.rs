@@ -21,6 +21,8 @@ const QUANTUM: i64 = 16 << 10;
 const EVENTS_EACH: usize = 32;
 /// A message, and a mark, cost this much beside their bytes, so that empty ones are not free.
 const OVERHEAD: usize = PIECE as usize;
+/// Rounds of an engine that is awake between looks at who asks whether it is there.
+const ASKED_EVERY: u32 = 64;
 /// Rounds in which a daemon that ends takes what was sent before, beside one for each tenant: 32 MiB.
 const LAST_ROUNDS: usize = 64;
 
@@ -41,6 +43,12 @@ impl<G: Gate> Tenants<G> {
     /// Looks at every tenant, those that did little first, and goes on in turn while there is more and the round is not full.
     pub(super) fn gather(&mut self) {
         let woke = std::mem::take(&mut self.is_dozing);
+        self.until_asked = self.until_asked.saturating_sub(1);
+        if woke || self.until_asked == 0 {
+            self.until_asked = ASKED_EVERY;
+            let mut sides = self.tenants.iter().filter_map(|(_, tenant)| tenant.side.as_ref());
+            self.is_asked = sides.any(|side| side.is_asked());
+        }
         if woke {
             self.tenants.iter_mut().filter_map(|(_, tenant)| tenant.side.as_mut()).for_each(|side| side.disarm());
             self.gate.hush();

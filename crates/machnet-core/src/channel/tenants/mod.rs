@@ -40,6 +40,7 @@ use machnet_channel::{Doorbell, FlowOptions, FlowState, FlowStats, Intent, Messa
 use slab::Slab;
 
 use super::{AppChannel, Hint, ListenSlot, Slot};
+use crate::EngineStats;
 pub use account::{Account, Claims};
 use gate::REPORTED_FLOWS;
 pub use gate::{Arrival, Counters, Ended, FlowReport, Gate, News, Ports, Quota, Report, TenantReport};
@@ -114,6 +115,9 @@ pub struct Tenants<G: Gate> {
     /// What was sent before the daemon was asked to end was taken, and how many rounds that took so far.
     is_drained: bool,
     last_rounds: usize,
+    /// Rounds until applications are looked at that ask whether the engine is there, and whether one does.
+    until_asked: u32,
+    is_asked: bool,
     /// Those who are to be shown something.
     dirty: Vec<usize>,
     ended: BTreeMap<&'static str, u64>,
@@ -150,6 +154,8 @@ impl<G: Gate> Tenants<G> {
             is_relieved: false,
             is_drained: false,
             last_rounds: 0,
+            until_asked: 0,
+            is_asked: false,
             dirty: Vec::new(),
             ended: BTreeMap::new(),
         })
@@ -594,6 +600,17 @@ impl<G: Gate> AppChannel for Tenants<G> {
 
     fn unlisten(&mut self, listener: ListenSlot) {
         self.remove_listener(listener.0);
+    }
+
+    fn wants_stats(&self) -> bool {
+        self.is_asked
+    }
+
+    fn set_engine_stats(&mut self, stats: &EngineStats) {
+        self.is_asked = false;
+        let words = stats.to_words();
+        let sides = self.tenants.iter_mut().filter_map(|(_, tenant)| tenant.side.as_mut());
+        sides.for_each(|side| side.answer(&words));
     }
 
     fn end_round(&mut self) {

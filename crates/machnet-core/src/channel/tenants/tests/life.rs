@@ -3,8 +3,8 @@
 use machnet_channel::{CloseReason, FlowState, Intent};
 
 use super::rig::{App, GEOMETRY, Rig, quota};
-use crate::AppChannel as _;
 use crate::channel::tenants::{Ended, Ports, Quota};
+use crate::{AppChannel as _, EngineStats};
 
 /// Two applications of one daemon, the first listening at 9000 and the second connected to it.
 fn connected(rig: &mut Rig) -> (App, App, u32, u32) {
@@ -15,6 +15,41 @@ fn connected(rig: &mut Rig) -> (App, App, u32, u32) {
     rig.run(&mut [&mut server, &mut client], |apps| apps[1].is_open(flow) && !apps[0].flows.is_empty());
     let accepted = server.accepted();
     (server, client, accepted, flow)
+}
+
+/// Whether the engine is awake, sleeps, or is about to.
+#[test]
+fn who_asks_whether_the_engine_is_there_is_answered() {
+    let mut rig = Rig::new();
+    let (mut server, mut client, ..) = connected(&mut rig);
+    assert_eq!(client.side.is_answered(), Some(true), "nothing was asked");
+    client.side.ask();
+    let _ = client.side.publish();
+    assert_eq!(client.side.is_answered(), Some(false));
+    (0..64).for_each(|_| rig.round(20));
+    assert_eq!(client.side.is_answered(), Some(true));
+    let stats = EngineStats::from_words(&client.side.counters().unwrap());
+    assert_eq!((stats.flows, stats.packets_lost), (2, 0));
+    assert!(stats.rounds > 64 && stats.packets_sent > 0, "{stats:?}");
+    let sleeps = |rig: &mut Rig, server: &mut App, client: &mut App| {
+        while !rig.engine.may_sleep() {
+            rig.round(1000);
+            server.look();
+            client.look();
+        }
+    };
+    sleeps(&mut rig, &mut server, &mut client);
+    client.side.ask();
+    assert!(client.side.publish(), "it is rung");
+    rig.round(20);
+    assert_eq!(client.side.is_answered(), Some(true));
+    // Asked behind its last look.
+    sleeps(&mut rig, &mut server, &mut client);
+    client.side.ask();
+    assert!(!rig.engine.may_sleep());
+    rig.round(20);
+    assert_eq!(client.side.is_answered(), Some(true));
+    assert!(rig.engine.may_sleep());
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use machnet_channel::shared::{AppSide, DaemonSide, FlowView, Geometry, Incoming, ListenerView, Note};
+use machnet_channel::shared::{AppSide, DaemonSide, FlowView, Geometry, Incoming, ListenerView, Note, STATUS_BYTES};
 use machnet_channel::{
     Doorbell, FlowOptions, FlowState, ForeignRegion, Frame, FramePool, Intent, Region, cost_in_units,
 };
@@ -136,8 +136,8 @@ impl Rig {
 
     /// Lets an application in.
     pub(super) fn attach(&mut self, quota: Quota) -> App {
-        let region = Arc::new(ForeignRegion::create("test", GEOMETRY.bytes()).unwrap().0);
-        let side = DaemonSide::new(Arc::clone(&region), &GEOMETRY, MAX_MESSAGE);
+        let region = Arc::new(ForeignRegion::create("test", GEOMETRY.bytes() + STATUS_BYTES).unwrap().0);
+        let side = DaemonSide::new(Arc::clone(&region), &GEOMETRY, MAX_MESSAGE).with_status(true);
         let (id, slots) = (self.next, (GEOMETRY.flows, GEOMETRY.listeners));
         self.next += 1;
         let account = Account::new(Vec::new());
@@ -205,7 +205,7 @@ pub(super) struct Known {
 
 impl App {
     fn new(id: u64, memory: Memory) -> Self {
-        let side = AppSide::new(Arc::clone(&memory), &GEOMETRY, MAX_MESSAGE);
+        let side = AppSide::new(Arc::clone(&memory), &GEOMETRY, MAX_MESSAGE).with_status(true);
         let (flows, listeners, taken) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         Self { id, memory, side, flows, listeners, reads: true, taken, buffer: vec![0; 1 << 16] }
     }
