@@ -24,17 +24,22 @@ impl Daemon {
     /// is given; returns when it serves. What it says goes to the folder `log`.
     pub(crate) fn start(command: Command, log: &Path, name: &str, url: &str, core: Option<usize>) -> Result<Self> {
         let core = core.map_or_else(String::new, |core| format!("core = {core}\n"));
-        Self::start_with(command, log, name, url, &core)
+        Self::with(command, log, name, url, &core, 32)
     }
 
-    /// The same, with these lines about its engines.
-    pub(crate) fn start_with(mut command: Command, log: &Path, name: &str, url: &str, engine: &str) -> Result<Self> {
+    /// The same for the end-to-end tests, of which some want many flows, with these lines about its engines.
+    pub(crate) fn roomy(command: Command, log: &Path, name: &str, url: &str, engine: &str) -> Result<Self> {
+        Self::with(command, log, name, url, engine, 1024)
+    }
+
+    fn with(mut command: Command, log: &Path, name: &str, url: &str, engine: &str, flows: u32) -> Result<Self> {
         fs::create_dir_all(log).with_context(|| format!("cannot create {}", log.display()))?;
         let socket = std::env::temp_dir().join(format!("machnet-xtask-{}-{name}.sock", std::process::id()));
         let text = format!(
-            "[driver]\nurl = {url:?}\n[socket]\npath = {:?}\n[engine]\n{engine}[limits]\ndrain = \"1s\"\n\
-             [[allow]]\nname = \"xtask\"\napplications = 64\nports = [\"any\"]\nmemory = \"64MiB\"\nflows = 32\n",
-            socket.display().to_string()
+            "[driver]\nurl = {url:?}\n[socket]\npath = {:?}\n[engine]\n{engine}[limits]\nmemory = \"256GiB\"\ndrain = \"1s\"\n\
+             [[allow]]\nname = \"xtask\"\napplications = 64\nports = [\"any\"]\nmemory = \"{}MiB\"\nflows = {flows}\n",
+            socket.display().to_string(),
+            2 * flows
         );
         let config = log.join(format!("{name}.toml"));
         fs::write(&config, text).with_context(|| format!("cannot write {}", config.display()))?;

@@ -17,7 +17,7 @@ use serde_json::Value;
 use crate::daemon::Daemon;
 use crate::netns::{self, Hosts, Namespace};
 use crate::run::{self, Running, run};
-use crate::test::cargo;
+use crate::test::{cargo, suite};
 use crate::{root, target, tools};
 
 /// What is built and tested with the feature, always together: each choice of packages would be built anew.
@@ -92,13 +92,14 @@ pub(crate) fn check() -> Result<()> {
     Ok(())
 }
 
-/// Two daemons of two engines each that memif joins: an application of one, and one of the other that compares every byte.
+/// Two daemons of two engines each that memif joins: an application of one, and one of the other that compares every byte; and the
+/// end-to-end tests.
 fn daemons(program: &Path) -> Result<()> {
     let log = target().join("xtask");
     let start = |name, role, ip| {
         let us = std::process::id();
         let url = format!("dpdk://vdev:net_memif0,role={role},socket=/machnet-xtask-{us}?huge=no&ip={ip}/24");
-        Daemon::start_with(Command::new(program), &log, name, &url, "engines = 2\n")
+        Daemon::roomy(Command::new(program), &log, name, &url, "engines = 2\n")
     };
     let (near, far) = (start("dpdk-near", "server", "10.98.0.1")?, start("dpdk-far", "client", "10.98.0.2")?);
     let mut command = Command::new(program);
@@ -111,6 +112,7 @@ fn daemons(program: &Path) -> Result<()> {
         run(&mut client, LIMIT)?;
     }
     drop(server);
+    suite([&near, &far], "memif")?;
     far.end()?;
     near.end()
 }

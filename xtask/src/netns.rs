@@ -20,6 +20,7 @@ use std::os::unix::process::CommandExt;
 
 use crate::daemon::Daemon;
 use crate::run::{self, Running};
+use crate::test::suite;
 use crate::{target, tools};
 
 const PREFIX: &str = "machnet-";
@@ -68,6 +69,17 @@ pub(crate) fn echo(programs: &Path, machnet: &Path) -> Result<()> {
         exchange.between(&hosts, programs, Some([&client, &server]))?;
         client.end()?;
         server.end()?;
+    }
+    let joined = [
+        ("veth", "udp://10.77.0.1:0".to_owned(), "udp://10.77.0.2:0".to_owned()),
+        ("shm", format!("shm://xtask-{}", std::process::id()), format!("shm://xtask-{}", std::process::id())),
+    ];
+    for (by, near, far) in joined {
+        let near = Daemon::roomy(hosts.a.command(machnet), &log, &format!("{by}-a"), &near, "")?;
+        let far = Daemon::roomy(hosts.b.command(machnet), &log, &format!("{by}-b"), &far, "")?;
+        suite([&near, &far], by)?;
+        far.end()?;
+        near.end()?;
     }
     Ok(())
 }

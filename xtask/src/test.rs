@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use clap::ValueEnum;
 
+use crate::daemon::Daemon;
 use crate::run::{capture, describe, run};
 use crate::tools::{self, Tool};
 use crate::{dissector, dpdk, instructions, mutants, netns, root, rpc, sim, soak, target};
@@ -53,7 +54,8 @@ pub(crate) enum Step {
     Soak,
     /// A thousand applications of a daemon, killed at any instruction
     Kills,
-    /// Two processes in two network namespaces, over IPv4 and IPv6, with engines of their own and with daemons
+    /// Two processes in two network namespaces, over IPv4 and IPv6, with engines of their own and with daemons; the end-to-end tests over
+    /// daemons joined by veth and by shared memory
     Netns,
     /// Wireshark's dissector, on the committed sample and on real traffic
     Dissector,
@@ -171,6 +173,21 @@ fn workspace_tests() -> Command {
         tests.args(["--exclude", package]);
     }
     tests
+}
+
+/// The files of end-to-end tests, all of whose tests can do with two daemons that somebody else started, but few.
+const SUITE: [&str; 6] = ["echo", "endings", "refusals", "runtimes", "stream", "waking"];
+
+/// Runs the end-to-end tests with endpoints attached to two daemons, `joined` somehow.
+pub(crate) fn suite(daemons: [&Daemon; 2], joined: &str) -> Result<()> {
+    println!("the end-to-end tests over daemons joined by {joined}:");
+    let mut tests = workspace_tests();
+    for file in SUITE {
+        tests.args(["--test", file]);
+    }
+    tests.args(["--", "--exact", "all_of_it_over_joined_daemons"]);
+    let [a, b] = daemons.map(|daemon| daemon.socket.display().to_string());
+    run(tests.env("MACHNET_TEST_DAEMONS", format!("{a},{b}")), LIMIT)
 }
 
 /// The two programs of the steps between namespaces.

@@ -316,3 +316,12 @@ fn all_of_it_over_two_daemons() {
 fn all_of_it_over_one_daemon() {
     support::sidecar::again_over_one_daemon(&[]);
 }
+
+#[test]
+fn all_of_it_over_joined_daemons() {
+    support::sidecar::again_over_joined_daemons(&[
+        "a_slow_reader_stalls_the_sender_and_loses_nothing",
+        "counters_count",
+        "over_ipv6",
+    ]);
+}

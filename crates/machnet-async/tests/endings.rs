@@ -226,3 +226,8 @@ fn all_of_it_over_two_daemons() {
 fn all_of_it_over_one_daemon() {
     support::sidecar::again_over_one_daemon(&[]);
 }
+
+#[test]
+fn all_of_it_over_joined_daemons() {
+    support::sidecar::again_over_joined_daemons(&[]);
+}

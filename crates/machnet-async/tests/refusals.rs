@@ -3,7 +3,7 @@
 mod support;
 
 use std::io::ErrorKind;
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use machnet_async::{CloseReason, Config, Endpoint, FlowError, SendErrorReason, Udp};
@@ -16,7 +16,10 @@ fn reason(error: &std::io::Error) -> CloseReason {
 #[test]
 fn connect_is_refused_where_nobody_has_the_port() {
     run(|| async {
-        let error = endpoint().connect(free_port()).await.unwrap_err();
+        // Of another host, where there are two.
+        let there = endpoint();
+        let nobody = SocketAddr::new(there.local_addr().ip(), free_port().port());
+        let error = endpoint().connect(nobody).await.unwrap_err();
         assert_eq!((error.kind(), reason(&error)), (ErrorKind::ConnectionRefused, CloseReason::Refused));
     });
 }
@@ -186,4 +189,15 @@ fn limits_of_one_message_still_work() {
 #[test]
 fn all_of_it_over_two_daemons() {
     support::sidecar::again_over_two_daemons(&[]);
+}
+
+#[test]
+fn all_of_it_over_joined_daemons() {
+    support::sidecar::again_over_joined_daemons(&[
+        "a_port_in_use_is_named",
+        "connect_times_out_where_nothing_answers",
+        "limits_of_one_message_still_work",
+        "random_bytes_are_counted_and_nothing_else",
+        "the_smaller_maximum_of_both_sides_counts",
+    ]);
 }

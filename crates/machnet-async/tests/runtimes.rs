@@ -166,3 +166,8 @@ fn messages_and_their_bytes_outlive_everything() {
 fn all_of_it_over_two_daemons() {
     support::sidecar::again_over_two_daemons(&[]);
 }
+
+#[test]
+fn all_of_it_over_joined_daemons() {
+    support::sidecar::again_over_joined_daemons(&[]);
+}

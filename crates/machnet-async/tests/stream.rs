@@ -469,3 +469,16 @@ fn reset_and_shut_down_are_told_to_both_directions() {
 fn all_of_it_over_two_daemons() {
     support::sidecar::again_over_two_daemons(&[]);
 }
+
+#[test]
+fn all_of_it_over_joined_daemons() {
+    support::sidecar::again_over_joined_daemons(&[
+        "a_chunk_longer_than_a_message_is_cut",
+        "a_flow_comes_out_as_it_went_in",
+        "flush_waits_for_the_engine_and_acked_for_the_peer",
+        "shutdown_is_bounded_by_linger",
+        "small_writes_gather_while_there_is_no_room",
+        "what_gathered_is_sent_by_a_stream_that_is_dropped",
+        "writers_of_all_kinds_are_woken",
+    ]);
+}

@@ -210,3 +210,11 @@ fn flows_outlive_the_runtime_that_spun_for_them() {
 fn all_of_it_over_two_daemons() {
     support::sidecar::again_over_two_daemons(&[]);
 }
+
+#[test]
+fn all_of_it_over_joined_daemons() {
+    support::sidecar::again_over_joined_daemons(&[
+        "recv_spins_where_a_runtime_has_workers",
+        "without_it_at_most_one_per_flow_and_round",
+    ]);
+}

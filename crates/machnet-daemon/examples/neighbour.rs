@@ -2,7 +2,7 @@
 //! measures an honest pair beside them.
 //!
 //! `neighbour KIND SOCKET CORE`: everything happens on one core, at the lowest priority, so that what it takes from others it takes
-//! by way of the daemon. It says "at it" once it has begun.
+//! by way of the daemon; those that have to wait use the core meanwhile, so that all use as much of it. It says "at it" once it has begun.
 #![allow(unused_crate_dependencies, clippy::print_stdout, reason = "a program")]
 
 #[path = "../tests/daemon/client.rs"]
@@ -67,6 +67,10 @@ fn at_it() {
 /// Not a neighbour at all: what it costs that the core is in use.
 fn busy(_: &Path) {
     at_it();
+    spin();
+}
+
+fn spin() -> ! {
     loop {
         std::hint::spin_loop();
     }
@@ -97,6 +101,7 @@ fn sends(socket: &Path) {
 
 /// One never reads, and another sends to it.
 fn deaf(socket: &Path) {
+    std::thread::spawn(|| spin());
     let (_deaf, mut client, _, flow) = pair(socket);
     at_it();
     loop {
@@ -120,6 +125,7 @@ fn rings(socket: &Path) {
 
 /// It writes what cannot be, is thrown out, and comes again.
 fn corrupts(socket: &Path) {
+    std::thread::spawn(|| spin());
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut next = || {
         state ^= state << 13;

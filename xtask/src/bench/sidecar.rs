@@ -2,8 +2,8 @@
 //!
 //! On the veth each host has a daemon, on the core that its application is on; beside it the same applications with
 //! engines of their own, and TCP. On one host there is one daemon, on the server's core. CPU time counts the daemons'
-//! whole lives. Beside bad neighbours, other applications of the same daemon, an honest pair is measured as well. Each of these is one
-//! thread on the client's core, at the lowest priority, and uses all of it that nobody else wants; so does what they are
+//! whole lives. Beside bad neighbours, other applications of the same daemon, an honest pair is measured as well. Each of these is a
+//! process on the client's core, at the lowest priority, and uses all of it that nobody else wants; so does what they are
 //! compared with, which does nothing else: a busy loop, or for the one that rings as many system calls. What is left is what they do by way of the daemon. No scheduler gives one of two who want
 //! all of a core more than half: beside the one that sends all it can, 32 outstanding show the share, and an open loop at a tenth of
 //! that rate whether who wants less than his share gets it. The passage between application and engine alone, on cores of their own: `cargo bench -p machnet-daemon`.

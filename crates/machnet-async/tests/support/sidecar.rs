@@ -11,6 +11,9 @@ use machnet_daemon::{Allowance, Daemon, DriverUrl, Settings};
 /// In a test binary whose endpoints are attached to daemons: which ones.
 pub const OVER_SIDECAR: &str = "MACHNET_TEST_OVER_SIDECAR";
 
+/// The sockets of two daemons that run, joined by whatever, with the default configuration: `PATH,PATH`. Set by `cargo xtask test`.
+const JOINED: &str = "MACHNET_TEST_DAEMONS";
+
 /// A directory of this process for sockets.
 static SOCKETS: LazyLock<tempfile::TempDir> = LazyLock::new(|| tempfile::tempdir().unwrap());
 
@@ -20,11 +23,24 @@ static DAEMONS: Mutex<Vec<Daemon>> = Mutex::new(Vec::new());
 /// Runs every test of this binary once more, but those in `except`, with two daemons: one for each endpoint, every second of
 /// which has two engines.
 pub fn again_over_two_daemons(except: &[&str]) {
-    super::again("over two daemons", except, OVER_SIDECAR, |_| "two".to_owned());
+    if std::env::var(JOINED).is_err() {
+        super::again("over two daemons", except, OVER_SIDECAR, |_| "two".to_owned());
+    }
+}
+
+/// The same with the two daemons that run, if there are any: endpoints are attached to one and the other in turn. Not for those in
+/// `except`, which need daemons of their own, or are about addresses of this host.
+pub fn again_over_joined_daemons(except: &[&str]) {
+    if std::env::var(JOINED).is_ok() {
+        super::again("over joined daemons", except, OVER_SIDECAR, |_| "joined".to_owned());
+    }
 }
 
 /// The same with one daemon of two engines, which endpoints of the default configuration share: their flows never leave it.
 pub fn again_over_one_daemon(except: &[&str]) {
+    if std::env::var(JOINED).is_ok() {
+        return;
+    }
     super::again("over one daemon", except, OVER_SIDECAR, |_| "one".to_owned());
 }
 
@@ -55,6 +71,12 @@ pub fn endpoint_at(ip: IpAddr, config: Config) -> Option<Endpoint> {
     static SHARED: OnceLock<PathBuf> = OnceLock::new();
     static NUMBER: AtomicUsize = AtomicUsize::new(0);
     let which = std::env::var(OVER_SIDECAR).ok()?;
+    if which == "joined" {
+        assert!(config == Config::default() && ip == super::V4, "a test that needs daemons of its own");
+        let sockets = std::env::var(JOINED).unwrap();
+        let sockets: Vec<_> = sockets.split(',').collect();
+        return Some(AttachBuilder::new(sockets[NUMBER.fetch_add(1, Relaxed) % 2]).attach().unwrap());
+    }
     let path = if which == "one" && config == Config::default() && ip == super::V4 {
         SHARED
             .get_or_init(|| {

@@ -79,7 +79,8 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             self.channel.release(slot);
             return;
         }
-        let (now, limits, options) = (self.now, &self.limits, self.channel.options(slot));
+        let limits = if self.tx.driver.turns(peer) { &self.near } else { &self.limits };
+        let (now, options) = (self.now, self.channel.options(slot));
         let key = self.flows.insert(&mut self.rng, |id| Flow::connect(now, id, home, peer, options, limits));
         self.count_flows();
         if let Some(flow) = self.flows.get(key) {

@@ -216,6 +216,8 @@ pub struct Engine<D, C> {
     channel: C,
     config: Config,
     limits: Arc<Limits>,
+    /// The same, of flows that never leave the host.
+    near: Arc<Limits>,
     rng: ChaCha12Rng,
     now: Instant,
     /// How long before that arrivals may have waited to be seen.
@@ -330,8 +332,10 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         let paths = Paths::new(Keyed::new(&mut rng));
         let mut tx = Tx::new(driver, instance, paths, config.device_queue.into());
         tx.engines = engines;
+        let limits = Limits::new(&config, max_payload as usize, tx.driver.capabilities());
         Ok(Self {
-            limits: Arc::new(Limits::new(&config, max_payload as usize, tx.driver.capabilities())),
+            limits: Arc::new(limits),
+            near: Arc::new(Limits { is_local: true, ..limits }),
             tx,
             flows: FlowTable::new(&mut rng, index),
             peers: Peers::new(&mut rng, config.dead_peer_timeout, config.peer_reassembly_bytes),
@@ -406,7 +410,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         if self.shutting_down {
             self.finish_group();
         }
-        let busy = received > 0 || looked > 0 || expired || sent || !self.aside.is_empty();
+        let busy = received > 0 || looked > 0 || expired || sent || !self.aside.is_empty() || self.channel.is_express();
         self.was_busy = busy;
         if !busy {
             // It may sleep next, and is not to be woken in vain.

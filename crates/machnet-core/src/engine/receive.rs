@@ -227,7 +227,8 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         if self.tx.driver.open(meta.local.port()).is_err() {
             return Err(DropReason::NotListening);
         }
-        let (now, limits, options) = (self.now, &self.limits, self.channel.listen_options(listening.slot));
+        let limits = if self.tx.driver.turns(meta.remote) { &self.near } else { &self.limits };
+        let (now, options) = (self.now, self.channel.listen_options(listening.slot));
         let key = self
             .flows
             .insert(&mut self.rng, |id| Flow::accept(now, id, (meta.local, meta.remote), &init, options, limits));

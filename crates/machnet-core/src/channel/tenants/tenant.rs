@@ -18,6 +18,8 @@ pub(super) const NONE: u32 = u32::MAX;
 /// Messages up to so many bytes that wait are moved to the heap, whose use windows bound. Longer ones keep the buffer they came in,
 /// of which whoever does not read gets no more.
 const MOVED: usize = 64 << 10;
+/// What is believed of a message in several pieces at most, before more of it came.
+const LONGEST: usize = 1 << 20;
 /// What any flow may have underway, however much others of its application have: units.
 const LEAST_ROOM: u64 = 4096 / UNIT;
 
@@ -43,6 +45,8 @@ pub(super) struct Tenant<W> {
     promised: u64,
     /// The beginning of a message in several pieces.
     partial: Vec<u8>,
+    /// How long the last such message was.
+    longest: usize,
     /// Received messages that wait for room in its pipe, each with the slot of its flow, and how far the first is in.
     waiting: VecDeque<(u32, Message)>,
     from: usize,
@@ -89,6 +93,7 @@ impl<W: Words + Clone> Tenant<W> {
             held: 0,
             promised: 0,
             partial: Vec::new(),
+            longest: 0,
             waiting: VecDeque::new(),
             from: 0,
             waiting_bytes: 0,
@@ -207,12 +212,17 @@ impl<W: Words + Clone> Tenant<W> {
         let message = if begins && !more {
             store.message(len, |bytes| side.take(bytes)).map_err(Ended::Malformed)?
         } else {
+            if begins {
+                // Without moving it piece by piece: taken for one as long as the last such.
+                self.partial.reserve(self.longest.max(2 * len));
+            }
             let at = self.partial.len();
             self.partial.resize(at + len, 0);
             side.take(&mut self.partial[at..]).map_err(Ended::Malformed)?;
             if more {
                 return Ok(Taken::Part);
             }
+            self.longest = self.partial.len().min(LONGEST);
             std::mem::take(&mut self.partial).into()
         };
         self.set_held(self.held + cost_in_units(message.len()));

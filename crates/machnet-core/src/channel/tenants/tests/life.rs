@@ -302,3 +302,22 @@ fn who_sleeps_is_rung_once_and_who_is_awake_never() {
     }
     assert_eq!(rings(&mut rig), 1);
 }
+
+/// Nothing carries shorter packets than the driver between two applications of one engine: their flows need not look for it.
+#[test]
+fn flows_within_the_host_begin_with_the_longest_packets() {
+    let mut rig = Rig::new();
+    let (mut server, mut client, _, flow) = connected(&mut rig);
+    let idle = |rig: &mut Rig, apps: &mut [&mut App; 2]| {
+        for _ in 0..200 {
+            rig.round(20);
+            apps.iter_mut().for_each(|app| app.look());
+        }
+        rig.engine.stats().packets_sent
+    };
+    let mut apps = [&mut server, &mut client];
+    let before = idle(&mut rig, &mut apps);
+    // Longer than what every path carries: in one packet, and one acknowledgement.
+    assert!(apps[1].send(flow, &[7; 1350]));
+    assert_eq!(idle(&mut rig, &mut apps) - before, 2);
+}
