@@ -20,12 +20,16 @@ use crate::ffi;
 pub(crate) const DRIVER: &str = "pmd.net.memif*";
 /// What memif's driver logs, first of all, when its peer says or does something.
 const HEARD: &str = "memif_msg_receive(): ";
+/// What it logs when it has closed a connection.
+const LEFT: &str = "memif_disconnect(): Disconnected";
 /// How often the end of a burst is looked for, and how long at most: one that logs while the log waits for it would never end.
 const STEP: Duration = Duration::from_micros(20);
 const STEPS: u32 = 10_000;
 
 /// Messages that are being handled.
 static HEARING: AtomicU32 = AtomicU32::new(0);
+/// Connections that ended.
+static ENDED: AtomicU32 = AtomicU32::new(0);
 static GATES: Mutex<Vec<Weak<Gate>>> = Mutex::new(Vec::new());
 
 /// Of the queues that one engine has.
@@ -54,8 +58,8 @@ impl Gate {
             return None;
         }
         let inside = self.try_lock()?;
-        // Whoever closed the gate before had the mutex since: it is seen here.
-        (HEARING.load(Ordering::Relaxed) == 0).then_some(inside)
+        // Whoever closed the gate before had the mutex since: it is seen here. Acquire: and what was done behind it, if it is open again.
+        (HEARING.load(Ordering::Acquire) == 0).then_some(inside)
     }
 
     fn try_lock(&self) -> Option<Turn<'_>> {
@@ -84,6 +88,11 @@ impl Gate {
     }
 }
 
+/// How many memif connections of this process have ended so far.
+pub(crate) fn left() -> u32 {
+    ENDED.load(Ordering::Relaxed)
+}
+
 /// True for what is logged only because of the gates.
 pub(crate) fn asked_for(line: &str) -> bool {
     line.contains("memif_")
@@ -103,6 +112,9 @@ pub(crate) fn heard(line: &str) {
             "{line}: the peer has another number of queue pairs, or secret=: give both sides the same (queues=)"
         );
     }
+    if line.contains(LEFT) {
+        ENDED.fetch_add(1, Ordering::Relaxed);
+    }
     if !line.contains(HEARD) {
         return;
     }
@@ -117,7 +129,7 @@ pub(crate) fn heard(line: &str) {
 }
 
 extern "C" fn open(_: *mut std::ffi::c_void) {
-    HEARING.fetch_sub(1, Ordering::Relaxed);
+    HEARING.fetch_sub(1, Ordering::Release);
 }
 
 fn gates() -> MutexGuard<'static, Vec<Weak<Gate>>> {

@@ -11,11 +11,17 @@ use machnet_channel::Tried;
 
 use crate::attach::{Comeback, Rings, remove, restart};
 use crate::ffi;
-use crate::gate::{Gate, Turn};
+use crate::gate::{self, Gate, Turn};
 use crate::interface::is_running;
 
 /// Between looks at the link.
 const LINK_EVERY: Duration = Duration::from_millis(50);
+/// How long a device that found its peer has to agree with it, before it is started or attached again: both sides' interrupt threads are in
+/// that, and on a machine with more to do than cores each waits for its turn several times.
+const AGREEMENT: Duration = Duration::from_secs(1);
+/// The same where we hear that the peer is gone. A memif server that has not yet accepted a client that leaves dies of it: its driver
+/// closes a descriptor that EAL's interrupt thread still waits for, and that panics (22.11's `memif_listener_handler`).
+const HEARD_AGREEMENT: Duration = Duration::from_secs(30);
 /// In the place of a port's number: it may not be used.
 const AWAY: u32 = u32::MAX;
 
@@ -46,6 +52,8 @@ struct Keeper {
     /// The kernel's interface that it is, whose link its driver does not look at.
     interface: Option<String>,
     looked: Instant,
+    /// When the device found its peer, until they agree, and how many peers had left then.
+    found: Option<(Instant, u32)>,
 }
 
 /// The right to use one's queues of a port.
@@ -64,7 +72,9 @@ impl Link {
         by_interrupts: bool,
         rings: Rings,
     ) -> Self {
-        let keeper = Keeper { id, busy: None, away: false, comeback, interface, looked: Instant::now() };
+        let now = Instant::now();
+        let keeper =
+            Keeper { id, busy: None, away: false, comeback, interface, looked: now, found: Some((now, gate::left())) };
         let (up, keeper) = (AtomicBool::new(false), Tried::new(keeper));
         Self { name, id: AtomicU32::new(AWAY), up, keeper, gates, by_interrupts, rings }
     }
@@ -72,7 +82,7 @@ impl Link {
     pub(crate) fn start(&self) -> io::Result<()> {
         let Some(keeper) = self.keeper.get() else { return Ok(()) };
         ffi::start(keeper.id, self.by_interrupts)?;
-        self.id.store(keeper.id.into(), Ordering::Relaxed);
+        self.id.store(keeper.id.into(), Ordering::Release);
         self.up.store(keeper.link(), Ordering::Relaxed);
         Ok(())
     }
@@ -92,7 +102,7 @@ impl Link {
             None => None,
         };
         // Behind the gate: who takes the device away has waited there since.
-        u16::try_from(self.id.load(Ordering::Relaxed)).ok().map(|id| Inside { id, _turn: turn })
+        u16::try_from(self.id.load(Ordering::Acquire)).ok().map(|id| Inside { id, _turn: turn })
     }
 
     pub(crate) fn counters(&self) -> dpdk_counters {
@@ -112,9 +122,7 @@ impl Link {
     #[cold]
     fn look_as(&self, keeper: &mut Keeper) {
         keeper.looked = Instant::now();
-        let back = keeper.busy.take_if(|thread| thread.is_finished());
-        let is_new = back.is_some();
-        if let Some(thread) = back {
+        if let Some(thread) = keeper.busy.take_if(|thread| thread.is_finished()) {
             self.take_over(keeper, thread);
         }
         let is_started = self.id.load(Ordering::Relaxed) != AWAY;
@@ -123,8 +131,11 @@ impl Link {
         if up != was_up {
             tracing::info!(port = %self.name, up, "link");
         }
-        // One round later: what the link brought last was received, and who just came back may still be talking to its peer.
-        if !up && !was_up && !is_new {
+        if up {
+            keeper.found = None;
+        }
+        // One round later: what the link brought last was received.
+        if !up && !was_up && !keeper.may_agree() {
             self.bring_back(keeper);
         }
     }
@@ -153,8 +164,8 @@ impl Link {
     fn take_over(&self, keeper: &mut Keeper, thread: JoinHandle<io::Result<u16>>) {
         match thread.join() {
             Ok(Ok(id)) => {
-                (keeper.id, keeper.away) = (id, false);
-                self.id.store(id.into(), Ordering::Relaxed);
+                (keeper.id, keeper.away, keeper.found) = (id, false, Some((Instant::now(), gate::left())));
+                self.id.store(id.into(), Ordering::Release);
             }
             Ok(Err(error)) => tracing::debug!(port = %self.name, %error, "its peer is not there yet"),
             Err(_) => tracing::warn!(port = %self.name, "what brings it back panicked"),
@@ -163,6 +174,15 @@ impl Link {
 }
 
 impl Keeper {
+    /// True if the device found a peer and may still come to an agreement with it.
+    fn may_agree(&self) -> bool {
+        let patience = match self.comeback {
+            Comeback::Start => HEARD_AGREEMENT,
+            _ => AGREEMENT,
+        };
+        self.found.is_some_and(|(at, left)| at.elapsed() < patience && left == gate::left())
+    }
+
     /// What is known of the link; true if nothing is.
     fn link(&self) -> bool {
         let kernels = self.interface.as_deref().and_then(is_running);

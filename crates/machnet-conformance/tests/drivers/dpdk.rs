@@ -20,6 +20,9 @@ type End = Net<Meddled<Port>>;
 pub(crate) enum Ports {
     Memif,
     Virtio,
+    /// The second queue of two.
+    MemifQueue,
+    VirtioQueue,
     AfPacket,
     AfXdp,
 }
@@ -32,6 +35,8 @@ impl Subject for Ports {
         match self {
             Self::Memif => "memif",
             Self::Virtio => "virtio",
+            Self::MemifQueue => "memif_queue",
+            Self::VirtioQueue => "virtio_queue",
             Self::AfPacket => "af_packet",
             Self::AfXdp => "af_xdp",
         }
@@ -57,27 +62,32 @@ impl Ports {
         let path = format!("/machnet-conformance-{}-{n}", std::process::id());
         let veth = matches!(self, Self::AfPacket | Self::AfXdp).then(|| Veth::new(n)).transpose()?;
         let devices = match self {
-            Self::Memif => [
+            Self::Memif | Self::MemifQueue => [
                 format!("vdev:net_memif{n},role=server,socket={path}"),
                 format!("vdev:net_memif{},role=client,socket={path}", n + 1),
             ],
-            Self::Virtio => [
-                format!("vdev:net_vhost{n},iface=/tmp{path}"),
-                format!("vdev:net_virtio_user{n},path=/tmp{path},queues=1"),
-            ],
+            Self::Virtio | Self::VirtioQueue => {
+                [format!("vdev:net_vhost{n},iface=/tmp{path}"), format!("vdev:net_virtio_user{n},path=/tmp{path}")]
+            }
             Self::AfPacket => [0, 1].map(|end| format!("vdev:net_af_packet{},iface=veth{}", n + end, n + end)),
             Self::AfXdp => [0, 1].map(|end| format!("vdev:net_af_xdp{},iface=veth{}", n + end, n + end)),
         };
-        let open = |side: usize| -> io::Result<End> {
+        let engines = if matches!(self, Self::MemifQueue | Self::VirtioQueue) { 2 } else { 1 };
+        let mut idle = Vec::new();
+        let mut open = |side: usize| -> io::Result<End> {
             let device: Device = devices[side].parse().map_err(|error| io::Error::other(format!("{error:?}")))?;
             let address = format!("10.0.0.{}/24", side + 1).parse().map_err(io::Error::other)?;
             let mut net = NetConfig::new(address);
             net.port = 9000;
             let builder = Port::builder(device).eal(Eal::new().huge_pages(HugePages::Never));
-            let port = builder.frames(shape.frames).descriptors(shape.descriptors).checksum_offload(offload).open()?;
+            let builder = builder.frames(shape.frames).descriptors(shape.descriptors).checksum_offload(offload);
+            let mut parts = builder.engines(engines).open()?.split(engines)?;
+            let port = parts.pop().ok_or_else(|| io::Error::other("a port has a queue"))?;
+            idle.append(&mut parts);
             Net::new(Meddled::new(port), &net).map_err(io::Error::other)
         };
-        let mut wire = Wire { ends: vec![open(0)?, open(1)?], start: Instant::now(), veth };
+        let ends = vec![open(0)?, open(1)?];
+        let mut wire = Wire { ends, idle, start: Instant::now(), veth };
         while !wire.ends.iter().all(|end| end.device().is_up()) {
             wire.step();
             for end in &mut wire.ends {
@@ -93,6 +103,8 @@ impl Ports {
 
 struct Wire {
     ends: Vec<End>,
+    /// The other queues of each, if there are any: a port goes with the last.
+    idle: Vec<Port>,
     start: Instant,
     /// Gone after its ends.
     veth: Option<Veth>,
@@ -254,7 +266,7 @@ impl Drop for Wire {
     /// One end goes after the other has seen it go: memif's interrupt thread still works on a connection that ends, and
     /// frees what is freed with the port.
     fn drop(&mut self) {
-        drop(self.ends.pop());
+        drop((self.ends.pop(), self.idle.pop()));
         let start = Instant::now();
         while let Some(end) = self.ends.first_mut()
             && self.veth.is_none()
