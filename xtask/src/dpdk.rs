@@ -271,9 +271,11 @@ impl<'a> Peers<'a> {
         }
 
         let server = self.serve(&self.hosts.b, "udp://10.77.0.2:7000", "udp-server")?;
-        self.bulk(&self.hosts.a, &format!("{}&server=10.77.0.2:7000", self.port))?;
+        let out = format!("{}&server=10.77.0.2:7000", self.port);
+        self.bulk(&self.hosts.a, &out)?;
+        self.in_place(&out)?;
         drop(server);
-        checks.push("bulk out");
+        checks.extend(["bulk out", "sent in place"]);
         Ok(checks)
     }
 
@@ -318,6 +320,21 @@ impl<'a> Peers<'a> {
     fn bulk(&self, host: &Namespace, url: &str) -> Result<()> {
         let mut client = self.client(host, url);
         run(client.args(["--warmup", "10", "--mode", "stream", "--size", "1MiB", "--count", BULK]), LIMIT)
+    }
+
+    /// Requests that are sent from where they were built, all but few: the first one asks for the frames.
+    fn in_place(&self, url: &str) -> Result<()> {
+        let mut client = self.client(&self.hosts.a, url);
+        client.args(["--size", "1KiB", "--outstanding", "8", "--count", "2000", "--json"]);
+        let what = run::describe(&client);
+        println!("$ {what}");
+        let captured = run::capture(&mut client, LIMIT, &self.log("in-place")?)?;
+        let report = captured.text.lines().find_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        let in_place = report.and_then(|report| report["client"]["counts"]["sent_in_place"].as_u64());
+        match in_place {
+            Some(1000..) if captured.status.success() => Ok(()),
+            _ => bail!("`{what}`: {}; {in_place:?} of 2000 requests sent in place; {}", captured.status, captured.text),
+        }
     }
 
     /// A client that compares every byte.

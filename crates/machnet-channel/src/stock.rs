@@ -146,9 +146,13 @@ impl Stocker {
     /// How many frames to put in now: 0 until one was missed, and while three quarters of the slots are full.
     #[must_use]
     pub fn wanted(&self) -> u32 {
+        // Asked in each round, mostly of a stock that nobody uses.
+        if self.filled == 0 && self.missed() == 0 {
+            return 0;
+        }
         let slots = self.stock.slots.len() as u32;
         let missing = slots.saturating_sub(self.waiting());
-        if 4 * missing < slots || (self.filled == 0 && self.missed() == 0) {
+        if 4 * missing < slots {
             return 0;
         }
         missing.min(self.limit.saturating_sub(self.away()))

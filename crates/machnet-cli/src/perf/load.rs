@@ -108,7 +108,7 @@ impl<W: Wire> Flow<W> {
                     break;
                 }
                 window.push(Sent { due: due.unwrap_or(at), at });
-                tx.send(message(plan, payload, index, first + sent).into()).await?;
+                post(tx, plan, payload, index, first + sent).await?;
                 sent += 1;
             }
             window.finish();
@@ -143,8 +143,7 @@ impl<W: Wire> Flow<W> {
             while sent < share && !phase.is_over(Instant::now()) {
                 let stride = STRIDE.min(share - sent);
                 for i in 0..stride {
-                    let message = message(plan, payload, self.index, self.sequence + i);
-                    self.tx.send(message.into()).await?;
+                    post(&mut self.tx, plan, payload, self.index, self.sequence + i).await?;
                 }
                 sent += stride;
                 self.sequence += stride;
@@ -263,13 +262,19 @@ pub(crate) async fn wait<T: Send + 'static>(
     }
 }
 
-fn message(plan: &Plan, payload: &Bytes, flow: usize, sequence: u64) -> Bytes {
-    if !plan.verify {
-        return payload.clone();
+/// Sends message `sequence` of flow `flow`.
+async fn post<M: From<Bytes> + Send>(
+    tx: &mut impl Tx<M>,
+    plan: &Plan,
+    payload: &Bytes,
+    flow: usize,
+    sequence: u64,
+) -> io::Result<()> {
+    if plan.verify {
+        tx.send_filled(plan.size, |bytes| content::fill(bytes, flow, sequence)).await
+    } else {
+        tx.send(payload.clone().into()).await
     }
-    let mut message = vec![0; plan.size];
-    content::fill(&mut message, flow, sequence);
-    message.into()
 }
 
 /// What is wrong with a reply, if something is.

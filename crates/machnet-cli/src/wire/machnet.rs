@@ -5,6 +5,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::Path;
 
+use bytes::BufMut as _;
 #[cfg(feature = "dpdk")]
 use machnet::Congestion;
 use machnet::{AttachBuilder, Config, Driver, Endpoint, Message, RecvHalf, SendHalf, Udp};
@@ -127,6 +128,14 @@ impl Tx<Message> for SendHalf {
         Ok(Self::send(self, message).await?)
     }
 
+    async fn send_filled(&mut self, len: usize, fill: impl FnOnce(&mut [u8]) + Send) -> io::Result<()> {
+        let mut message = self.reserve(len).await?;
+        message.put_bytes(0, len);
+        fill(&mut message);
+        message.send();
+        Ok(())
+    }
+
     async fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
@@ -178,6 +187,7 @@ impl Wire for Machnet {
             ("packets_dropped", engine.drops.total()),
             (HANDED_OVER, engine.handed_over),
             ("probes_sent", engine.probes_sent),
+            ("sent_in_place", engine.sent_in_place),
         ];
         facts.into_iter().map(|(name, count)| (name.to_owned(), Value::from(count))).collect()
     }

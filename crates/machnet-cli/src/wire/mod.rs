@@ -42,6 +42,21 @@ pub(crate) const MAX_SIZE: usize = 64 << 20;
 pub(crate) trait Tx<M>: Send + 'static {
     /// Sends one message, perhaps after a moment in which others may join it: see `flush`.
     fn send(&mut self, message: M) -> impl Future<Output = io::Result<()>> + Send;
+    /// Sends a message of `len` bytes that `fill` writes, to where the transport would have it written.
+    fn send_filled(
+        &mut self,
+        len: usize,
+        fill: impl FnOnce(&mut [u8]) + Send,
+    ) -> impl Future<Output = io::Result<()>> + Send
+    where
+        M: From<Bytes> + Send,
+    {
+        async move {
+            let mut bytes = vec![0; len];
+            fill(&mut bytes);
+            self.send(Bytes::from(bytes).into()).await
+        }
+    }
     /// Sees to it that what was sent is underway. Called before waiting for an answer.
     fn flush(&mut self) -> impl Future<Output = io::Result<()>> + Send;
     /// Says that nothing follows. What was sent still arrives.
