@@ -1,12 +1,13 @@
 //! Applications that write what they like, wherever they like.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use machnet_channel::{Intent, Region, Words as _};
 use proptest::prelude::*;
 
 use super::rig::{App, GEOMETRY, MAX_MESSAGE, Rig, quota};
-use crate::channel::tenants::{Ended, Quota};
+use crate::channel::tenants::{Account, Ended, Quota};
 use crate::{AppChannel as _, Config, Slot};
 
 /// An application that does everything a little, so that its words mean something.
@@ -139,6 +140,65 @@ fn memory_is_bounded_by_the_quota_and_comes_back() {
         server.look();
     }
     assert_eq!(rig.tenants().report().tenants[1].held, 0);
+}
+
+/// An application that two engines serve: what it has at one counts at the other, which sleeps for want of memory, and is rung
+/// when there is some.
+#[test]
+fn memory_is_bounded_over_all_engines_and_who_frees_some_rings() {
+    let mut rigs = [Rig::new(), Rig::new()];
+    let account = Account::new(rigs.iter_mut().map(Rig::bell).collect());
+    let small = 1 << 20;
+    let mut pairs: Vec<(App, App, Vec<u32>)> = rigs
+        .iter_mut()
+        .enumerate()
+        .map(|(n, rig)| {
+            let mut server = rig.attach(quota());
+            let listener = server.listen(9000);
+            let mut client = rig.attach_as(Quota { memory: small, ..quota() }, Arc::clone(&account), n as u8);
+            rig.run(&mut [&mut server], |apps| apps[0].listeners.contains_key(&listener));
+            let flows: Vec<u32> = (0..if n == 0 { 40 } else { 1 }).map(|_| client.connect(9000)).collect();
+            rig.run(&mut [&mut server, &mut client], |apps| flows.iter().all(|&flow| apps[1].is_open(flow)));
+            (server, client, flows)
+        })
+        .collect();
+    let [held, wants] = &mut rigs;
+    // Nobody reads: the first engine takes what it may hold.
+    let (server, client, flows) = &mut pairs[0];
+    server.reads = false;
+    for turn in 0..20_000 {
+        client.send(flows[turn % flows.len()], &[1; 8000]);
+        held.round(20);
+        client.look();
+    }
+    let full = held.tenants().report().tenants[1].held;
+    assert!((small - 50_000..=small).contains(&full), "{full} of {small}");
+    // There is too little for the second.
+    let (other, client, flows) = &mut pairs[1];
+    assert!(client.send(flows[0], &[2; 60_000]));
+    while !wants.engine.may_sleep() {
+        wants.round(1000);
+        other.look();
+        client.look();
+    }
+    let part = wants.tenants().report().tenants[1].held;
+    assert!(part < 60_000 && part + full <= small, "{part} and {full} of {small}");
+    let bell = wants.bell();
+    bell.arm(std::task::Waker::noop());
+    assert!(wants.engine.may_sleep() && bell.rings() == 0);
+    // Until the first lets go.
+    let (server, client, _) = &mut pairs[0];
+    server.reads = true;
+    // Its flows stood still for long, and look for room at long intervals.
+    for _ in 0..20_000 {
+        held.round(1000);
+        server.look();
+        client.look();
+    }
+    assert_eq!(bell.rings(), 1);
+    assert!(!wants.engine.may_sleep());
+    let (other, client, _) = &mut pairs[1];
+    wants.run(&mut [other, client], |apps| apps[0].flows.values().any(|known| known.messages == 1));
 }
 
 #[test]

@@ -134,14 +134,23 @@ impl Rig {
         self.engine.channel_mut()
     }
 
+    /// The engine's bell.
+    pub(super) fn bell(&mut self) -> Arc<Doorbell> {
+        self.tenants().gate().bell()
+    }
+
     /// Lets an application in.
     pub(super) fn attach(&mut self, quota: Quota) -> App {
+        self.attach_as(quota, Account::new(Vec::new()), 0)
+    }
+
+    /// Lets an application in that engines with other rigs serve, too.
+    pub(super) fn attach_as(&mut self, quota: Quota, account: Arc<Account>, engine: u8) -> App {
         let region = Arc::new(ForeignRegion::create("test", GEOMETRY.bytes() + STATUS_BYTES).unwrap().0);
         let side = DaemonSide::new(Arc::clone(&region), &GEOMETRY, MAX_MESSAGE).with_status(true);
         let (id, slots) = (self.next, (GEOMETRY.flows, GEOMETRY.listeners));
         self.next += 1;
-        let account = Account::new(Vec::new());
-        let arrival = Arrival { id, side, slots, max_message: MAX_MESSAGE, quota, account, engine: 0 };
+        let arrival = Arrival { id, side, slots, max_message: MAX_MESSAGE, quota, account, engine };
         self.tenants().gate_mut().news.push_back(News::Came(Box::new(arrival)));
         App::new(id, region)
     }
