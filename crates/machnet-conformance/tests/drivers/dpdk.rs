@@ -35,8 +35,8 @@ impl Subject for Ports {
         match self {
             Self::Memif => "memif",
             Self::Virtio => "virtio",
-            Self::MemifQueue => "memif_queue",
-            Self::VirtioQueue => "virtio_queue",
+            Self::MemifQueue => "memif_2",
+            Self::VirtioQueue => "virtio_2",
             Self::AfPacket => "af_packet",
             Self::AfXdp => "af_xdp",
         }

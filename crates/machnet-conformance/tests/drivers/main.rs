@@ -3,7 +3,7 @@
 //! `machnet-sim` moves datagrams, `ethernet` and `ethernet6` frames under core's network layer, over the simulated wire;
 //! `hairpin` is the first behind core's hairpin, which must not show;
 //! `udp` is kernel sockets on loopback, `shm` memory between two endpoints of this process. With the feature `dpdk`: `memif` and
-//! `virtio`, `memif_queue` and `virtio_queue`, which are the second of two queues, and on a veth pair `af_packet` and, for root of the machine, `af_xdp`.
+//! `virtio`, `memif_2` and `virtio_2`, which are the second of two queues, and on a veth pair `af_packet` and, for root of the machine, `af_xdp`.
 
 #[cfg(feature = "dpdk")]
 mod dpdk;
