@@ -130,10 +130,9 @@ fn quotas_count_at_all_engines_together() {
     assert_eq!(listen_everywhere(&mut other, address.port()), address);
 }
 
-/// What an application has sent and nobody has acknowledged counts at both engines; when one of them gets rid of some, the
-/// other, which slept, takes what waited.
+/// What an application has sent and nobody has acknowledged counts at both engines; and all of it arrives.
 #[test]
-fn memory_that_one_engine_frees_is_used_by_the_other() {
+fn what_is_held_for_an_application_counts_over_all_engines() {
     let (here, there) = (Stage::with(|settings| settings.engines = 2), Stage::of(1));
     let mut servers = everywhere(&there);
     let address = listen_everywhere(&mut servers, 0);
