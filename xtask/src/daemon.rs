@@ -36,7 +36,7 @@ impl Daemon {
         fs::create_dir_all(log).with_context(|| format!("cannot create {}", log.display()))?;
         let socket = std::env::temp_dir().join(format!("machnet-xtask-{}-{name}.sock", std::process::id()));
         let text = format!(
-            "[driver]\nurl = {url:?}\n[socket]\npath = {:?}\n[engine]\n{engine}[limits]\nmemory = \"256GiB\"\ndrain = \"1s\"\n\
+            "[driver]\nurl = {url:?}\n[socket]\npath = {:?}\n[engine]\n{engine}[limits]\nmemory = \"256GiB\"\ndrain = \"8s\"\n\
              [[allow]]\nname = \"xtask\"\napplications = 64\nports = [\"any\"]\nmemory = \"{}MiB\"\nflows = {flows}\n",
             socket.display().to_string(),
             2 * flows

@@ -71,12 +71,13 @@ pub(crate) fn echo(programs: &Path, machnet: &Path) -> Result<()> {
         server.end()?;
     }
     let joined = [
-        ("veth", "udp://10.77.0.1:0".to_owned(), "udp://10.77.0.2:0".to_owned()),
-        ("shm", format!("shm://xtask-{}", std::process::id()), format!("shm://xtask-{}", std::process::id())),
+        ("veth", &hosts.b, "udp://10.77.0.1:0".to_owned(), "udp://10.77.0.2:0".to_owned()),
+        // On one host: whoever shares memory meets at a name of its namespace.
+        ("shm", &hosts.a, format!("shm://xtask-{}", std::process::id()), format!("shm://xtask-{}", std::process::id())),
     ];
-    for (by, near, far) in joined {
+    for (by, there, near, far) in joined {
         let near = Daemon::roomy(hosts.a.command(machnet), &log, &format!("{by}-a"), &near, "")?;
-        let far = Daemon::roomy(hosts.b.command(machnet), &log, &format!("{by}-b"), &far, "")?;
+        let far = Daemon::roomy(there.command(machnet), &log, &format!("{by}-b"), &far, "")?;
         suite([&near, &far], by)?;
         far.end()?;
         near.end()?;
