@@ -28,7 +28,7 @@ use machnet_async::engine::{Outcome, Status};
 use machnet_core::{Claims, Ended, News};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{SendFlags, Shutdown, send, shutdown};
-use rustix::process::setpriority_process;
+use rustix::process::{getpriority_process, setpriority_process};
 
 use crate::config::Settings;
 use crate::desk::Desk;
@@ -39,8 +39,9 @@ use seats::Seats;
 
 /// How long to leave the socket alone after the system had no descriptor for a caller.
 const PAUSE: Duration = Duration::from_millis(10);
-/// Whatever the service manager gave to the process.
-const NICE: i32 = 10;
+/// More than what the service manager gave to the process: of an absolute one nothing would be left beside engines and applications of
+/// high priority, and nobody would get in.
+const NICER: i32 = 5;
 
 /// What the thread is made of.
 #[derive(Debug)]
@@ -71,7 +72,8 @@ impl Control {
         let mut running: Vec<_> = self.statuses.iter().map(Status::ended).collect();
         let waker = Waker::from(Arc::new(WakeControl(Arc::clone(&self.desk))));
         // Of this thread alone. Being nicer is allowed to everybody.
-        if let Err(error) = setpriority_process(None, NICE) {
+        if let Err(error) = getpriority_process(None).and_then(|nice| setpriority_process(None, (nice + NICER).min(19)))
+        {
             tracing::warn!(%error, "the control thread cannot be nice");
         }
         let mut callers = Callers::default();

@@ -25,8 +25,6 @@ use crate::desk::Shared;
 
 /// Words of a page.
 const PAGE_WORDS: usize = 512;
-/// Pages that are made before others may have the core.
-const SLICE: usize = 32;
 
 /// Somebody who is attached.
 #[derive(Debug)]
@@ -365,13 +363,11 @@ fn geometry_for(allowance: &Allowance, flows: u32) -> Geometry {
 /// Memory to share.
 fn make_region(bytes: usize) -> io::Result<(ForeignRegion, OwnedFd)> {
     let (region, fd) = ForeignRegion::create("machnet", bytes)?;
-    // Here, not in the engine's rounds, its pages are made.
-    for slice in region.words().chunks(SLICE * PAGE_WORDS) {
-        slice.iter().step_by(PAGE_WORDS).for_each(|word| {
-            word.load(Ordering::Relaxed);
-        });
-        std::thread::yield_now();
-    }
+    // Here, not in the engine's rounds, its pages are made. This thread is nice, and that is enough: one that also yielded after
+    // each few pages would give up a time slice of every busy process on its core for each, and attaching would take seconds.
+    region.words().iter().step_by(PAGE_WORDS).for_each(|word| {
+        word.load(Ordering::Relaxed);
+    });
     Ok((region, fd))
 }
 
