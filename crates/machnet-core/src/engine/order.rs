@@ -1,5 +1,5 @@
 //! In which order flows have their turns: those of groups that did little lately before all others, while the channel
-//! [sorts](crate::AppChannel::sorts) them.
+//! [sorts](crate::AppChannel::grain) them.
 
 use super::turns::{Ended, Turns};
 

@@ -77,8 +77,10 @@ impl Account {
 #[derive(Debug)]
 pub struct Claims(PortWords);
 
-/// Bits of a word that count listeners: fewer than 256, of up to 64 engines. Above them is the application's id.
+/// Bits of a word that count listeners. Above them is the application's id, so that the count must never carry.
 const TIMES: u32 = 8;
+/// The most that are counted: one at each of 64 engines, and some that ask for what they have already and are about to be refused.
+const MOST: u64 = (1 << TIMES) - 1;
 
 impl Default for Claims {
     fn default() -> Self {
@@ -87,11 +89,12 @@ impl Default for Claims {
 }
 
 impl Claims {
-    /// An application is about to listen: `Some(true)` if it did not before, `None` if another one does.
+    /// An application is about to listen: `Some(true)` if it did not before, `None` if another one does, or it has asked for this too
+    /// often.
     pub(super) fn claim(&self, port: u16, id: u64) -> Option<bool> {
         let more = |word: u64| match word {
             0 => Some(id << TIMES | 1),
-            _ if word >> TIMES == id => Some(word + 1),
+            _ if word >> TIMES == id && word & MOST < MOST => Some(word + 1),
             _ => None,
         };
         self.0.make(port).fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok().map(|before| before == 0)
@@ -140,6 +143,15 @@ mod tests {
         assert_eq!(claims.claim(7, 3), None);
         assert!(claims.give_up(7, 2) && claims.give_up(8, 2));
         assert_eq!([claims.claim(7, 3), claims.claim(8, 3)], [Some(true); 2]);
+    }
+
+    #[test]
+    fn who_asks_for_a_port_over_and_over_does_not_give_it_to_another() {
+        let claims = Claims::default();
+        let granted = (0..1000).filter(|_| claims.claim(7, 1).is_some()).count() as u64;
+        assert_eq!((granted, claims.has(7, 1), claims.has(7, 2)), (MOST, true, false));
+        claims.forget(1);
+        assert_eq!(claims.claim(7, 2), Some(true));
     }
 
     #[test]
