@@ -449,6 +449,18 @@ impl FrameRef {
         Self { region, index, start: range.start, end: range.end, front: Front::none() }
     }
 
+    /// Bytes in view.
+    #[must_use]
+    pub const fn len(&self) -> u32 {
+        self.end - self.start
+    }
+
+    /// True if none is.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
     /// Another reference to `range` of this one.
     ///
     /// # Panics

@@ -75,11 +75,16 @@ pub struct Capabilities {
     /// How many frames applications may hold to build messages in; 0 if payloads are copied on their way to the device
     /// whatever they lie in.
     pub build_frames: u32,
+    /// In how many frames one received message may stay; 0 if it is to be copied out of them.
+    pub chain_frames: u32,
     /// True if peers are on this very host: nothing in between loses packets, or carries only shorter ones than `max_payload`.
     pub is_local: bool,
 }
 
 impl Capabilities {
+    /// The part of a driver's frames that one received message may stay in.
+    pub const CHAINED: u32 = 8;
+
     /// The least: no segmentation, no sleeping, no headroom, no frames to build in.
     #[must_use]
     pub const fn minimal(max_payload: u32) -> Self {
@@ -90,6 +95,7 @@ impl Capabilities {
             segments: 1,
             can_sleep: false,
             build_frames: 0,
+            chain_frames: 0,
             is_local: false,
         }
     }

@@ -126,6 +126,8 @@ pub struct SimDriver {
     /// `tx_burst` found the ring full.
     pub(crate) wants_descriptor: bool,
     drops: Drops,
+    /// Where the device wrote what it received, if somebody wants to know.
+    written: Option<Vec<Range<usize>>>,
     /// The NIC's other queues, until each has an owner.
     pub(crate) others: Vec<SimDriver>,
 }
@@ -176,6 +178,7 @@ impl SimDriver {
         capabilities.descriptors = config.tx_descriptors;
         // What is sent is read where it lies, as a device does.
         capabilities.build_frames = config.frames / 4;
+        capabilities.chain_frames = config.frames / Capabilities::CHAINED;
         let mac = MacAddr(ethernet::mac(home.ip()));
         let mut frame_capabilities = FrameCapabilities::minimal(mac, config.max_payload + IP_AND_UDP);
         frame_capabilities.headroom = config.headroom;
@@ -203,6 +206,7 @@ impl SimDriver {
             wants_frame: false,
             wants_descriptor: false,
             drops: Drops::default(),
+            written: None,
             others: Vec::new(),
         })
     }
@@ -240,6 +244,16 @@ impl SimDriver {
     /// What the device reads, or has read and not given back, where it lies; oldest first.
     pub fn held_bytes(&self) -> impl Iterator<Item = &[u8]> {
         self.held.iter().map(|held| held.payload.as_ref())
+    }
+
+    /// From now on, where the device writes what it receives is noted.
+    pub fn watch(&mut self) {
+        self.written = Some(Vec::new());
+    }
+
+    /// Where the device has written what it received since [`SimDriver::watch`]: addresses in memory.
+    pub fn written(&self) -> &[Range<usize>] {
+        self.written.as_deref().unwrap_or_default()
     }
 
     /// The NIC's link comes up or goes down: what is sent, and what arrives, meanwhile is lost.
@@ -331,6 +345,10 @@ impl SimDriver {
                 continue;
             };
             room.copy_from_slice(&datagram.bytes);
+            if let Some(written) = &mut self.written {
+                let at = room.as_ptr_range();
+                written.push(at.start.addr()..at.end.addr());
+            }
             give(frame, start as u32..end as u32, &datagram);
             inner.bury(datagram);
             count += 1;

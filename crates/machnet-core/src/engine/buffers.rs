@@ -25,6 +25,9 @@ pub(crate) struct Buffers {
     reserve: Reserve,
     /// Received payloads are to be copied: the driver has few frames left.
     copy_all: bool,
+    /// How many packets' frames a long message may stay in, and how many did and did not of those that might have.
+    chain_frames: u32,
+    chains: [u64; 2],
     /// Somebody waits for a frame: nobody takes a larger one than needed.
     contended: bool,
     /// What the peer at hand may yet reassemble, bytes: messages that are next in their flows, and others.
@@ -37,7 +40,7 @@ pub(crate) struct Buffers {
 
 impl Buffers {
     /// Buffers of about `bytes` in all: half in equal shares for each size up to `max_message`, at least two frames; half in reserve.
-    pub(crate) fn new(bytes: u64, max_message: u32) -> std::io::Result<Self> {
+    pub(crate) fn new(bytes: u64, max_message: u32, chain_frames: u32) -> std::io::Result<Self> {
         let sizes: Vec<u32> =
             std::iter::successors(Some(SMALLEST), |&size| (size < max_message).then_some(4 * size)).collect();
         let share = bytes / 2 / sizes.len() as u64;
@@ -50,6 +53,8 @@ impl Buffers {
             classes,
             reserve: Reserve::new(bytes / 2),
             copy_all: false,
+            chain_frames,
+            chains: [0; 2],
             contended: false,
             peer_room: [u64::MAX; 2],
             spare_units: Vec::new(),
@@ -103,10 +108,21 @@ impl Buffers {
         self.reserve.take(len)
     }
 
+    /// Long messages that stayed in their packets, and those that did not, of applications that take them in pieces.
+    pub(crate) const fn chains(&self) -> [u64; 2] {
+        self.chains
+    }
+
     /// Frames in use, of all classes.
     pub(crate) fn in_use(&self) -> u64 {
         self.classes.iter().map(|pool| u64::from(pool.capacity() - pool.free())).sum::<u64>() + self.reserve.in_use()
     }
+}
+
+/// The part of a packet that is `payload`, where it lies.
+fn lend(packet: &FrameRef, payload: &[u8]) -> Option<FrameRef> {
+    let start = payload.as_ptr().addr().checked_sub(packet.as_ref().as_ptr().addr())? as u32;
+    Some(packet.slice(start..start + payload.len() as u32))
 }
 
 impl Store for Buffers {
@@ -115,12 +131,25 @@ impl Store for Buffers {
             return Some(Message::new());
         }
         if payload.len() > COPY_BELOW && !self.copy_all {
-            let start = payload.as_ptr().addr().checked_sub(packet.as_ref().as_ptr().addr())? as u32;
-            return Some(packet.slice(start..start + payload.len() as u32).into());
+            return lend(packet, payload).map(Message::from);
         }
         let mut frame = self.take(payload.len() as u32, u64::MAX, need)?;
         frame.bytes_mut()?[..payload.len()].copy_from_slice(payload);
         Some(frame.share(0..payload.len() as u32).into())
+    }
+
+    fn chain(&mut self, total: u32, len: u32) -> Option<u32> {
+        let parts = total.div_ceil(len);
+        (parts <= self.chain_frames && !self.copy_all).then_some(parts)
+    }
+
+    fn lend(&mut self, packet: &FrameRef, payload: &[u8], parts: u32, ends: bool) -> Option<FrameRef> {
+        let is_worth_it = ends || payload.len() > COPY_BELOW;
+        if is_worth_it && parts < self.chain_frames && !self.copy_all { lend(packet, payload) } else { None }
+    }
+
+    fn note_chain(&mut self, stayed: bool) {
+        self.chains[usize::from(!stayed)] += 1;
     }
 
     fn buffer(&mut self, len: u32, need: Need) -> Option<Frame> {
@@ -154,7 +183,7 @@ mod tests {
     use super::*;
 
     fn buffers(bytes: u64) -> Buffers {
-        Buffers::new(bytes, 1 << 20).unwrap()
+        Buffers::new(bytes, 1 << 20, 4).unwrap()
     }
 
     #[test]

@@ -140,6 +140,7 @@ impl<F: FrameDriver> Net<F> {
         capabilities.descriptors = device_can.descriptors;
         capabilities.can_sleep = device_can.can_sleep;
         capabilities.build_frames = device_can.frames / BUILT;
+        capabilities.chain_frames = device_can.frames / Capabilities::CHAINED;
         let mut ports = Ports::new();
         let home = ports.open(config.port).map_err(|_| NetError::NoAddress)?;
         let address = config.addresses.first().ok_or(NetError::NoAddress)?.addr();

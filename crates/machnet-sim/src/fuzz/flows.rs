@@ -65,7 +65,11 @@ impl Flows {
     /// Another flow, and its first message.
     pub(super) fn connect(&mut self, intake: &Arc<Intake>, to: std::net::SocketAddr) {
         if self.flows.len() < MAX {
-            let (send, recv) = Mailbox::connect(intake, to);
+            let (send, mut recv) = Mailbox::connect(intake, to);
+            // Every other flow in pieces.
+            if self.flows.len() % 2 == 1 {
+                recv.want_chunks();
+            }
             self.flows.push(Pair { ends: [Some(End::new(send, recv)), None], sent: [Vec::new(), Vec::new()] });
         }
     }
@@ -83,7 +87,12 @@ impl Flows {
             };
             let named = message.as_slice().first().and_then(|&flow| self.flows.get_mut(usize::from(flow)));
             match named {
-                Some(pair) if pair.ends[1].is_none() && message.len() == TAG => pair.ends[1] = Some(end),
+                Some(pair) if pair.ends[1].is_none() && message.len() == TAG => {
+                    if let (1, Some(recv)) = (message.as_slice()[0] % 2, &mut end.recv) {
+                        recv.want_chunks();
+                    }
+                    pair.ends[1] = Some(end);
+                }
                 // A lie of somebody on the path. Whoever it was, he is not read.
                 _ => drop(end),
             }

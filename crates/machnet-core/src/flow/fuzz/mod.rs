@@ -20,6 +20,9 @@ pub(crate) use units::units;
 /// Frames of one size, which may be refused.
 struct Heap {
     pool: FramePool,
+    /// Frames of packets, and in how many a message may stay.
+    packets: FramePool,
+    chain: u32,
     /// Only the oldest message of a flow gets memory.
     only_oldest: bool,
     refuse: bool,
@@ -30,8 +33,8 @@ const FRAME_SIZE: u32 = 4096;
 
 impl Heap {
     fn new() -> Self {
-        let (_, pool) = Region::anonymous(FRAME_SIZE, FRAMES).expect("memory");
-        Self { pool, only_oldest: false, refuse: false }
+        let pool = || Region::anonymous(FRAME_SIZE, FRAMES).expect("memory").1;
+        Self { pool: pool(), packets: pool(), chain: 0, only_oldest: false, refuse: false }
     }
 
     fn gives(&self, need: Need) -> bool {
@@ -41,12 +44,28 @@ impl Heap {
     fn in_use(&self) -> u32 {
         self.pool.capacity() - self.pool.free()
     }
+
+    fn packets_in_use(&self) -> u32 {
+        self.packets.capacity() - self.packets.free()
+    }
 }
 
 impl Store for Heap {
     fn keep(&mut self, _: &FrameRef, payload: &[u8], need: Need) -> Option<Message> {
         self.gives(need).then(|| payload.to_vec().into())
     }
+
+    fn chain(&mut self, total: u32, len: u32) -> Option<u32> {
+        Some(total.div_ceil(len)).filter(|&parts| parts <= self.chain)
+    }
+
+    fn lend(&mut self, _: &FrameRef, payload: &[u8], parts: u32, _: bool) -> Option<FrameRef> {
+        let mut frame = if parts < self.chain { self.packets.take()? } else { return None };
+        frame.bytes_mut()?[..payload.len()].copy_from_slice(payload);
+        Some(frame.share(0..payload.len() as u32))
+    }
+
+    fn note_chain(&mut self, _: bool) {}
 
     fn buffer(&mut self, len: u32, need: Need) -> Option<Frame> {
         assert!(len <= FRAME_SIZE, "no message is longer than the limit");
