@@ -43,6 +43,7 @@ impl Memory {
         let (_, pool) = Region::anonymous(2048, FRAMES).expect("memory");
         let mut capabilities = Capabilities::minimal(MAX_PAYLOAD);
         capabilities.build_frames = FRAMES / 4;
+        capabilities.chain_frames = FRAMES / Capabilities::CHAINED;
         Self {
             capabilities,
             home: SocketAddr::from(([10, 0, 0, host], 5000)),
@@ -147,7 +148,7 @@ impl End {
     pub(crate) fn take(&mut self) -> usize {
         let cx = Context::from_waker(Waker::noop());
         let mut count = 0;
-        while let Poll::Ready(message) = self.recv.poll_take(&cx) {
+        while let Poll::Ready(message) = self.recv.poll_take_chunks(&cx) {
             black_box(message.expect("an open flow"));
             count += 1;
         }

@@ -12,20 +12,17 @@ use crate::{Chain, FrameRef, Message};
 ///
 /// Reads through [`bytes::Buf`], or piece by piece: [`Chunks::next_chunk`], or as an iterator. What was read goes home at once, piece by
 /// piece. As with a [`Message`], hold none for long but copies: each piece is a packet's memory.
-#[derive(Clone)]
 pub struct Chunks(Pieces);
 
 /// No larger than a message: there are three in every part of every inbox.
-#[derive(Clone)]
 enum Pieces {
     Owned(Bytes),
     Lent(Lent),
 }
 
-#[derive(Clone)]
 enum Lent {
     One(FrameRef),
-    Many(Box<Chain>),
+    Many(Chain),
 }
 
 const _: () = assert!(size_of::<Chunks>() == size_of::<Message>());
@@ -85,7 +82,7 @@ impl Chunks {
         match self.0 {
             Pieces::Owned(bytes) => bytes.into(),
             Pieces::Lent(Lent::One(frame)) => frame.into(),
-            Pieces::Lent(Lent::Many(chain)) => flatten(*chain),
+            Pieces::Lent(Lent::Many(chain)) => flatten(chain),
         }
     }
 }
@@ -124,9 +121,9 @@ impl From<FrameRef> for Chunks {
     }
 }
 
-impl From<Box<Chain>> for Chunks {
+impl From<Chain> for Chunks {
     /// Of a chain without holes: they would not show.
-    fn from(chain: Box<Chain>) -> Self {
+    fn from(chain: Chain) -> Self {
         Self(Pieces::Lent(Lent::Many(chain)))
     }
 }
@@ -196,7 +193,7 @@ impl IntoIterator for Chunks {
 }
 
 /// The pieces of a message, without a copy: [`Chunks`] as an iterator.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct IntoChunks(Chunks);
 
 impl Iterator for IntoChunks {
@@ -232,28 +229,31 @@ mod tests {
     const TEXT: &[u8] = b"The quick brown fox jumps over the lazy dog";
 
     /// The same text in one piece of each kind, and in pieces of `step` bytes.
-    fn each(step: usize) -> (FramePool, [Chunks; 3]) {
-        let (_region, mut pool) = Region::anonymous(256, 64).unwrap();
+    fn each(pool: &mut FramePool, lists: &mut FramePool, step: usize) -> [Chunks; 3] {
         let mut lend = |bytes: &[u8]| {
             let mut frame = pool.take().unwrap();
             frame.bytes_mut().unwrap()[8..8 + bytes.len()].copy_from_slice(bytes);
             frame.share(8..8 + bytes.len() as u32)
         };
-        let mut chain = Box::new(Chain::with_room(TEXT.len().div_ceil(step)));
+        let mut chain = Chain::new(lists.take().unwrap()).unwrap();
         for (n, piece) in TEXT.chunks(step).enumerate() {
-            assert_eq!(chain.join((n * step) as u32, piece.len() as u32, || Some(lend(piece))), Joined::New);
+            let packet = lend(piece);
+            assert_eq!(chain.join((n * step) as u32, packet.as_ref(), &packet, |_| true), Joined::New);
         }
-        let one = lend(TEXT).into();
-        (pool, [Message::from(TEXT).into(), one, chain.into()])
+        [Message::from(TEXT).into(), lend(TEXT).into(), chain.into()]
+    }
+
+    fn pools() -> (FramePool, FramePool) {
+        (Region::anonymous(256, 64).unwrap().1, Region::anonymous(Chain::list_len(64), 1).unwrap().1)
     }
 
     #[test]
     fn reads_as_a_buf_however_many_pieces_there_are() {
+        let (mut pool, mut lists) = pools();
         for size in 1..=TEXT.len() {
-            let (pool, all) = each(size);
-            for chunks in all {
-                for step in 1..=TEXT.len() {
-                    let (mut rest, mut read) = (chunks.clone(), Vec::new());
+            for step in 1..=TEXT.len() {
+                for mut rest in each(&mut pool, &mut lists, size) {
+                    let mut read = Vec::new();
                     while rest.has_remaining() {
                         assert_eq!(rest.remaining(), TEXT.len() - read.len());
                         assert!(TEXT[read.len()..].starts_with(rest.chunk()) && !rest.chunk().is_empty());
@@ -268,24 +268,28 @@ mod tests {
                     }
                     assert_eq!((read.as_slice(), rest.chunk(), rest.count()), (TEXT, &b""[..], 0));
                 }
+            }
+            for chunks in each(&mut pool, &mut lists, size) {
                 let mut slices = [IoSlice::new(&[]); 64];
                 let count = chunks.chunks_vectored(&mut slices);
                 assert_eq!(count, chunks.count());
                 assert!(chunks.slices().eq(slices[..count].iter().map(|slice| &**slice)));
                 assert_eq!(chunks.slices().collect::<Vec<_>>().concat(), TEXT);
-                let mut word = chunks.clone();
-                word.advance(4);
-                assert_eq!((word.get_u8(), word.into_message().as_slice()), (b'q', &TEXT[5..]));
                 assert_eq!(chunks.into_message(), TEXT);
             }
-            assert_eq!(pool.free(), 64, "and every frame is home");
+            for mut word in each(&mut pool, &mut lists, size) {
+                word.advance(4);
+                assert_eq!((word.get_u8(), word.into_message().as_slice()), (b'q', &TEXT[5..]));
+            }
+            assert_eq!((pool.free(), lists.free()), (64, 1), "and every frame is home");
         }
     }
 
     #[test]
     fn reading_past_the_end_panics_and_changes_nothing() {
         let act = |f: &mut dyn FnMut()| std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).is_err();
-        for mut chunks in each(10).1 {
+        let (mut pool, mut lists) = pools();
+        for mut chunks in each(&mut pool, &mut lists, 10) {
             let past = TEXT.len() + 1;
             assert!(act(&mut || chunks.advance(past)));
             assert!(act(&mut || drop(chunks.copy_to_bytes(past))));
@@ -295,7 +299,8 @@ mod tests {
 
     #[test]
     fn each_piece_is_taken_where_it_lies_and_goes_home() {
-        let (pool, [owned, one, many]) = each(10);
+        let (mut pool, mut lists) = pools();
+        let [owned, one, many] = each(&mut pool, &mut lists, 10);
         assert_eq!((owned.into_iter().len(), one.into_iter().next().as_deref()), (1, Some(TEXT)));
         let places: Vec<_> = many.slices().map(<[u8]>::as_ptr).collect();
         let mut pieces = many.into_iter();
@@ -309,7 +314,8 @@ mod tests {
 
     #[test]
     fn what_lies_in_one_piece_is_not_copied() {
-        let (_pool, [_, one, mut many]) = each(10);
+        let (mut pool, mut lists) = pools();
+        let [_, one, mut many] = each(&mut pool, &mut lists, 10);
         let at = one.chunk().as_ptr();
         assert_eq!(one.into_message().as_slice().as_ptr(), at);
         let at = many.chunk().as_ptr();

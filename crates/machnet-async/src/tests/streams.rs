@@ -60,7 +60,7 @@ fn shutdown_sleeps_until_the_fin_is_acknowledged_or_late() {
         let mut stream = flow.into_stream();
         let mut shutdown = Task::new(stream.shutdown());
         assert!(shutdown.poll().is_pending());
-        assert_eq!(rig.channel.intent(slot), Intent::FIN);
+        assert_eq!(rig.channel.intent(slot), Intent::FIN.with(Intent::CHUNKS));
         rig.set_state(slot, state);
         assert_eq!(shutdown.woken(), 1, "{state:?}");
         assert_eq!(ready(shutdown.poll()).err().map(|error| error.kind()), kind, "{state:?}");

@@ -5,7 +5,7 @@
 //! (`docs/adr/0004-reassembly-in-frames.md`). When those of a size are used up, what is sure to be read gets more of it
 //! from [`Reserve`] (`docs/adr/0012-stopped-readers-stop-nobody.md`).
 
-use machnet_channel::{Frame, FramePool, FrameRef, Message, Region};
+use machnet_channel::{Chain, Frame, FramePool, FrameRef, Message, Region};
 
 use super::reserve::Reserve;
 use crate::flow::{Need, Store, UnitSet};
@@ -119,33 +119,31 @@ impl Buffers {
     }
 }
 
-/// The part of a packet that is `payload`, where it lies.
-fn lend(packet: &FrameRef, payload: &[u8]) -> Option<FrameRef> {
-    let start = payload.as_ptr().addr().checked_sub(packet.as_ref().as_ptr().addr())? as u32;
-    Some(packet.slice(start..start + payload.len() as u32))
-}
-
 impl Store for Buffers {
     fn keep(&mut self, packet: &FrameRef, payload: &[u8], need: Need) -> Option<Message> {
         if payload.is_empty() {
             return Some(Message::new());
         }
         if payload.len() > COPY_BELOW && !self.copy_all {
-            return lend(packet, payload).map(Message::from);
+            let start = payload.as_ptr().addr().checked_sub(packet.as_ref().as_ptr().addr())? as u32;
+            return Some(packet.slice(start..start + payload.len() as u32).into());
         }
         let mut frame = self.take(payload.len() as u32, u64::MAX, need)?;
         frame.bytes_mut()?[..payload.len()].copy_from_slice(payload);
         Some(frame.share(0..payload.len() as u32).into())
     }
 
-    fn chain(&mut self, total: u32, len: u32) -> Option<u32> {
+    fn chain(&mut self, total: u32, len: u32) -> Option<Frame> {
         let parts = total.div_ceil(len);
-        (parts <= self.chain_frames && !self.copy_all).then_some(parts)
+        if parts > self.chain_frames || self.copy_all {
+            return None;
+        }
+        // Half of each size is left to those that are copied: this one can be, too.
+        self.take(Chain::list_len(parts), u64::MAX, Need::Later)
     }
 
-    fn lend(&mut self, packet: &FrameRef, payload: &[u8], parts: u32, ends: bool) -> Option<FrameRef> {
-        let is_worth_it = ends || payload.len() > COPY_BELOW;
-        if is_worth_it && parts < self.chain_frames && !self.copy_all { lend(packet, payload) } else { None }
+    fn keeps(&self, len: u32, parts: u32, ends: bool) -> bool {
+        (ends || len as usize > COPY_BELOW) && parts < self.chain_frames && !self.copy_all
     }
 
     fn note_chain(&mut self, stayed: bool) {
@@ -244,5 +242,19 @@ mod tests {
         let copied_too = buffers.keep(&packet, &packet.as_ref()[100..1000], Need::Next).unwrap();
         assert_ne!(copied_too.as_slice().as_ptr(), lent.as_slice().as_ptr());
         assert_eq!(buffers.in_use(), 2);
+    }
+
+    #[test]
+    fn parts_stay_in_their_packets_while_there_are_frames_enough() {
+        let mut buffers = buffers(0);
+        let list = buffers.chain(4000, 1000).unwrap();
+        assert!(list.bytes().len() as u32 >= Chain::list_len(4) && buffers.chain(4001, 1000).is_none());
+        assert!(buffers.keeps(257, 3, false) && !buffers.keeps(257, 4, true), "four packets and no fifth");
+        assert!(!buffers.keeps(256, 0, false), "a packet for little");
+        assert!(buffers.keeps(1, 0, true), "the end of a message is what is left");
+        buffers.set_copy_all(true);
+        assert!(buffers.chain(4000, 1000).is_none() && !buffers.keeps(257, 3, false));
+        drop(list);
+        assert_eq!((buffers.in_use(), buffers.chains()), (0, [0; 2]));
     }
 }

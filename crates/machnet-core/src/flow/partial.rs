@@ -20,8 +20,11 @@ pub(super) struct Partial {
 #[derive(Debug)]
 enum Body {
     Copied(Frame, Box<UnitSet>),
-    Kept(Box<Chain>),
+    Kept(Chain),
 }
+
+/// Bytes that parts have at least, in packets that every path carries.
+const LIKELY: u32 = 1024;
 
 /// What became of a part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,8 +48,13 @@ impl Partial {
         packet: &FrameRef,
         store: &mut impl Store,
     ) -> Option<Self> {
-        let room = store.chain(total, payload.len() as u32)?;
-        let mut partial = Self { body: Body::Kept(Box::new(Chain::with_room(room as usize))), total, end: 0 };
+        let mut len = payload.len() as u32;
+        if offset + len == total {
+            // It says nothing of those before it.
+            len = len.max(LIKELY);
+        }
+        let chain = Chain::new(store.chain(total, len)?)?;
+        let mut partial = Self { body: Body::Kept(chain), total, end: 0 };
         (partial.put(offset, payload, packet, store) != Put::NeedsBuffer).then_some(partial)
     }
 
@@ -73,8 +81,7 @@ impl Partial {
             }
             Body::Kept(chain) => {
                 let ends = offset + len == self.total;
-                let parts = chain.count() as u32;
-                match chain.join(offset, len, || store.lend(packet, payload, parts, ends)) {
+                match chain.join(offset, payload, packet, |parts| store.keeps(len, parts, ends)) {
                     Joined::New | Joined::Known => {}
                     Joined::Overlaps | Joined::Refused => return Put::NeedsBuffer,
                 }

@@ -23,16 +23,16 @@ pub(crate) trait Store {
     /// Keeps the `payload` of a whole message, which lies in `packet`: lends it or copies it. `None`: no memory.
     fn keep(&mut self, packet: &FrameRef, payload: &[u8], need: Need) -> Option<Message>;
 
-    /// How many parts a message of `total` bytes that comes in such of `len` may have, if it may stay in its packets.
-    fn chain(&mut self, total: u32, len: u32) -> Option<u32> {
+    /// A frame for the list of the parts of a message of `total` bytes that comes in such of `len`, if it may stay in its packets.
+    fn chain(&mut self, total: u32, len: u32) -> Option<Frame> {
         let _ = (total, len);
         None
     }
 
-    /// Lends a part of a message that has `parts` before it, and with which it may `end`. `None`: it may not stay in its packet.
-    fn lend(&mut self, packet: &FrameRef, payload: &[u8], parts: u32, ends: bool) -> Option<FrameRef> {
-        let _ = (packet, payload, parts, ends);
-        None
+    /// Whether a part of `len` bytes, with which its message may `end`, may stay in its packet, beside `parts` others.
+    fn keeps(&self, len: u32, parts: u32, ends: bool) -> bool {
+        let _ = (len, parts, ends);
+        false
     }
 
     /// A long message of somebody who takes it in pieces stayed in its packets, or did not.
@@ -222,9 +222,6 @@ impl ReceiveQueue {
                     return self.begin_kept(place, partial, store);
                 }
                 let Some(frame) = self.buffer(place, total, store) else { return Stored::NoMemory };
-                if self.chunked {
-                    store.note_chain(false);
-                }
                 self.begin_in(place, total, frame, store);
             }
         }
@@ -241,6 +238,9 @@ impl ReceiveQueue {
     }
 
     fn begin_in(&mut self, place: usize, total: u32, frame: Frame, store: &mut impl Store) {
+        if self.chunked {
+            store.note_chain(false);
+        }
         let partial = Partial::copied(total, frame, store);
         self.partials += partial.buffer_len();
         self.insert(place, Slot::Partial(partial));
@@ -526,8 +526,9 @@ mod tests {
 
     struct Heap {
         pool: machnet_channel::FramePool,
-        /// Frames of packets, and whether parts may stay in them.
+        /// Frames of packets, and of lists of those; and whether parts may stay in them.
         packets: machnet_channel::FramePool,
+        lists: machnet_channel::FramePool,
         lends: bool,
         refuse: bool,
         needs: Vec<Need>,
@@ -540,6 +541,7 @@ mod tests {
             Self {
                 pool: pool(32 << 10, 64),
                 packets: pool(2048, 256),
+                lists: pool(1024, 64),
                 lends: false,
                 refuse: false,
                 needs: Vec::new(),
@@ -548,7 +550,7 @@ mod tests {
         }
 
         fn is_home(&self) -> bool {
-            self.pool.free() == 64 && self.packets.free() == 256
+            (self.pool.free(), self.packets.free(), self.lists.free()) == (64, 256, 64)
         }
     }
 
@@ -557,13 +559,11 @@ mod tests {
             self.needs.push(need);
             (!self.refuse).then(|| payload.to_vec().into())
         }
-        fn chain(&mut self, total: u32, len: u32) -> Option<u32> {
-            self.lends.then(|| total.div_ceil(len))
+        fn chain(&mut self, total: u32, len: u32) -> Option<Frame> {
+            if self.lends { self.lists.take() } else { None }.filter(|_| total.div_ceil(len) < 60)
         }
-        fn lend(&mut self, _: &FrameRef, payload: &[u8], _: u32, _: bool) -> Option<FrameRef> {
-            let mut frame = if self.lends { self.packets.take()? } else { return None };
-            frame.bytes_mut()?[..payload.len()].copy_from_slice(payload);
-            Some(frame.share(0..payload.len() as u32))
+        fn keeps(&self, _: u32, _: u32, _: bool) -> bool {
+            self.lends
         }
         fn note_chain(&mut self, stayed: bool) {
             self.chains[usize::from(!stayed)] += 1;
@@ -586,7 +586,10 @@ mod tests {
     }
 
     fn part(queue: &mut ReceiveQueue, id: u32, offset: u32, total: u32, payload: &[u8], heap: &mut Heap) -> Stored {
-        queue.part(id, (offset, total), payload, &packet(), heap)
+        let mut frame = heap.packets.take().unwrap();
+        frame.bytes_mut().unwrap()[10..10 + payload.len()].copy_from_slice(payload);
+        let packet = frame.share(0..20 + payload.len() as u32);
+        queue.part(id, (offset, total), &packet.as_ref()[10..10 + payload.len()], &packet, heap)
     }
 
     fn pop(queue: &mut ReceiveQueue) -> Option<Message> {

@@ -20,8 +20,9 @@ pub(crate) use units::units;
 /// Frames of one size, which may be refused.
 struct Heap {
     pool: FramePool,
-    /// Frames of packets, and in how many a message may stay.
+    /// Frames of packets, and of lists of those; and in how many a message may stay.
     packets: FramePool,
+    lists: FramePool,
     chain: u32,
     /// Only the oldest message of a flow gets memory.
     only_oldest: bool,
@@ -30,11 +31,15 @@ struct Heap {
 
 const FRAMES: u32 = 32;
 const FRAME_SIZE: u32 = 4096;
+/// Of a message that stays in its packets.
+const MOST_PARTS: u32 = 9;
 
 impl Heap {
     fn new() -> Self {
-        let pool = || Region::anonymous(FRAME_SIZE, FRAMES).expect("memory").1;
-        Self { pool: pool(), packets: pool(), chain: 0, only_oldest: false, refuse: false }
+        let pool = |count| Region::anonymous(FRAME_SIZE, count).expect("memory").1;
+        // More packets than all lists together keep.
+        let (packets, lists) = (pool(FRAMES * (MOST_PARTS + 1)), pool(FRAMES));
+        Self { pool: pool(FRAMES), packets, lists, chain: 0, only_oldest: false, refuse: false }
     }
 
     fn gives(&self, need: Need) -> bool {
@@ -45,8 +50,16 @@ impl Heap {
         self.pool.capacity() - self.pool.free()
     }
 
-    fn packets_in_use(&self) -> u32 {
-        self.packets.capacity() - self.packets.free()
+    /// A packet, and `payload` in it.
+    fn packet(&mut self, payload: &[u8]) -> FrameRef {
+        let mut frame = self.packets.take().expect("a frame");
+        frame.bytes_mut().expect("a frame of its own")[..payload.len()].copy_from_slice(payload);
+        frame.share(0..payload.len() as u32)
+    }
+
+    /// Frames of packets, and of lists.
+    fn kept(&self) -> [u32; 2] {
+        [&self.packets, &self.lists].map(|pool| pool.capacity() - pool.free())
     }
 }
 
@@ -55,14 +68,12 @@ impl Store for Heap {
         self.gives(need).then(|| payload.to_vec().into())
     }
 
-    fn chain(&mut self, total: u32, len: u32) -> Option<u32> {
-        Some(total.div_ceil(len)).filter(|&parts| parts <= self.chain)
+    fn chain(&mut self, total: u32, len: u32) -> Option<Frame> {
+        if total.div_ceil(len) <= self.chain { self.lists.take() } else { None }
     }
 
-    fn lend(&mut self, _: &FrameRef, payload: &[u8], parts: u32, _: bool) -> Option<FrameRef> {
-        let mut frame = if parts < self.chain { self.packets.take()? } else { return None };
-        frame.bytes_mut()?[..payload.len()].copy_from_slice(payload);
-        Some(frame.share(0..payload.len() as u32))
+    fn keeps(&self, _: u32, parts: u32, _: bool) -> bool {
+        parts < self.chain
     }
 
     fn note_chain(&mut self, _: bool) {}

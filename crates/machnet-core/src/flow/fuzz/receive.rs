@@ -7,7 +7,7 @@ use arbitrary::Unstructured;
 use machnet_channel::cost_in_units;
 
 use super::super::receive::{ReceiveQueue, Stored};
-use super::{Heap, packet};
+use super::{Heap, MOST_PARTS, packet};
 
 const MAX_MESSAGE: u32 = 3000;
 
@@ -68,7 +68,8 @@ fn run(u: &mut Unstructured<'_>) -> arbitrary::Result<()> {
             5..=10 => {
                 let id = id(u, next)?;
                 let (offset, total, payload) = part(u)?;
-                match queue.part(id, (offset, total), &payload, &packet, &mut heap) {
+                let packet = heap.packet(&payload);
+                match queue.part(id, (offset, total), packet.as_ref(), &packet, &mut heap) {
                     Stored::Yes if id >= next && id < u32::MAX / 2 && !stopped => {
                         let known = model.entry(id).or_insert_with(|| Known::new(total as usize));
                         assert_eq!(known.bytes.len(), total as usize, "two totals for one message");
@@ -90,7 +91,7 @@ fn run(u: &mut Unstructured<'_>) -> arbitrary::Result<()> {
             }
             12 => match u.arbitrary()? {
                 true => heap.refuse = u.arbitrary()?,
-                false => heap.chain = u.int_in_range(0..=9)?,
+                false => heap.chain = u.int_in_range(0..=MOST_PARTS)?,
             },
             13 => heap.only_oldest = u.arbitrary()?,
             14 => {
@@ -126,7 +127,7 @@ fn run(u: &mut Unstructured<'_>) -> arbitrary::Result<()> {
         assert!(heap.in_use() as usize <= model.len() + 1, "a frame per message at most");
     }
     drop(queue);
-    assert_eq!((heap.in_use(), heap.packets_in_use()), (0, 0));
+    assert_eq!((heap.in_use(), heap.kept()), (0, [0; 2]));
     Ok(())
 }
 
