@@ -133,7 +133,8 @@ impl FlowStream {
         Err(last.unwrap_or_else(no_address))
     }
 
-    /// The flow again, and what had arrived and was not read: the rest of a message. What was written is sent.
+    /// The flow again, and what had arrived and was not read: the rest of a message, copied if it lies in several packets. What was
+    /// written is sent.
     pub fn into_flow(self) -> (Flow, Bytes) {
         let Self { reader, writer } = self;
         let (recv, rest) = reader.into_parts();

@@ -759,9 +759,7 @@ mod tests {
     #[test]
     fn a_long_message_stays_in_its_packets_for_who_takes_pieces() {
         let (message, parts) = four_parts();
-        let mut orders = vec![[0, 1, 2, 3], [3, 2, 1, 0], [1, 3, 0, 2]];
-        orders.push([2, 0, 3, 1]);
-        for order in orders {
+        for order in [[0, 1, 2, 3], [3, 2, 1, 0], [1, 3, 0, 2], [2, 0, 3, 1]] {
             let mut heap = Heap::new();
             heap.lends = true;
             let mut queue = ReceiveQueue::new(1000, 1 << 20);
@@ -819,8 +817,7 @@ mod tests {
                     }
                 }
             }
-            for at in 0..4 {
-                let (offset, range) = parts[at].clone();
+            for (offset, range) in parts.clone() {
                 assert_eq!(part(&mut queue, 0, offset, 868, &message[range], &mut heap), Stored::Yes);
             }
             assert_eq!(queue.wanted(), None);
