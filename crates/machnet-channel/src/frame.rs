@@ -407,12 +407,13 @@ impl Frame {
     pub fn prefetch(&self, range: Range<u32>) {
         let end = range.end.min(self.region.frame_size).min(range.start.saturating_add(PREFETCHED));
         #[cfg(all(target_arch = "x86_64", not(miri)))]
-        for at in (range.start..end).step_by(LINE) {
+        for at in (range.start..end).step_by(2 * LINE) {
             use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            // SAFETY: `at` is inside the frame.
-            let line = unsafe { self.region.start_of(self.index).add(at as usize) };
-            // SAFETY: every processor of this kind has it, and it only hints at memory that is there.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+            let line = self.region.start_of(self.index).as_ptr().cast::<i8>().wrapping_add(at as usize);
+            // SAFETY: every processor of this kind has it, and it only hints, whatever the address is.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(line) };
+            // SAFETY: as above.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(LINE)) };
         }
         #[cfg(not(all(target_arch = "x86_64", not(miri))))]
         let _ = end;
