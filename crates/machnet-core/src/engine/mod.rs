@@ -45,7 +45,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use crate::driver::RxPacket;
 use crate::flow::{Cut, Limits, Round, State};
 use crate::group::Member;
-use crate::time::Span;
+use crate::time::{Span, earlier};
 use crate::wire::BASE_PAYLOAD;
 use crate::{AppChannel, Config, ConfigError, Driver, DropReason, Drops, Instant, ListenSlot, Slot};
 use aside::Aside;
@@ -416,10 +416,10 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             // It may sleep next, and is not to be woken in vain.
             self.settle_timers();
         }
-        let deadlines = [self.timers.next_deadline(), self.peers.next_deadline(), self.tx.driver.next_deadline()];
-        self.promised = deadlines.into_iter().flatten().min();
+        let own = earlier(self.timers.next_deadline(), self.peers.next_deadline());
+        self.promised = earlier(own, self.tx.driver.next_deadline());
         if let Some(steering) = &mut self.steering {
-            self.promised = [self.promised, steering.next_deadline()].into_iter().flatten().min();
+            self.promised = earlier(self.promised, steering.next_deadline());
         }
         Progress { busy, next_deadline: self.promised, full }
     }

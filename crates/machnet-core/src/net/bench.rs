@@ -29,6 +29,8 @@ pub(crate) struct Port {
     pub(crate) sent: Vec<Vec<u8>>,
     /// Where the sent frames lay in memory.
     pub(crate) places: Vec<usize>,
+    /// How many frames it was offered, each time.
+    pub(crate) offers: Vec<usize>,
     /// How many frames it takes before it is full.
     pub(crate) room: usize,
     pub(crate) up: bool,
@@ -39,9 +41,20 @@ pub(crate) struct Port {
 impl Port {
     pub(crate) fn new(mac: MacAddr, mtu: u32) -> Self {
         let (_, pool) = Region::anonymous(FRAME_SIZE, FRAMES).expect("memory");
-        let (arrived, sent, places) = (VecDeque::new(), Vec::new(), Vec::new());
+        let (arrived, sent, places, offers) = (VecDeque::new(), Vec::new(), Vec::new(), Vec::new());
         let capabilities = FrameCapabilities::minimal(mac, mtu);
-        Self { capabilities, pool, arrived, vouches: false, sent, places, room: usize::MAX, up: true, bell: None }
+        Self {
+            capabilities,
+            pool,
+            arrived,
+            vouches: false,
+            sent,
+            places,
+            offers,
+            room: usize::MAX,
+            up: true,
+            bell: None,
+        }
     }
 
     /// The frames that were sent, whose checksums the device has completed where it was to.
@@ -95,6 +108,7 @@ impl FrameDriver for Port {
     }
 
     fn tx_burst(&mut self, batch: &mut VecDeque<TxFrame>) -> usize {
+        self.offers.push(batch.len());
         let count = batch.len().min(self.room);
         self.room -= count;
         for TxFrame { bytes, checksum } in batch.drain(..count) {

@@ -54,6 +54,7 @@ pub use config::{NetConfig, NetError};
 pub use driver::{FrameCapabilities, FrameDriver, RxFrame, TxFrame, UdpChecksum};
 pub use mac::{MacAddr, NotMac};
 
+use crate::time::earlier;
 use crate::{Capabilities, Driver, DropReason, Drops, Instant, RxPacket, TxPacket, Unreachable};
 use headers::{ETHERNET_LEN, IPV4_LEN, IPV6_LEN, UDP_LEN};
 use limit::RateLimit;
@@ -267,7 +268,7 @@ impl<F: FrameDriver> Driver for Net<F> {
 
     fn next_deadline(&self) -> Option<Instant> {
         let retry = (!self.control.is_empty()).then(|| self.now + CONTROL_RETRY);
-        [self.neighbours.next_deadline(), retry].into_iter().flatten().min()
+        earlier(self.neighbours.next_deadline(), retry)
     }
 
     fn open(&mut self, port: u16) -> io::Result<SocketAddr> {
