@@ -104,7 +104,7 @@ fn passes(len: usize, out: bool) -> Box<dyn FnMut(bool)> {
         let mut frame = a.frame().expect("a frame");
         let headroom = a.capabilities().headroom;
         frame.bytes_mut().expect("a frame of its own")[headroom as usize..][..HEAD + len].fill(7);
-        batch.push_back(TxPacket { meta, payload: frame.share(headroom..headroom + (HEAD + len) as u32) });
+        batch.push_back(TxPacket { meta, payload: frame.share(headroom..headroom + (HEAD + len) as u32), tail: None });
         // The first waits for its neighbour.
         while got.is_empty() {
             a.begin(now);

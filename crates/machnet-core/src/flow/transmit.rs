@@ -4,7 +4,7 @@ use super::send::Part;
 use super::{Alarm, Control, Flow, Hurry, Mtu, Sent, State, handshake};
 use crate::cc::Controller as _;
 use crate::driver::Meta;
-use crate::engine::{Built, FRONT, Tx};
+use crate::engine::{Built, End, FRONT, Tx};
 use crate::wire::{
     BASE_PAYLOAD, Chunk, Data, HEADER_LEN, Handshake, Header, MIN_ELICITING_LEN, PacketType, TAILROOM, VERSIONS,
 };
@@ -12,6 +12,9 @@ use crate::{Driver, Instant};
 
 /// Packets of a window whose quarter is less than what peers acknowledge at once.
 const SMALL_WINDOW: u64 = 64;
+/// Shorter parts are copied: what asks for an acknowledgement has 40 bytes at least ([`MIN_ELICITING_LEN`]), and padding cannot stand
+/// behind a part that lies elsewhere.
+const PART_FROM: u32 = 64;
 /// Packets sent on a PTO (RFC 9002 §6.2.4). The last is a PING alone: a receiver without memory for data can take it,
 /// and its answer shows that the peer lives.
 pub(super) const PROBES: u8 = 2;
@@ -310,6 +313,9 @@ impl Flow {
             if self.send.is_built(part) && self.depart(part, out, &mut at, contents, built) {
                 return at - start;
             }
+            if built.gathers && part.len >= PART_FROM && self.gather(part, out, &mut at, contents, built) {
+                return at - start;
+            }
             let Some(chunk) = self.send.chunk(part) else { break };
             at += chunk.emit(&mut out[at..]);
             contents.push(Sent::Message(part));
@@ -341,10 +347,11 @@ impl Flow {
         let front = *at + Chunk::WHOLE_OVERHEAD + if ends { fin.len() } else { 0 };
         let fits = front <= FRONT as usize && front + part.len as usize <= out.len();
         let space = out.len().saturating_sub(front + part.len as usize);
-        built.end = if fits { self.send.depart(part, self.peer_credit, space) } else { None };
+        built.end = if fits { self.send.depart(part, self.peer_credit, space).map(End::Message) } else { None };
         if built.end.is_none() {
             self.send.settle(part);
-            built.copied += 1;
+            // Its parts may yet go from where they lie.
+            built.copied += u64::from(!built.gathers);
             return false;
         }
         if ends {
@@ -354,6 +361,42 @@ impl Flow {
         }
         *at += Chunk::emit_before_whole(part.id, part.len as usize, &mut out[*at..]);
         contents.push(Sent::Message(part));
+        true
+    }
+
+    /// Lets the device gather `part` from where it was built, and writes what stands in front of it: FIN, which may come before the last
+    /// message, and the part's own head. False if it is to be copied: it was not built in a frame, or something else shares its packet.
+    #[inline(never)]
+    fn gather(
+        &mut self,
+        part: Part,
+        out: &mut [u8],
+        at: &mut usize,
+        contents: &mut Vec<Sent>,
+        built: &mut Built,
+    ) -> bool {
+        let Some((lies, total)) = self.send.lies(part) else { return false };
+        let is_whole = part.len == total;
+        let overhead = if is_whole { Chunk::WHOLE_OVERHEAD } else { Chunk::PART_OVERHEAD };
+        let Some(space) = out.len().checked_sub(*at + overhead + part.len as usize) else { return false };
+        if self.send.is_followed(part, self.peer_credit, space) {
+            built.copied_parts += 1;
+            return false;
+        }
+        let fin = Chunk::Fin { next: self.send.next_id() };
+        if self.fin == Control::Wanted && self.send.all_sent() && fin.len() <= space {
+            *at += fin.emit(&mut out[*at..]);
+            self.fin = Control::Sent;
+            contents.push(Sent::Fin);
+        }
+        let len = part.len as usize;
+        *at += if is_whole {
+            Chunk::emit_before_whole(part.id, len, &mut out[*at..])
+        } else {
+            Chunk::emit_before_part(part.id, part.offset, total, len, &mut out[*at..])
+        };
+        contents.push(Sent::Message(part));
+        built.end = Some(End::Part(lies));
         true
     }
 

@@ -97,7 +97,7 @@ impl FrameDriver for Port {
     fn tx_burst(&mut self, batch: &mut VecDeque<TxFrame>) -> usize {
         let count = batch.len().min(self.room);
         self.room -= count;
-        for TxFrame { bytes, checksum } in batch.drain(..count) {
+        for TxFrame { bytes, checksum, .. } in batch.drain(..count) {
             assert!(self.pool.owns(&bytes) && bytes.as_ref().len() >= 60);
             self.places.push(bytes.as_ref().as_ptr().addr());
             let mut copy = bytes.as_ref().to_vec();
@@ -190,7 +190,7 @@ impl Bench {
         let end = start as usize + payload.len();
         frame.bytes_mut().expect("nobody else")[start as usize..end].copy_from_slice(payload);
         let meta = Meta { local: self.net.home(), remote: to.parse().expect("an address"), queue: 0 };
-        TxPacket { meta, payload: frame.share(start..end as u32) }
+        TxPacket { meta, payload: frame.share(start..end as u32), tail: None }
     }
 
     pub(crate) fn sent(&mut self) -> Vec<Vec<u8>> {

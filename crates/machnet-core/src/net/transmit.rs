@@ -22,7 +22,7 @@ const CHUNK: usize = 32;
 #[derive(Debug)]
 pub(super) struct Staged {
     meta: Meta,
-    /// Bytes in front of the payload, and of the payload.
+    /// Bytes in front of the payload, and of the payload, its tail not counted.
     headers: usize,
     len: usize,
 }
@@ -85,15 +85,15 @@ impl<F: FrameDriver> Net<F> {
     /// Gives the datagrams back that the device refused.
     fn unstage(&mut self, batch: &mut VecDeque<TxPacket>) {
         while let Some((frame, Staged { meta, headers, len })) = self.staged.pop_back().zip(self.stages.pop_back()) {
-            let mut payload = frame.bytes;
+            let (mut payload, tail) = (frame.bytes, frame.tail);
             payload.advance(headers);
             payload.truncate(len);
-            batch.push_front(TxPacket { meta, payload });
+            batch.push_front(TxPacket { meta, payload, tail });
         }
     }
 
-    fn stage(&mut self, packet: TxPacket) -> Outcome {
-        let (len, longest) = (packet.payload.as_ref().len(), longest_frame(self.mtu));
+    fn stage(&mut self, mut packet: TxPacket) -> Outcome {
+        let (len, longest) = (packet.len(), longest_frame(self.mtu));
         let (hop, headers) = match self.way(&packet.meta) {
             Ok(way) if way.headers.len() + len <= longest => (way.hop, way.headers.len()),
             outcome => {
@@ -112,11 +112,24 @@ impl<F: FrameDriver> Net<F> {
             }
         };
         let meta = packet.meta;
-        let payload = match self.in_place(packet, MIN_FRAME.saturating_sub(headers)) {
+        if packet.tail.as_ref().is_some_and(|tail| !self.device.gathers(tail)) {
+            packet = match put_together(packet) {
+                Ok(packet) => packet,
+                Err(_) => {
+                    self.drops.count(DropReason::Unsendable);
+                    return Outcome::Taken;
+                }
+            };
+        }
+        let tail = packet.tail.take();
+        let len = packet.len();
+        // What has a tail is no short packet.
+        let least = if tail.is_some() { 0 } else { MIN_FRAME.saturating_sub(headers) };
+        let payload = match self.in_place(packet, least) {
             Ok(found) => found,
-            Err(packet) => return Outcome::NoFrame(packet),
+            Err(packet) => return Outcome::NoFrame(TxPacket { tail, ..packet }),
         };
-        let Some(frame) = self.dress(payload, len, mac.unwrap_or(MacAddr::ZERO)) else {
+        let Some(frame) = self.dress(payload, tail, len, mac.unwrap_or(MacAddr::ZERO)) else {
             self.drops.count(DropReason::NoFrames);
             return Outcome::Taken;
         };
@@ -167,11 +180,11 @@ impl<F: FrameDriver> Net<F> {
 
     /// The datagram in a frame that nobody else holds: its own, or a fresh one.
     fn alone(&mut self, packet: TxPacket) -> Result<(Frame, Range<u32>), TxPacket> {
-        let TxPacket { meta, payload } = packet;
+        let TxPacket { meta, payload, tail } = packet;
         if !self.device.owns(&payload) {
-            return self.copied(TxPacket { meta, payload });
+            return self.copied(TxPacket { meta, payload, tail });
         }
-        payload.into_frame().or_else(|payload| self.copied(TxPacket { meta, payload }))
+        payload.into_frame().or_else(|payload| self.copied(TxPacket { meta, payload, tail }))
     }
 
     /// A copy of the datagram in a fresh frame.
@@ -188,14 +201,20 @@ impl<F: FrameDriver> Net<F> {
         Ok((fresh, range))
     }
 
-    /// Writes headers in front of `payload`, of which `len` bytes are the datagram's and the rest is padding. It goes the last way that was
-    /// found.
-    fn dress(&self, mut payload: FrameRef, len: usize, mac: MacAddr) -> Option<TxFrame> {
+    /// Writes headers in front of `payload`, of which `len` bytes are the datagram's and the rest is padding; `tail` follows them. It goes
+    /// the last way that was found.
+    fn dress(&self, mut payload: FrameRef, tail: Option<FrameRef>, len: usize, mac: MacAddr) -> Option<TxFrame> {
         let headers = &self.last_way.as_ref()?.headers;
-        let sum = if self.offload { None } else { Some(Sum::default().add(payload.as_ref().get(..len)?)) };
+        let mut sum = if self.offload { None } else { Some(Sum::default().add(payload.as_ref().get(..len)?)) };
+        let mut whole = len;
+        if let Some(tail) = &tail {
+            let behind = tail.as_ref();
+            sum = sum.map(|sum| sum.add_behind(len, behind));
+            whole += behind.len();
+        }
         let front = payload.grow(headers.len() as u32)?;
-        let checksum = headers.write(front, mac, len, sum);
-        Some(TxFrame { bytes: payload, checksum })
+        let checksum = headers.write(front, mac, whole, sum);
+        Some(TxFrame { bytes: payload, tail, checksum })
     }
 
     /// A datagram of this host to itself: no device sees it.
@@ -209,6 +228,13 @@ impl<F: FrameDriver> Net<F> {
         } else if self.looped.len() >= MAX_LOOPED {
             self.drops.count(DropReason::Congested);
         } else {
+            let packet = match put_together(packet) {
+                Ok(packet) => packet,
+                Err(_) => {
+                    self.drops.count(DropReason::Unsendable);
+                    return Outcome::Taken;
+                }
+            };
             let (frame, range) = match self.alone(packet) {
                 Ok(found) => found,
                 Err(packet) => return Outcome::NoFrame(packet),
@@ -248,7 +274,7 @@ impl<F: FrameDriver> Net<F> {
         let end = len.max(MIN_FRAME);
         room[len..end].fill(0);
         let bytes = frame.share(start as u32..(start + end) as u32);
-        Some(TxFrame { bytes, checksum: UdpChecksum::Done })
+        Some(TxFrame { bytes, tail: None, checksum: UdpChecksum::Done })
     }
 
     /// Gives the device what goes before datagrams.
@@ -263,6 +289,16 @@ impl<F: FrameDriver> Net<F> {
                 self.drops.count(DropReason::Unsendable);
             }
         }
+    }
+}
+
+/// The datagram in one piece: its tail is copied behind the rest, in whose frame the engine left room for it.
+fn put_together(packet: TxPacket) -> Result<TxPacket, TxPacket> {
+    let TxPacket { meta, payload, tail } = packet;
+    let Some(tail) = tail else { return Ok(TxPacket { meta, payload, tail }) };
+    match payload.append(tail.as_ref()) {
+        Ok(payload) => Ok(TxPacket { meta, payload, tail: None }),
+        Err(payload) => Err(TxPacket { meta, payload, tail: Some(tail) }),
     }
 }
 

@@ -72,7 +72,7 @@ fn a_payload_is_where_the_device_reads_and_writes() {
     assert_ne!(lent.as_ref().as_ptr(), at, "memif has memory of its own between the two");
     // What is sent on lies where it arrived.
     assert!(b.owns(&message));
-    send(&mut b, &mut [TxFrame { bytes: message.slice(0..60), checksum: UdpChecksum::Done }].into());
+    send(&mut b, &mut [TxFrame { bytes: message.slice(0..60), checksum: UdpChecksum::Done, tail: None }].into());
     assert_eq!(bytes(&receive(&mut a, 1)[0]), &lent.as_ref()[..60]);
 }
 
@@ -144,7 +144,7 @@ fn what_cannot_be_sent_is_counted_and_does_not_stop_the_rest() {
     let foreign = stranger.take().unwrap().share(0..100);
     assert!(!a.owns(&foreign));
     let mut batch = VecDeque::from([
-        TxFrame { bytes: foreign, checksum: UdpChecksum::Done },
+        TxFrame { bytes: foreign, checksum: UdpChecksum::Done, tail: None },
         frame(&mut a, 1, 1515).unwrap(),
         frame(&mut a, 2, 1514).unwrap(),
     ]);
@@ -198,7 +198,7 @@ fn nothing_leaks_in_many_rounds() {
         // Back the same way, in the same memory.
         let mut back: VecDeque<_> = got
             .into_iter()
-            .map(|got| TxFrame { bytes: got.frame.share(got.range), checksum: UdpChecksum::Done })
+            .map(|got| TxFrame { bytes: got.frame.share(got.range), checksum: UdpChecksum::Done, tail: None })
             .collect();
         send(&mut b, &mut back);
         drop(receive(&mut a, count));

@@ -46,14 +46,14 @@ fn a_header_is_what_others_write() {
 fn shared_and_foreign_payloads_are_copied_once() {
     let (mut a, mut b) = pair("10.0.0.1/24", "10.0.0.2/24");
     let packet = a.packet("10.0.0.2:9000", b"shared");
-    let again = TxPacket { meta: packet.meta, payload: packet.payload.clone() };
+    let again = TxPacket { meta: packet.meta, payload: packet.payload.clone(), tail: None };
     let (_region, mut pool) = machnet_channel::Region::anonymous(2048, 1).unwrap();
     let mut foreign = pool.take().unwrap();
     foreign.bytes_mut().unwrap()[100..107].copy_from_slice(b"foreign");
-    let foreign = TxPacket { meta: packet.meta, payload: foreign.share(100..107) };
+    let foreign = TxPacket { meta: packet.meta, payload: foreign.share(100..107), tail: None };
     let mut tight = a.net.frame().unwrap();
     tight.bytes_mut().unwrap()[..5].copy_from_slice(b"tight");
-    let tight = TxPacket { meta: packet.meta, payload: tight.share(0..5) };
+    let tight = TxPacket { meta: packet.meta, payload: tight.share(0..5), tail: None };
     let mut batch = VecDeque::from([packet, again, foreign, tight]);
     assert_eq!(a.net.tx_burst(&mut batch), 4);
     let frames = a.sent();
@@ -164,7 +164,8 @@ fn a_host_speaks_with_itself() {
     for _ in 0..MAX_LOOPED + 1 {
         let (_region, mut pool) = machnet_channel::Region::anonymous(64, 1).unwrap();
         let payload = pool.take().unwrap().share(0..1);
-        let mut batch = VecDeque::from([TxPacket { meta: Meta { local: home, remote: home, queue: 0 }, payload }]);
+        let mut batch =
+            VecDeque::from([TxPacket { meta: Meta { local: home, remote: home, queue: 0 }, payload, tail: None }]);
         a.net.tx_burst(&mut batch);
     }
     assert!(a.held() == FRAMES && a.dropped(DropReason::Congested) == 0, "frames run out first here");
