@@ -235,9 +235,10 @@ fn what_is_built_long_is_read_where_it_was_written(wire: &Wire) {
             }
         };
         let (mut flow, _) = listener.accept().await.unwrap();
-        let (mut whole, mut built) = (0, 0);
-        for n in 0..300_usize {
-            let len = [2000, 4096, 10_000, 30_001, 65_536][n % 5];
+        let (mut whole, mut built, mut long) = (0, 0, 0);
+        for n in 0..600_usize {
+            // At first of all lengths, then those of which a device with many descriptors keeps most.
+            let len = if n < 200 { [2000, 4096, 10_000, 30_001, 65_536][n % 5] } else { 2000 };
             let content: Vec<u8> = (0..len).map(|at| (n * 31 + at * 7 + (at >> 8)) as u8).collect();
             let mut message = out.reserve(len).await.unwrap();
             message.put_slice(&content);
@@ -252,17 +253,15 @@ fn what_is_built_long_is_read_where_it_was_written(wire: &Wire) {
                 parts.iter().fold(lies.start, |end, part| if part.start <= end { end.max(part.end) } else { end });
             // The end is copied if it has fewer than 64 bytes.
             let is_whole = end <= lies.end && lies.end - end < 64;
-            let longest = sent.lock().unwrap().drain(..).map(|frame| frame.len()).max();
-            assert!(
-                !is_whole || longest.is_some_and(|longest| longest <= HEADS + 64),
-                "payload was copied: {longest:?}"
-            );
+            long += sent.lock().unwrap().drain(..).filter(|frame| frame.len() > HEADS + 64).count();
             (whole, built) = (whole + usize::from(is_whole), built + 1);
         }
         let stats = client.stats();
         // The first asks for frames. The second may be built before the round is over that gives them.
         assert!(whole >= built - 2, "{whole} of {built}: {stats:?}");
-        assert!(stats.long_frames_away <= 64 && stats.parts_copied == 0 && stats.long_frames_missed <= 2, "{stats:?}");
+        // Those two, and what looks for the path's longest packets: of 4 000.
+        assert!(long <= 40, "{long} packets carried copies: {stats:?}");
+        assert!(stats.long_frames_away <= 192 && stats.parts_copied == 0 && stats.long_frames_missed <= 2, "{stats:?}");
         client.shutdown().await.unwrap();
         server.shutdown().await.unwrap();
     });

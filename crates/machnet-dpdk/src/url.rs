@@ -25,7 +25,7 @@ use crate::{Device, Dpdk, Eal, HugePages, Interface, NoDevice, Port, PortBuilder
 /// | `queues` | queue pairs of the device, at least one for each engine | as many as engines |
 /// | `mtu` | the longest IP packet, bytes | the device's, up to 1500 |
 /// | `frames` | number of frames of each engine | 4096 |
-/// | `long_frames` | frames of 64 KiB of each engine, for messages of several packets, where the device sends frames of two pieces | 64 |
+/// | `long_frames` | frames of 64 KiB of each engine, for messages of several packets, where the device sends frames of two pieces; 0: none | half as many as descriptors and 64, up to 256 |
 /// | `descriptors` | of each ring | 256 |
 /// | `checksums` | who computes UDP checksums: `software`, `device` | `software` |
 /// | `huge` | huge pages: `auto`, `yes`, `no` | `auto` |
