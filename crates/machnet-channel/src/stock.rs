@@ -166,11 +166,17 @@ impl Stocker {
         Self { stock, limit, filled: 0, at: 0, region: None }
     }
 
+    /// True if nobody ever missed a frame: none is wanted.
+    #[must_use]
+    #[inline]
+    pub fn is_quiet(&self) -> bool {
+        self.filled == 0 && self.missed() == 0
+    }
+
     /// How many frames to put in now: 0 until one was missed, and while three quarters of the slots are full.
     #[must_use]
     pub fn wanted(&self) -> u32 {
-        // Asked in each round, mostly of a stock that nobody uses.
-        if self.filled == 0 && self.missed() == 0 {
+        if self.is_quiet() {
             return 0;
         }
         let slots = self.stock.slots.len() as u32;

@@ -153,6 +153,11 @@ impl AppChannel for LocalChannel {
     }
 
     fn wanted_frames(&self) -> [u32; 2] {
+        // Asked in each round, mostly of stocks that nobody uses.
+        let is_quiet = |stocker: &Option<Stocker>| stocker.as_ref().is_none_or(Stocker::is_quiet);
+        if is_quiet(&self.stocker) && is_quiet(&self.long_stocker) {
+            return [0; 2];
+        }
         [&self.stocker, &self.long_stocker].map(|stocker| stocker.as_ref().map_or(0, Stocker::wanted))
     }
 

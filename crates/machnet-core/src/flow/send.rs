@@ -8,6 +8,9 @@ use super::Store;
 use super::units::UnitSet;
 use crate::wire::{AckBlock, CHUNK_HEADER_LEN, Chunk, Data, HEADER_LEN, MAX_BLOCKS, TAILROOM};
 
+/// Shorter parts are copied: what asks for an acknowledgement has 40 bytes at least ([`MIN_ELICITING_LEN`](crate::wire::MIN_ELICITING_LEN)),
+/// and padding cannot stand behind a part that lies elsewhere.
+const PART_FROM: u32 = 64;
 /// Bytes of a message that makes longer packets worth looking for.
 const NOT_SMALL: usize = 512;
 
@@ -266,6 +269,11 @@ impl SendQueue {
     /// True if `part` is the beginning of a message that lies in a frame to be sent from.
     pub(crate) fn is_built(&mut self, part: Part) -> bool {
         part.len as usize >= BUILD_FROM && part.offset == 0 && self.built(part.id).is_some()
+    }
+
+    /// False if `part` surely does not go from where it was built: for most, which are of short messages.
+    pub(crate) const fn may_lie(&self, part: Part) -> bool {
+        part.len as usize >= BUILD_FROM || (part.offset > 0 && part.len >= PART_FROM)
     }
 
     /// `part` where it was built, for a packet of which it is the end, and the length of its message; `None` if its message was not built in

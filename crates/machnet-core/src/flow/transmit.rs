@@ -12,9 +12,6 @@ use crate::{Driver, Instant};
 
 /// Packets of a window whose quarter is less than what peers acknowledge at once.
 const SMALL_WINDOW: u64 = 64;
-/// Shorter parts are copied: what asks for an acknowledgement has 40 bytes at least ([`MIN_ELICITING_LEN`]), and padding cannot stand
-/// behind a part that lies elsewhere.
-const PART_FROM: u32 = 64;
 /// Packets sent on a PTO (RFC 9002 §6.2.4). The last is a PING alone: a receiver without memory for data can take it,
 /// and its answer shows that the peer lives.
 pub(super) const PROBES: u8 = 2;
@@ -313,7 +310,7 @@ impl Flow {
             if self.send.is_built(part) && self.depart(part, out, &mut at, contents, built) {
                 return at - start;
             }
-            if built.gathers && part.len >= PART_FROM && self.gather(part, out, &mut at, contents, built) {
+            if built.gathers && self.send.may_lie(part) && self.gather(part, out, &mut at, contents, built) {
                 return at - start;
             }
             let Some(chunk) = self.send.chunk(part) else { break };

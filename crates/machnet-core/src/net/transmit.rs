@@ -27,6 +27,12 @@ pub(super) struct Staged {
     len: usize,
 }
 
+/// A datagram to transmit, all of it, or in front of its tail.
+struct Datagram {
+    meta: Meta,
+    payload: FrameRef,
+}
+
 /// What became of a datagram.
 enum Outcome {
     /// Staged, waiting, looped or dropped: it has left the batch.
@@ -63,9 +69,14 @@ impl<F: FrameDriver> Net<F> {
         let mut blocked = !self.control.is_empty();
         while !blocked && !batch.is_empty() {
             while self.staged.len() < CHUNK
-                && let Some(packet) = batch.pop_front()
+                && let Some(TxPacket { meta, payload, tail }) = batch.pop_front()
             {
-                if let Outcome::NoFrame(packet) = self.stage(packet) {
+                let packet = Datagram { meta, payload };
+                let outcome = match tail {
+                    None => self.stage(packet, None),
+                    Some(tail) => self.stage_pieces(packet, tail),
+                };
+                if let Outcome::NoFrame(packet) = outcome {
                     batch.push_front(packet);
                     blocked = true;
                     break;
@@ -92,17 +103,34 @@ impl<F: FrameDriver> Net<F> {
         }
     }
 
-    fn stage(&mut self, mut packet: TxPacket) -> Outcome {
-        let (len, longest) = (packet.len(), longest_frame(self.mtu));
+    /// [`Net::stage`] for what has a tail, put together if the device cannot gather it.
+    #[inline(never)]
+    fn stage_pieces(&mut self, packet: Datagram, tail: FrameRef) -> Outcome {
+        let (packet, tail) = if self.device.gathers(&tail) {
+            (packet, Some(tail))
+        } else if let Some(packet) = put_together(packet, &tail) {
+            (packet, None)
+        } else {
+            self.drops.count(DropReason::Unsendable);
+            return Outcome::Taken;
+        };
+        self.stage(packet, tail)
+    }
+
+    /// Twice inlined, so that nothing is asked of a tail where there is none.
+    #[inline(always)]
+    fn stage(&mut self, packet: Datagram, tail: Option<FrameRef>) -> Outcome {
+        let (len, longest) = (packet.payload.as_ref().len(), longest_frame(self.mtu));
+        let behind = tail.as_ref().map_or(0, |tail| tail.as_ref().len());
         let (hop, headers) = match self.way(&packet.meta) {
-            Ok(way) if way.headers.len() + len <= longest => (way.hop, way.headers.len()),
+            Ok(way) if way.headers.len() + len + behind <= longest => (way.hop, way.headers.len()),
             outcome => {
                 let reason = outcome.err().unwrap_or(DropReason::Oversized);
                 self.drops.count(reason);
                 return Outcome::Taken;
             }
         };
-        let Some(hop) = hop else { return self.loop_back(packet) };
+        let Some(hop) = hop else { return self.loop_back(packet, tail) };
         let mac = match self.neighbours.resolve(self.now, hop) {
             Resolved::At(mac) => Some(mac),
             Resolved::Wait => None,
@@ -112,22 +140,11 @@ impl<F: FrameDriver> Net<F> {
             }
         };
         let meta = packet.meta;
-        if packet.tail.as_ref().is_some_and(|tail| !self.device.gathers(tail)) {
-            packet = match put_together(packet) {
-                Ok(packet) => packet,
-                Err(_) => {
-                    self.drops.count(DropReason::Unsendable);
-                    return Outcome::Taken;
-                }
-            };
-        }
-        let tail = packet.tail.take();
-        let len = packet.len();
         // What has a tail is no short packet.
         let least = if tail.is_some() { 0 } else { MIN_FRAME.saturating_sub(headers) };
         let payload = match self.in_place(packet, least) {
             Ok(found) => found,
-            Err(packet) => return Outcome::NoFrame(TxPacket { tail, ..packet }),
+            Err(Datagram { meta, payload }) => return Outcome::NoFrame(TxPacket { meta, payload, tail }),
         };
         let Some(frame) = self.dress(payload, tail, len, mac.unwrap_or(MacAddr::ZERO)) else {
             self.drops.count(DropReason::NoFrames);
@@ -167,7 +184,7 @@ impl<F: FrameDriver> Net<F> {
 
     /// The datagram where it lies, if headers can be written in front of it; else a copy in a fresh frame. What is shorter than
     /// `least` is padded.
-    fn in_place(&mut self, mut packet: TxPacket, least: usize) -> Result<FrameRef, TxPacket> {
+    fn in_place(&mut self, mut packet: Datagram, least: usize) -> Result<FrameRef, Datagram> {
         let is_long = packet.payload.as_ref().len() >= least;
         let payload = &mut packet.payload;
         let has_room = payload.headroom() >= self.capabilities.headroom && self.device.owns(payload);
@@ -179,16 +196,16 @@ impl<F: FrameDriver> Net<F> {
     }
 
     /// The datagram in a frame that nobody else holds: its own, or a fresh one.
-    fn alone(&mut self, packet: TxPacket) -> Result<(Frame, Range<u32>), TxPacket> {
-        let TxPacket { meta, payload, tail } = packet;
+    fn alone(&mut self, packet: Datagram) -> Result<(Frame, Range<u32>), Datagram> {
+        let Datagram { meta, payload } = packet;
         if !self.device.owns(&payload) {
-            return self.copied(TxPacket { meta, payload, tail });
+            return self.copied(Datagram { meta, payload });
         }
-        payload.into_frame().or_else(|payload| self.copied(TxPacket { meta, payload, tail }))
+        payload.into_frame().or_else(|payload| self.copied(Datagram { meta, payload }))
     }
 
     /// A copy of the datagram in a fresh frame.
-    fn copied(&mut self, packet: TxPacket) -> Result<(Frame, Range<u32>), TxPacket> {
+    fn copied(&mut self, packet: Datagram) -> Result<(Frame, Range<u32>), Datagram> {
         let headroom = self.capabilities.headroom;
         let Some(mut fresh) = self.device.frame() else { return Err(packet) };
         let bytes = packet.payload.as_ref();
@@ -203,6 +220,7 @@ impl<F: FrameDriver> Net<F> {
 
     /// Writes headers in front of `payload`, of which `len` bytes are the datagram's and the rest is padding; `tail` follows them. It goes
     /// the last way that was found.
+    #[inline(always)]
     fn dress(&self, mut payload: FrameRef, tail: Option<FrameRef>, len: usize, mac: MacAddr) -> Option<TxFrame> {
         let headers = &self.last_way.as_ref()?.headers;
         let mut sum = if self.offload { None } else { Some(Sum::default().add(payload.as_ref().get(..len)?)) };
@@ -218,7 +236,7 @@ impl<F: FrameDriver> Net<F> {
     }
 
     /// A datagram of this host to itself: no device sees it.
-    fn loop_back(&mut self, packet: TxPacket) -> Outcome {
+    fn loop_back(&mut self, packet: Datagram, tail: Option<FrameRef>) -> Outcome {
         let Some(&Way { from, to, .. }) = self.last_way.as_ref() else { return Outcome::Taken };
         if !self.ports.is_open(to.port()) {
             if let Some(&quoted) = packet.payload.as_ref().first_chunk() {
@@ -228,16 +246,17 @@ impl<F: FrameDriver> Net<F> {
         } else if self.looped.len() >= MAX_LOOPED {
             self.drops.count(DropReason::Congested);
         } else {
-            let packet = match put_together(packet) {
-                Ok(packet) => packet,
-                Err(_) => {
-                    self.drops.count(DropReason::Unsendable);
-                    return Outcome::Taken;
-                }
+            let packet = match tail {
+                None => Some(packet),
+                Some(tail) => put_together(packet, &tail),
+            };
+            let Some(packet) = packet else {
+                self.drops.count(DropReason::Unsendable);
+                return Outcome::Taken;
             };
             let (frame, range) = match self.alone(packet) {
                 Ok(found) => found,
-                Err(packet) => return Outcome::NoFrame(packet),
+                Err(Datagram { meta, payload }) => return Outcome::NoFrame(TxPacket { meta, payload, tail: None }),
             };
             let meta = Meta { local: to, remote: from, queue: 0 };
             self.looped.push_back(RxPacket { meta, frame, range });
@@ -292,14 +311,10 @@ impl<F: FrameDriver> Net<F> {
     }
 }
 
-/// The datagram in one piece: its tail is copied behind the rest, in whose frame the engine left room for it.
-fn put_together(packet: TxPacket) -> Result<TxPacket, TxPacket> {
-    let TxPacket { meta, payload, tail } = packet;
-    let Some(tail) = tail else { return Ok(TxPacket { meta, payload, tail }) };
-    match payload.append(tail.as_ref()) {
-        Ok(payload) => Ok(TxPacket { meta, payload, tail: None }),
-        Err(payload) => Err(TxPacket { meta, payload, tail: Some(tail) }),
-    }
+/// The datagram in one piece: `tail` is copied behind it, in whose frame the engine left room for that. `None` if there is no room.
+fn put_together(packet: Datagram, tail: &FrameRef) -> Option<Datagram> {
+    let Datagram { meta, payload } = packet;
+    payload.append(tail.as_ref()).ok().map(|payload| Datagram { meta, payload })
 }
 
 /// The bytes at `range` and zeros behind them, `least` in all.
