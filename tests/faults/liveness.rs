@@ -69,7 +69,7 @@ fn killed(dead: Duration) {
 
 #[test]
 fn a_killed_peer_is_noticed() {
-    killed(Duration::from_secs(1));
+    killed(Duration::from_secs(3));
 }
 
 #[test]
@@ -135,8 +135,8 @@ fn a_peer_stopped_beyond_its_own_timeout_declares_nobody_dead() {
 #[test]
 fn a_peer_stopped_beyond_our_timeout_is_dead_and_welcome_again() {
     bounded(async {
-        let (server, to) = serving(Duration::from_secs(1));
-        let endpoint = endpoint(0, Duration::from_secs(1));
+        let (server, to) = serving(Duration::from_secs(3));
+        let endpoint = endpoint(0, Duration::from_secs(3));
         let mut flow = echo(&endpoint, to).await;
         server.signal(Signal::STOP);
         assert_eq!(flow.recv().await.unwrap_err().kind(), ErrorKind::TimedOut);

@@ -117,16 +117,18 @@ fn a_tokio_interval_and_a_tcp_echo_go_on_beside_a_busy_engine() {
             let mut byte = [0];
             while other.read_exact(&mut byte).await.is_ok() && other.write_all(&byte).await.is_ok() {}
         });
-        let before = rounds.load(Relaxed);
         let mut byte = [0];
-        const ROUND_TRIPS: u64 = 200;
-        for _ in 0..ROUND_TRIPS {
+        let mut each = Vec::new();
+        for _ in 0..200 {
+            let before = rounds.load(Relaxed);
             stream.write_all(&[1]).await.unwrap();
             stream.read_exact(&mut byte).await.unwrap();
+            each.push(rounds.load(Relaxed) - before);
         }
-        let per_round_trip = (rounds.load(Relaxed) - before) / ROUND_TRIPS;
-        // Three hand-overs of the core, each after at most eight turns of each engine, and something for loopback.
-        assert!(per_round_trip <= 64, "{per_round_trip} rounds of the engine per TCP round trip");
+        each.sort_unstable();
+        // Three hand-overs of the core, each after at most eight turns of each engine, and something for loopback: in the middle of
+        // them, for a kernel thread that brings loopback's packets may wait for a core that others have.
+        assert!(each[100] <= 64, "{each:?} rounds of the engine per TCP round trip");
 
         let before = rounds.load(Relaxed);
         let mut interval = tokio::time::interval(Duration::from_millis(1));

@@ -19,7 +19,7 @@ fn tcp_stream_sees_the_end_of_a_killed_peer() {
     run(|| async {
         if is_child() {
             let listener = TcpListener::bind((V4, 0)).await.unwrap();
-            println!("at {}", listener.local_addr().unwrap());
+            println!("\nat {}", listener.local_addr().unwrap());
             return talk_for_ever(listener.accept().await.unwrap().0).await;
         }
         let (child, to) = start("tcp_stream_sees_the_end_of_a_killed_peer");
@@ -34,11 +34,11 @@ fn tcp_stream_sees_the_end_of_a_killed_peer() {
 fn flow_stream_times_out_on_a_killed_peer() {
     run(|| async {
         let mut config = Config::default();
-        config.dead_peer_timeout = Duration::from_millis(800);
+        config.dead_peer_timeout = Duration::from_secs(2);
         let endpoint = endpoint_at(V4, config);
         if is_child() {
             let mut listener = endpoint.listen(0).await.unwrap();
-            println!("at {}", listener.local_addr());
+            println!("\nat {}", listener.local_addr());
             return talk_for_ever(listener.accept().await.unwrap().0.into_stream()).await;
         }
         let (child, to) = start("flow_stream_times_out_on_a_killed_peer");

@@ -121,7 +121,7 @@ async fn fill_up<S: AsyncWrite + Unpin>(stream: &mut S, content: &[u8]) -> usize
     let mut len = 0;
     loop {
         len += fill(stream, &content[len..]).await;
-        let more = tokio::time::timeout(std::time::Duration::from_millis(200), stream.write(&content[len..])).await;
+        let more = tokio::time::timeout(std::time::Duration::from_millis(500), stream.write(&content[len..])).await;
         match more {
             Ok(written) => len += written.unwrap(),
             Err(_) => return len,

@@ -226,6 +226,6 @@ fn a_server_that_stands_still_is_not_waited_for() {
     server.signal(Signal::STOP);
     let ended = client.wait();
     assert_eq!(ended.status.code(), Some(1), "{ended:?}");
-    assert!(ended.err.contains("nothing happened for 1."), "{ended:?}");
+    assert!(ended.err.contains("nothing happened for "), "{ended:?}");
     server.signal(Signal::CONT);
 }

@@ -29,7 +29,7 @@ pub async fn is_server() -> Option<FlowListener> {
     let port = is_other()?;
     // The port of a server that was killed is free at once: nothing of UDP lingers.
     let listener = FlowListener::from(endpoint("127.0.0.1").listen(port).await.unwrap());
-    println!("at {}", listener.local_addr().unwrap());
+    println!("\nat {}", listener.local_addr().unwrap());
     Some(listener)
 }
 
