@@ -59,6 +59,12 @@ impl FrameRef {
         (frame.start > 0 && *frame.front.0.get_mut() >= frame.start).then_some(frame)
     }
 
+    /// True if a message lies in a frame.
+    #[must_use]
+    pub const fn has(message: &Message) -> bool {
+        message.lent().is_some()
+    }
+
     /// `len` bytes of a message from `offset` on, where they lie, if it was built in a frame: for a packet whose headers lie elsewhere. Any
     /// number of times: nobody writes any more. `None` if the message lies elsewhere, or is not so long.
     #[must_use]

@@ -271,9 +271,10 @@ impl SendQueue {
         part.len as usize >= BUILD_FROM && part.offset == 0 && self.built(part.id).is_some()
     }
 
-    /// False if `part` surely does not go from where it was built: for most, which are of short messages.
-    pub(crate) const fn may_lie(&self, part: Part) -> bool {
-        part.len as usize >= BUILD_FROM || (part.offset > 0 && part.len >= PART_FROM)
+    /// False if `part` surely does not go from where it was built: of short messages, and of such as are in the application's memory.
+    pub(crate) fn may_lie(&self, part: Part) -> bool {
+        (part.len as usize >= BUILD_FROM || (part.offset > 0 && part.len >= PART_FROM))
+            && self.get(part.id).is_some_and(|outgoing| FrameRef::has(&outgoing.message))
     }
 
     /// `part` where it was built, for a packet of which it is the end, and the length of its message; `None` if its message was not built in

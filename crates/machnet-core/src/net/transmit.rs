@@ -71,12 +71,12 @@ impl<F: FrameDriver> Net<F> {
             while self.staged.len() < CHUNK
                 && let Some(TxPacket { meta, payload, tail }) = batch.pop_front()
             {
-                let packet = Datagram { meta, payload };
-                let outcome = match tail {
-                    None => self.stage(packet, None),
-                    Some(tail) => self.stage_pieces(packet, tail),
-                };
-                if let Outcome::NoFrame(packet) = outcome {
+                let (mut packet, mut pieces) = (Datagram { meta, payload }, None);
+                if let Some(tail) = tail {
+                    let Some(gathered) = self.gathered(packet, tail) else { continue };
+                    (packet, pieces) = gathered;
+                }
+                if let Outcome::NoFrame(packet) = self.stage(packet, pieces) {
                     batch.push_front(packet);
                     blocked = true;
                     break;
@@ -86,14 +86,17 @@ impl<F: FrameDriver> Net<F> {
             let taken = self.device.tx_burst(&mut self.staged);
             debug_assert_eq!(offered - taken, self.staged.len());
             self.stages.drain(..offered - self.staged.len());
-            blocked |= !self.staged.is_empty();
-            self.unstage(batch);
+            if !self.staged.is_empty() {
+                blocked = true;
+                self.unstage(batch);
+            }
         }
         self.settle();
         before - batch.len()
     }
 
     /// Gives the datagrams back that the device refused.
+    #[cold]
     fn unstage(&mut self, batch: &mut VecDeque<TxPacket>) {
         while let Some((frame, Staged { meta, headers, len })) = self.staged.pop_back().zip(self.stages.pop_back()) {
             let (mut payload, tail) = (frame.bytes, frame.tail);
@@ -103,22 +106,19 @@ impl<F: FrameDriver> Net<F> {
         }
     }
 
-    /// [`Net::stage`] for what has a tail, put together if the device cannot gather it.
+    /// The datagram and its tail, put together if the device cannot gather them; `None` if that cannot be.
     #[inline(never)]
-    fn stage_pieces(&mut self, packet: Datagram, tail: FrameRef) -> Outcome {
-        let (packet, tail) = if self.device.gathers(&tail) {
-            (packet, Some(tail))
-        } else if let Some(packet) = put_together(packet, &tail) {
-            (packet, None)
-        } else {
+    fn gathered(&mut self, packet: Datagram, tail: FrameRef) -> Option<(Datagram, Option<FrameRef>)> {
+        if self.device.gathers(&tail) {
+            return Some((packet, Some(tail)));
+        }
+        let packet = put_together(packet, &tail);
+        if packet.is_none() {
             self.drops.count(DropReason::Unsendable);
-            return Outcome::Taken;
-        };
-        self.stage(packet, tail)
+        }
+        packet.map(|packet| (packet, None))
     }
 
-    /// Twice inlined, so that nothing is asked of a tail where there is none.
-    #[inline(always)]
     fn stage(&mut self, packet: Datagram, tail: Option<FrameRef>) -> Outcome {
         let (len, longest) = (packet.payload.as_ref().len(), longest_frame(self.mtu));
         let behind = tail.as_ref().map_or(0, |tail| tail.as_ref().len());
@@ -220,7 +220,6 @@ impl<F: FrameDriver> Net<F> {
 
     /// Writes headers in front of `payload`, of which `len` bytes are the datagram's and the rest is padding; `tail` follows them. It goes
     /// the last way that was found.
-    #[inline(always)]
     fn dress(&self, mut payload: FrameRef, tail: Option<FrameRef>, len: usize, mac: MacAddr) -> Option<TxFrame> {
         let headers = &self.last_way.as_ref()?.headers;
         let mut sum = if self.offload { None } else { Some(Sum::default().add(payload.as_ref().get(..len)?)) };
