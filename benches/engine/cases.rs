@@ -102,8 +102,8 @@ fn one_way(len: usize, count: usize) -> Box<dyn FnMut(bool)> {
 
 /// Messages of 64 KiB in one direction: counted is who sends them.
 fn sent(in_place: bool) -> Box<dyn FnMut(bool)> {
-    let (mut pair, mut ends) = flows(1);
-    let (mut client, mut server) = ends.remove(0);
+    let mut pair = Pair::gathering();
+    let (mut client, mut server) = pair.open();
     Box::new(move |counted| {
         if in_place {
             client.build(64 << 10);

@@ -41,11 +41,11 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
-    fn new(host: u8, ports: u16) -> Self {
+    fn new(host: u8, ports: u16, long_frames: u32) -> Self {
         let (_, pool) = Region::anonymous(2048, FRAMES).expect("memory");
-        let (_, long_pool) = Region::anonymous(LONG_FRAME, LONG_FRAMES).expect("memory");
+        let (_, long_pool) = Region::anonymous(LONG_FRAME, long_frames.max(1)).expect("memory");
         let mut capabilities = Capabilities::minimal(MAX_PAYLOAD);
-        capabilities.long_frames = LONG_FRAMES;
+        capabilities.long_frames = long_frames;
         capabilities.build_frames = FRAMES / 4;
         Self {
             capabilities,
@@ -191,7 +191,17 @@ pub(crate) struct Pair {
 
 impl Pair {
     pub(crate) fn new() -> Self {
-        let new = |host: u8, channel| Engine::new(Memory::new(host, 1), channel, Config::default(), [host; 32]);
+        Self::with(0)
+    }
+
+    /// On devices that gather packets.
+    pub(crate) fn gathering() -> Self {
+        Self::with(LONG_FRAMES)
+    }
+
+    fn with(long_frames: u32) -> Self {
+        let new =
+            |host: u8, channel| Engine::new(Memory::new(host, 1, long_frames), channel, Config::default(), [host; 32]);
         Self::of(Vec::new(), new)
     }
 
@@ -209,7 +219,7 @@ impl Pair {
         let mut members = first.into_iter();
         Self::of(others, |host, channel| {
             let member = members.next().expect("one for each host");
-            Engine::join(Memory::new(host, PORTS), channel, Config::default(), [host; 32], member)
+            Engine::join(Memory::new(host, PORTS, 0), channel, Config::default(), [host; 32], member)
         })
     }
 

@@ -152,12 +152,12 @@ impl AppChannel for LocalChannel {
         self.long_stocker = Stocker::long(&self.intake, above, room, limit);
     }
 
+    fn wants_frames(&self) -> bool {
+        let is_used = |stocker: &Option<Stocker>| stocker.as_ref().is_some_and(|stocker| !stocker.is_quiet());
+        is_used(&self.stocker) || is_used(&self.long_stocker)
+    }
+
     fn wanted_frames(&self) -> [u32; 2] {
-        // Asked in each round, mostly of stocks that nobody uses.
-        let is_quiet = |stocker: &Option<Stocker>| stocker.as_ref().is_none_or(Stocker::is_quiet);
-        if is_quiet(&self.stocker) && is_quiet(&self.long_stocker) {
-            return [0; 2];
-        }
         [&self.stocker, &self.long_stocker].map(|stocker| stocker.as_ref().map_or(0, Stocker::wanted))
     }
 

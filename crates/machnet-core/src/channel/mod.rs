@@ -93,7 +93,12 @@ pub trait AppChannel: Send {
         let _ = (above, room, limit);
     }
 
-    /// How many empty frames, and long frames, applications want for that: asked at the end of each round, before anybody is woken.
+    /// False while applications surely want no frames for that: asked at the end of each round, before anybody is woken.
+    fn wants_frames(&self) -> bool {
+        false
+    }
+
+    /// How many empty frames, and long frames, they want.
     fn wanted_frames(&self) -> [u32; 2] {
         [0; 2]
     }

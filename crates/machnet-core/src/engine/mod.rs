@@ -648,9 +648,8 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             }
         }
         self.touched.clear();
-        match self.channel.wanted_frames() {
-            [0, 0] => {}
-            wanted => self.restock(wanted),
+        if self.channel.wants_frames() {
+            self.restock();
         }
         if self.channel.wants_stats() {
             let stats = self.stats();
@@ -660,8 +659,9 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
     }
 
     /// Gives applications frames to build in, as long as there are enough for everything else.
-    #[cold]
-    fn restock(&mut self, [wanted, long]: [u32; 2]) {
+    #[inline(never)]
+    fn restock(&mut self) {
+        let [wanted, long] = self.channel.wanted_frames();
         for _ in 0..wanted {
             if self.tx.driver.is_short_of_frames() {
                 break;

@@ -289,7 +289,10 @@ impl<D: Driver> Tx<D> {
             return false;
         }
         let taken = self.driver.tx_burst(&mut self.batch);
-        self.bytes = self.batch.iter().map(|packet| packet.len() as u64).sum();
+        self.bytes = 0;
+        if !self.batch.is_empty() {
+            self.bytes = self.batch.iter().map(|packet| packet.len() as u64).sum();
+        }
         taken > 0
     }
 }

@@ -307,10 +307,7 @@ impl Flow {
                 self.send.next_new(self.peer_credit, space)
             };
             let Some(part) = part else { break };
-            if self.send.is_built(part) && self.depart(part, out, &mut at, contents, built) {
-                return at - start;
-            }
-            if built.gathers && self.send.may_lie(part) && self.gather(part, out, &mut at, contents, built) {
+            if self.send.may_lie(part) && self.end_with(part, out, &mut at, contents, built) {
                 return at - start;
             }
             let Some(chunk) = self.send.chunk(part) else { break };
@@ -328,9 +325,22 @@ impl Flow {
         at - start
     }
 
+    /// Ends the packet with `part`, from where it lies: its headers in front of it, or elsewhere. False if it is to be copied.
+    #[inline(never)]
+    fn end_with(
+        &mut self,
+        part: Part,
+        out: &mut [u8],
+        at: &mut usize,
+        contents: &mut Vec<Sent>,
+        built: &mut Built,
+    ) -> bool {
+        (self.send.is_built(part) && self.depart(part, out, at, contents, built))
+            || (built.gathers && self.gather(part, out, at, contents, built))
+    }
+
     /// Sends the message of `part` from where it lies, if what has been written up to `at` has room in front of it, and writes the
     /// rest of that: FIN, which may come before the last message, and the message's own head. False if it is to be copied.
-    #[inline(never)]
     fn depart(
         &mut self,
         part: Part,
@@ -363,7 +373,6 @@ impl Flow {
 
     /// Lets the device gather `part` from where it was built, and writes what stands in front of it: FIN, which may come before the last
     /// message, and the part's own head. False if it is to be copied: it was not built in a frame, or something else shares its packet.
-    #[inline(never)]
     fn gather(
         &mut self,
         part: Part,
