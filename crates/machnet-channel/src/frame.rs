@@ -193,6 +193,11 @@ impl RegionInner {
         self.home.building.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Whether a frame in use was given to applications to build in.
+    pub(crate) fn is_building(&self, index: u32) -> bool {
+        self.meta(index).next.load(Ordering::Relaxed) == BUILDING
+    }
+
     /// Frames that applications build in, or have built in and that are not home.
     pub(crate) fn building(&self) -> u32 {
         self.home.building.load(Ordering::Relaxed)

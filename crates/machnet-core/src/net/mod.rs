@@ -141,6 +141,7 @@ impl<F: FrameDriver> Net<F> {
         capabilities.descriptors = device_can.descriptors;
         capabilities.can_sleep = device_can.can_sleep;
         capabilities.build_frames = device_can.frames / BUILT;
+        capabilities.long_frames = device_can.long_frames;
         let mut ports = Ports::new();
         let home = ports.open(config.port).map_err(|_| NetError::NoAddress)?;
         let address = config.addresses.first().ok_or(NetError::NoAddress)?.addr();
@@ -281,6 +282,10 @@ impl<F: FrameDriver> Driver for Net<F> {
 
     fn frame(&mut self) -> Option<Frame> {
         self.device.frame()
+    }
+
+    fn long_frame(&mut self) -> Option<Frame> {
+        self.device.long_frame()
     }
 
     fn recycle(&mut self, payload: FrameRef) {
