@@ -25,6 +25,9 @@ pub(crate) const CASES: &[Case] = &[
     Case { name: "one_way_1024", operations: BURST as u64, counts: true, make: || one_way(1024, BURST) },
     Case { name: "reassembly_64_kib", operations: 1, counts: true, make: || one_way(64 << 10, 1) },
     Case { name: "reassembly_1_mib", operations: 1, counts: true, make: || one_way(1 << 20, 1) },
+    // At the sending end, built where it is sent from, and elsewhere.
+    Case { name: "sent_64_kib_built", operations: 1, counts: true, make: || sent(true) },
+    Case { name: "sent_64_kib_copied", operations: 1, counts: true, make: || sent(false) },
     // Nothing to do.
     Case { name: "idle_round_1_flow", operations: 1, counts: true, make: || idle(1) },
     Case { name: "idle_round_100_flows", operations: 1, counts: true, make: || idle(100) },
@@ -93,6 +96,25 @@ fn one_way(len: usize, count: usize) -> Box<dyn FnMut(bool)> {
             pair.round(Side::Server, counted);
             received += server.take();
             posted += client.post(&message, count - posted);
+        }
+    })
+}
+
+/// Messages of 64 KiB in one direction: counted is who sends them.
+fn sent(in_place: bool) -> Box<dyn FnMut(bool)> {
+    let mut pair = Pair::gathering();
+    let (mut client, mut server) = pair.open();
+    Box::new(move |counted| {
+        if in_place {
+            client.build(64 << 10);
+        } else {
+            client.build_elsewhere(64 << 10);
+        }
+        let mut received = 0;
+        while received == 0 {
+            pair.round(Side::Client, counted);
+            pair.round(Side::Server, false);
+            received = server.take();
         }
     })
 }

@@ -14,6 +14,7 @@ use crate::Case;
 pub(crate) const CASES: &[Case] = &[
     Case { name: "frame_out_64", operations: 1, counts: true, make: || passes(64, true) },
     Case { name: "frame_out_1024", operations: 1, counts: true, make: || passes(1024, true) },
+    Case { name: "frame_out_1024_gathered", operations: 1, counts: true, make: gathered },
     Case { name: "frame_in_64", operations: 1, counts: true, make: || passes(64, false) },
     Case { name: "frame_in_1024", operations: 1, counts: true, make: || passes(1024, false) },
 ];
@@ -35,9 +36,12 @@ impl Memory {
     fn carry(&mut self, to: &mut Self) {
         for sent in self.sent.drain(..) {
             let bytes = sent.bytes.as_ref();
+            let tail = sent.tail.as_ref().map_or(&[][..], AsRef::as_ref);
             let mut frame = to.pool.take().expect("a frame");
-            frame.bytes_mut().expect("a frame of its own")[..bytes.len()].copy_from_slice(bytes);
-            let range = 0..bytes.len() as u32;
+            let (head, behind) = frame.bytes_mut().expect("a frame of its own").split_at_mut(bytes.len());
+            head.copy_from_slice(bytes);
+            behind[..tail.len()].copy_from_slice(tail);
+            let range = 0..(bytes.len() + tail.len()) as u32;
             to.received.push_back(RxFrame { frame, range, checksum_good: false });
             self.pool.recycle(sent.bytes);
         }
@@ -55,6 +59,10 @@ impl FrameDriver for Memory {
 
     fn owns(&self, bytes: &FrameRef) -> bool {
         self.pool.owns(bytes)
+    }
+
+    fn gathers(&self, tail: &FrameRef) -> bool {
+        self.pool.owns(tail)
     }
 
     fn recycle(&mut self, bytes: FrameRef) {
@@ -93,18 +101,37 @@ fn host(number: u8) -> (Net<Memory>, SocketAddr) {
     (net, home)
 }
 
-/// Datagrams of `len` bytes and their heads, one at a time, from one host to another: counted is the way out of the one, or into the other.
 fn passes(len: usize, out: bool) -> Box<dyn FnMut(bool)> {
+    datagrams(out, move |net| {
+        let mut frame = net.frame().expect("a frame");
+        let headroom = net.capabilities().headroom;
+        frame.bytes_mut().expect("a frame of its own")[headroom as usize..][..HEAD + len].fill(7);
+        (frame.share(headroom..headroom + (HEAD + len) as u32), None)
+    })
+}
+
+/// 1 KiB that lies elsewhere, behind its head.
+fn gathered() -> Box<dyn FnMut(bool)> {
+    datagrams(true, |net| {
+        let headroom = net.capabilities().headroom;
+        let [head, tail] = [(); 2].map(|()| net.frame().expect("a frame"));
+        (head.share(headroom..headroom + HEAD as u32), Some(tail.share(512..512 + 1024)))
+    })
+}
+
+/// Datagrams that `make` makes, one at a time, from one host to another: counted is the way out of the one, or into the other.
+fn datagrams(
+    out: bool,
+    mut make: impl FnMut(&mut Net<Memory>) -> (FrameRef, Option<FrameRef>) + 'static,
+) -> Box<dyn FnMut(bool)> {
     let ((mut a, from), (mut b, to)) = (host(1), host(2));
     let meta = Meta { local: from, remote: to, queue: 0 };
     let (mut batch, mut got) = (VecDeque::new(), Vec::new());
     let mut now = Instant(1);
     Box::new(move |counted| {
         now += std::time::Duration::from_micros(5);
-        let mut frame = a.frame().expect("a frame");
-        let headroom = a.capabilities().headroom;
-        frame.bytes_mut().expect("a frame of its own")[headroom as usize..][..HEAD + len].fill(7);
-        batch.push_back(TxPacket { meta, payload: frame.share(headroom..headroom + (HEAD + len) as u32) });
+        let (payload, tail) = make(&mut a);
+        batch.push_back(TxPacket { meta, payload, tail });
         // The first waits for its neighbour.
         while got.is_empty() {
             a.begin(now);

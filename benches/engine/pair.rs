@@ -13,13 +13,14 @@ use machnet_channel::{
     Backlog, BacklogConsumer, Doorbell, Frame, FramePool, FrameRef, Intake, Mailbox, Message, RecvEnd, Region, SendEnd,
 };
 use machnet_core::{
-    AppChannel, Capabilities, Config, ConfigError, Driver, Engine, Instant, LocalChannel, Member, Meta, Progress,
-    RxPacket, TxPacket,
+    AppChannel, Capabilities, Config, ConfigError, Driver, Engine, Instant, LONG_FRAME, LocalChannel, Member, Meta,
+    Progress, RxPacket, TxPacket,
 };
 
 /// The payload of an MTU of 1 500 bytes.
 const MAX_PAYLOAD: u32 = 1472;
 const FRAMES: u32 = 4096;
+const LONG_FRAMES: u32 = 64;
 const PORT: u16 = 7000;
 /// Ports of a host with several engines.
 const PORTS: u16 = 4;
@@ -34,20 +35,24 @@ pub(crate) struct Memory {
     home: SocketAddr,
     ports: u16,
     pool: FramePool,
+    long_pool: FramePool,
     received: VecDeque<RxPacket>,
     sent: VecDeque<TxPacket>,
 }
 
 impl Memory {
-    fn new(host: u8, ports: u16) -> Self {
+    fn new(host: u8, ports: u16, long_frames: u32) -> Self {
         let (_, pool) = Region::anonymous(2048, FRAMES).expect("memory");
+        let (_, long_pool) = Region::anonymous(LONG_FRAME, long_frames.max(1)).expect("memory");
         let mut capabilities = Capabilities::minimal(MAX_PAYLOAD);
+        capabilities.long_frames = long_frames;
         capabilities.build_frames = FRAMES / 4;
         Self {
             capabilities,
             home: SocketAddr::from(([10, 0, 0, host], 5000)),
             ports,
             pool,
+            long_pool,
             received: VecDeque::new(),
             sent: VecDeque::new(),
         }
@@ -57,11 +62,14 @@ impl Memory {
     fn carry(&mut self, to: &mut Self) {
         for packet in self.sent.drain(..) {
             let payload = packet.payload.as_ref();
+            let tail = packet.tail.as_ref().map_or(&[][..], AsRef::as_ref);
             let mut frame = to.pool.take().expect("a frame");
-            frame.bytes_mut().expect("a frame of its own")[..payload.len()].copy_from_slice(payload);
+            let (head, behind) = frame.bytes_mut().expect("a frame of its own").split_at_mut(payload.len());
+            head.copy_from_slice(payload);
+            behind[..tail.len()].copy_from_slice(tail);
             let local = packet.meta.remote;
             let remote = SocketAddr::new(self.home.ip(), packet.meta.local.port());
-            let range = 0..payload.len() as u32;
+            let range = 0..(payload.len() + tail.len()) as u32;
             to.received.push_back(RxPacket { meta: Meta { local, remote, queue: 0 }, frame, range });
             self.pool.recycle(packet.payload);
         }
@@ -89,6 +97,10 @@ impl Driver for Memory {
 
     fn frame(&mut self) -> Option<Frame> {
         self.pool.take()
+    }
+
+    fn long_frame(&mut self) -> Option<Frame> {
+        self.long_pool.take()
     }
 
     fn recycle(&mut self, payload: FrameRef) {
@@ -143,6 +155,11 @@ impl End {
         message.send();
     }
 
+    /// Likewise, in memory that no device reads.
+    pub(crate) fn build_elsewhere(&mut self, len: usize) {
+        assert!(self.send.post(vec![1; len].into()).is_ok());
+    }
+
     /// Receives what is there as a task does, which then waits for more; returns how many messages.
     pub(crate) fn take(&mut self) -> usize {
         let cx = Context::from_waker(Waker::noop());
@@ -174,7 +191,17 @@ pub(crate) struct Pair {
 
 impl Pair {
     pub(crate) fn new() -> Self {
-        let new = |host: u8, channel| Engine::new(Memory::new(host, 1), channel, Config::default(), [host; 32]);
+        Self::with(0)
+    }
+
+    /// On devices that gather packets.
+    pub(crate) fn gathering() -> Self {
+        Self::with(LONG_FRAMES)
+    }
+
+    fn with(long_frames: u32) -> Self {
+        let new =
+            |host: u8, channel| Engine::new(Memory::new(host, 1, long_frames), channel, Config::default(), [host; 32]);
         Self::of(Vec::new(), new)
     }
 
@@ -192,7 +219,7 @@ impl Pair {
         let mut members = first.into_iter();
         Self::of(others, |host, channel| {
             let member = members.next().expect("one for each host");
-            Engine::join(Memory::new(host, PORTS), channel, Config::default(), [host; 32], member)
+            Engine::join(Memory::new(host, PORTS, 0), channel, Config::default(), [host; 32], member)
         })
     }
 

@@ -41,9 +41,10 @@ impl Flow {
     /// ```
     ///
     /// The buffer becomes the message as it is, without a copy; what was reserved and not written is not sent. Where the device reads
-    /// packets in place (DPDK) a buffer of 1 KiB or more, of a message that fits a packet, is the packet's own memory: nothing of it is
-    /// copied on its way to the device. If no such memory is ready ([`Config::build_frames`](crate::Config)) the buffer is ordinary memory,
-    /// and the message copied once, as those given to [`Flow::send`] are. Waiting is for room only.
+    /// packets in place (DPDK) a buffer of 1 KiB or more is memory that it reads, up to 64 KiB (or what fits a packet, if the device sends no
+    /// packets of two pieces): nothing of it is copied on its way to the device. If no such memory is ready
+    /// ([`Config::build_frames`](crate::Config), [`Config::long_frames`](crate::Config)) the buffer is ordinary memory, and the message copied
+    /// once, as those given to [`Flow::send`] are. Waiting is for room only.
     ///
     /// # Errors
     /// As [`Flow::send`], with a [`SendErrorReason`](crate::SendErrorReason) as source: `InvalidInput` if `len` is over

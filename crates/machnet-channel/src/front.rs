@@ -59,6 +59,34 @@ impl FrameRef {
         (frame.start > 0 && *frame.front.0.get_mut() >= frame.start).then_some(frame)
     }
 
+    /// True if a message lies in a frame.
+    #[must_use]
+    pub const fn has(message: &Message) -> bool {
+        message.lent().is_some()
+    }
+
+    /// `len` bytes of a message from `offset` on, where they lie, if it was built in a frame: for a packet whose headers lie elsewhere. Any
+    /// number of times: nobody writes any more. `None` if the message lies elsewhere, or is not so long.
+    #[must_use]
+    pub fn part_of(message: &Message, offset: u32, len: u32) -> Option<Self> {
+        let frame = message.lent()?;
+        let end = offset.checked_add(len)?;
+        (frame.region.is_building(frame.index) && end <= frame.end - frame.start).then(|| frame.slice(offset..end))
+    }
+
+    /// Writes `more` behind this reference, and takes it in. The reference is as it was if others refer to its frame, or the frame has no
+    /// room.
+    ///
+    /// # Errors
+    /// The reference.
+    pub fn append(self, more: &[u8]) -> Result<Self, Self> {
+        let (mut frame, Range { start, end }) = self.into_frame()?;
+        let room = frame.bytes_mut().and_then(|bytes| bytes.get_mut(end as usize..)?.get_mut(..more.len()));
+        let written = room.map(|room| room.copy_from_slice(more)).is_some();
+        let whole = frame.share(start..if written { end + more.len() as u32 } else { end });
+        if written { Ok(whole) } else { Err(whole) }
+    }
+
     /// True if [`FrameRef::grow`] may write in front of this reference.
     pub fn may_grow(&mut self) -> bool {
         let front = self.front.0.get_mut();
@@ -185,6 +213,23 @@ mod tests {
         assert!(FrameRef::built(&mut message).is_none(), "it was sent once");
         assert!(FrameRef::built(&mut Message::from(pool.take().unwrap().share(8..16))).is_none(), "received");
         assert!(FrameRef::built(&mut Message::from("elsewhere")).is_none());
+    }
+
+    #[test]
+    fn what_belongs_together_is_put_together() {
+        let mut pool = pool();
+        let mut frame = pool.take().unwrap();
+        frame.bytes_mut().unwrap()[50..54].copy_from_slice(b"head");
+        let head = frame.share(50..54);
+        let shown = head.clone();
+        let head = head.append(b"tail").unwrap_err();
+        drop(shown);
+        let head = head.append(&[7; 11]).unwrap_err();
+        let mut whole = head.append(b"and tail").unwrap();
+        assert_eq!(whole.as_ref(), b"headand tail");
+        assert!(whole.may_grow(), "it is the only one");
+        drop(whole);
+        assert_eq!(pool.free(), 2);
     }
 
     proptest! {

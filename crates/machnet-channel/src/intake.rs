@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use crate::{Backlog, Doorbell, HintQueue, Mailbox, Stock};
+use crate::{Backlog, Doorbell, Frame, HintQueue, Mailbox, Stock};
 
 /// What serves mailboxes and listeners where no engine of this process does: an engine in another process, reached through
 /// shared memory, for which whoever is here runs the pump. No call waits for anybody.
@@ -48,6 +48,8 @@ pub struct Intake {
     pump: OnceLock<std::sync::Arc<dyn Pump>>,
     /// Where messages may be built, if the engine has frames for that.
     stock: OnceLock<Arc<Stock>>,
+    /// Of long frames.
+    long_stock: OnceLock<Arc<Stock>>,
 }
 
 impl Intake {
@@ -64,6 +66,7 @@ impl Intake {
             handed_over: AtomicU64::new(0),
             pump: OnceLock::new(),
             stock: OnceLock::new(),
+            long_stock: OnceLock::new(),
         })
     }
 
@@ -98,7 +101,19 @@ impl Intake {
         self.stock.set(stock).is_ok()
     }
 
+    /// Engine: likewise, of long frames.
+    pub(crate) fn set_long_stock(&self, stock: Arc<Stock>) -> bool {
+        self.long_stock.set(stock).is_ok()
+    }
+
+    /// A frame to build a message of up to `len` bytes in, and where in it, if there is one for so many.
+    pub(crate) fn frame(&self, len: usize) -> Option<(Frame, u32)> {
+        let frame = self.stock.get().and_then(|stock| stock.take(len));
+        frame.or_else(|| self.long_stock.get().and_then(|stock| stock.take(len)))
+    }
+
     /// The frames that applications build messages in.
+    #[cfg(test)]
     pub(crate) fn stock(&self) -> Option<&Stock> {
         self.stock.get().map(|stock| &**stock)
     }

@@ -46,6 +46,14 @@ impl Message {
     }
 
     /// The frame that the message lies in, if it lies in one.
+    pub(crate) const fn lent(&self) -> Option<&FrameRef> {
+        match &self.0 {
+            Repr::Owned(_) => None,
+            Repr::Lent(frame) => Some(frame),
+        }
+    }
+
+    /// Likewise.
     pub(crate) const fn lent_mut(&mut self) -> Option<&mut FrameRef> {
         match &mut self.0 {
             Repr::Owned(_) => None,

@@ -28,19 +28,19 @@ pub struct Reserved<'a> {
 enum Buffer {
     /// Ordinary memory.
     Heap(BytesMut),
-    /// A frame of the engine's, from the given place on: headers go in front of it.
+    /// A frame of the engine's, from the given place on: headers go in front of it, or in frames of their own.
     Frame(Frame, usize),
 }
 
 impl SendEnd {
     /// A permit for a message of up to `len` bytes. Its buffer is a frame of the engine's driver if `len` is one that is worth it and fits a
-    /// packet, and if a frame is there; else ordinary memory.
+    /// packet, or a long frame where the device gathers packets from such, and if a frame is there; else ordinary memory.
     ///
     /// # Panics
     /// If there is no room: see [`SendEnd::has_room`].
     pub fn reserve(&mut self, len: usize) -> Reserved<'_> {
         assert!(self.has_room() && !self.is_finished(), "reserved without room");
-        let buffer = match self.mailbox().intake().stock().and_then(|stock| stock.take(len)) {
+        let buffer = match self.mailbox().intake().frame(len) {
             Some((frame, start)) if frame.bytes().len() >= start as usize + len => Buffer::Frame(frame, start as usize),
             _ => Buffer::Heap(BytesMut::with_capacity(len)),
         };

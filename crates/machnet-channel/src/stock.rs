@@ -13,6 +13,9 @@
 //! the slots is empty. What it gave away and is not home is bounded: frames in slots, under construction, posted, unacknowledged,
 //! and held by the device all count, so that applications can never take those that everything else is received in.
 //!
+//! An engine has one stock of frames that hold a packet, and, where the device gathers packets from pieces, one of *long* frames for messages
+//! of several packets ([`Stocker::long`]).
+//!
 //! A slot is taken, or filled, by who turns its state; meanwhile it is nobody else's, and others take the next one. So nobody waits for
 //! anybody, and there is no ABA.
 
@@ -28,6 +31,11 @@ pub const BUILD_FROM: usize = 1024;
 const SLOTS: u32 = 64;
 #[cfg(machnet_loom)]
 const SLOTS: u32 = 2;
+/// Of long frames: 1 MiB of those of 64 KiB, half of what a flow sends ahead by default.
+#[cfg(not(machnet_loom))]
+const LONG_SLOTS: u32 = 16;
+#[cfg(machnet_loom)]
+const LONG_SLOTS: u32 = 2;
 
 const EMPTY: u32 = 0;
 const BUSY: u32 = 1;
@@ -65,8 +73,9 @@ unsafe impl Sync for Stock {}
 /// What applications take frames from. Belongs to the [`Intake`] of its engine.
 pub struct Stock {
     slots: Box<[Slot]>,
-    /// Where payloads begin, and how long they may be.
+    /// Where payloads begin, and how long they are, at least and at most.
     start: u32,
+    from: usize,
     room: u32,
     /// The slot to look at first: any is right.
     at: AtomicU32,
@@ -78,7 +87,7 @@ impl Stock {
     /// A frame to build a message of up to `len` bytes in, and where in it. `None`: the message is too short or too long for
     /// that, or no frame is there.
     pub(crate) fn take(&self, len: usize) -> Option<(Frame, u32)> {
-        if len < BUILD_FROM || len > self.room as usize {
+        if len < self.from || len > self.room as usize {
             return None;
         }
         let count = self.slots.len() as u32;
@@ -131,23 +140,43 @@ impl Stocker {
     /// bytes. Of them at most `limit`, at least one, are away at a time. `None` if the intake has a stock.
     #[must_use]
     pub fn new(intake: &Intake, start: u32, room: u32, limit: u32) -> Option<Self> {
+        let this = Self::with(SLOTS, BUILD_FROM, start, room, limit);
+        intake.set_stock(Arc::clone(&this.stock)).then_some(this)
+    }
+
+    /// A stock of long frames, for messages of more than `above` and up to `room` bytes, from the frames' first byte on: nothing is written
+    /// in front of them. `None` if the intake has one.
+    #[must_use]
+    pub fn long(intake: &Intake, above: u32, room: u32, limit: u32) -> Option<Self> {
+        let this = Self::with(LONG_SLOTS, BUILD_FROM.max(above as usize + 1), 0, room, limit);
+        intake.set_long_stock(Arc::clone(&this.stock)).then_some(this)
+    }
+
+    fn with(slots: u32, from: usize, start: u32, room: u32, limit: u32) -> Self {
         let slot = || Slot { state: AtomicU32::new(EMPTY), frame: UnsafeCell::new(None) };
         let stock = Arc::new(Stock {
-            slots: (0..SLOTS.min(limit.max(1))).map(|_| slot()).collect(),
+            slots: (0..slots.min(limit.max(1))).map(|_| slot()).collect(),
             start,
+            from,
             room,
             at: AtomicU32::new(0),
             taken: AtomicU64::new(0),
             missed: AtomicU64::new(0),
         });
-        intake.set_stock(Arc::clone(&stock)).then_some(Self { stock, limit, filled: 0, at: 0, region: None })
+        Self { stock, limit, filled: 0, at: 0, region: None }
+    }
+
+    /// True if nobody ever missed a frame: none is wanted.
+    #[must_use]
+    #[inline]
+    pub fn is_quiet(&self) -> bool {
+        self.filled == 0 && self.missed() == 0
     }
 
     /// How many frames to put in now: 0 until one was missed, and while three quarters of the slots are full.
     #[must_use]
     pub fn wanted(&self) -> u32 {
-        // Asked in each round, mostly of a stock that nobody uses.
-        if self.filled == 0 && self.missed() == 0 {
+        if self.is_quiet() {
             return 0;
         }
         let slots = self.stock.slots.len() as u32;
@@ -274,8 +303,38 @@ mod tests {
     }
 
     #[test]
-    fn an_intake_has_one_stock() {
+    fn an_intake_has_one_stock_of_each_kind() {
         let (_pool, intake, _stocker) = stock(4, 4);
         assert!(Stocker::new(&intake, 0, 1500, 1).is_none());
+        let long = Stocker::long(&intake, 1500, 65_536, 1);
+        assert!(long.is_some() && Stocker::long(&intake, 1500, 65_536, 1).is_none());
+    }
+
+    #[test]
+    fn long_frames_are_for_what_fits_no_other() {
+        let (mut pool, intake, mut stocker) = stock(200, 100);
+        let (_, mut long_pool) = Region::anonymous(65_536, 40).unwrap();
+        let mut long = Stocker::long(&intake, 1500, 65_536, 40).unwrap();
+        assert!(intake.frame(1500).is_none() && intake.frame(65_537).is_none());
+        assert_eq!((stocker.missed(), long.missed(), long.wanted()), (1, 0, 0));
+        assert!(intake.frame(1501).is_none());
+        assert_eq!((stocker.missed(), long.missed(), long.wanted()), (1, 1, LONG_SLOTS));
+        fill(&mut long, &mut long_pool);
+        assert!(intake.frame(1500).is_none(), "packets' frames are none of those");
+        fill(&mut stocker, &mut pool);
+        let (short, start) = intake.frame(1500).unwrap();
+        assert_eq!((short.bytes().len(), start), (2048, 100));
+        let (frame, start) = intake.frame(65_536).unwrap();
+        assert_eq!((frame.bytes().len(), start, long.away()), (65_536, 0, LONG_SLOTS));
+        let mut message = Message::from(frame.share_with_front(0..65_536).unwrap());
+        assert!(FrameRef::built(&mut message).is_none(), "nothing goes in front of it");
+        let part = FrameRef::part_of(&message, 1088, 1088).unwrap();
+        assert_eq!(part.as_ref().as_ptr(), message.as_slice()[1088..].as_ptr());
+        drop((message, long));
+        assert_eq!(long_pool.free(), 39, "the device reads it");
+        drop(part);
+        assert_eq!(long_pool.free(), 40);
+        assert!(FrameRef::part_of(&Message::from(pool.take().unwrap().share(0..8)), 0, 8).is_none(), "not to build in");
+        assert!(FrameRef::part_of(&Message::from("elsewhere"), 0, 8).is_none());
     }
 }

@@ -81,6 +81,7 @@ struct Port {
     max_queues: u16,
     rx_checksum: bool,
     tx_checksum: bool,
+    gathers: bool,
     rss: bool,
     rss_table: u16,
     link_events: bool,
@@ -116,6 +117,7 @@ fn port(options: &Options) -> anyhow::Result<Option<Port>> {
         max_queues: facts.max_queues,
         rx_checksum: facts.rx_checksum,
         tx_checksum: facts.tx_checksum,
+        gathers: facts.gathers,
         rss: facts.rss,
         rss_table: facts.rss_table,
         link_events: facts.link_events,
@@ -301,9 +303,9 @@ impl Report {
             println!("\n{} ({}, {}): tier {}", port.name, port.driver, port.mac, port.tier);
             println!("MTU {} of {}, queue pairs {} of {}", port.mtu, port.max_mtu, port.queues, port.max_queues);
             println!("descriptors {} and {}", port.rx_descriptors, port.tx_descriptors);
-            let Port { rx_checksum, tx_checksum, rss, rss_table, link_events, .. } = port;
+            let Port { rx_checksum, tx_checksum, gathers, rss, rss_table, link_events, .. } = port;
             println!(
-                "checksums: verified {rx_checksum}, computed {tx_checksum}; RSS {rss}, table {rss_table}; link events {link_events}"
+                "checksums: verified {rx_checksum}, computed {tx_checksum}; gathers {gathers}; RSS {rss}, table {rss_table}; link events {link_events}"
             );
             for note in &port.notes {
                 println!("- {note}");

@@ -132,7 +132,7 @@ impl Bench {
         let start = driver.capabilities().headroom as usize;
         let mut frame = driver.frame()?;
         frame.bytes_mut()?.get_mut(start..start + payload.len())?.copy_from_slice(payload);
-        Some(TxPacket { meta, payload: frame.share(start as u32..(start + payload.len()) as u32) })
+        Some(TxPacket { meta, payload: frame.share(start as u32..(start + payload.len()) as u32), tail: None })
     }
 
     /// [`Bench::packet`], when there is a frame.

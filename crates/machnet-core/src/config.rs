@@ -58,6 +58,9 @@ pub struct Config {
     /// driver's, so that receiving goes on whatever applications hold; beyond, messages are built in ordinary memory, and copied. 0:
     /// all are. Default 1 024.
     pub build_frames: u32,
+    /// Likewise, long frames, of 64 KiB each, on drivers whose device sends packets of two pieces: for messages that fit no packet. Never more
+    /// than the driver has (192 for rings of 256 descriptors: 12 MiB, which are taken when first wanted). Default 256.
+    pub long_frames: u32,
     /// What of that one peer's unfinished messages may take: those next in their flows, of which one is always
     /// allowed; and half as much others. Default 64 MiB.
     pub peer_reassembly_bytes: u64,
@@ -81,6 +84,7 @@ impl Default for Config {
             device_queue: 24 << 10,
             reassembly_bytes: 256 << 20,
             build_frames: 1024,
+            long_frames: 256,
             peer_reassembly_bytes: 64 << 20,
         }
     }

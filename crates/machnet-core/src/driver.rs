@@ -40,14 +40,34 @@ pub struct RxPacket {
     pub range: Range<u32>,
 }
 
-/// A datagram to transmit: the UDP payload is `payload`.
+/// A datagram to transmit: the UDP payload is `payload`, and `tail` behind it.
 #[derive(Debug)]
 pub struct TxPacket {
     /// Its addresses. An unspecified `local` address lets the driver choose; its port is one the driver has open.
     pub meta: Meta,
     /// The payload, lent until the device is done with it.
     pub payload: FrameRef,
+    /// The rest of it, likewise, if that lies elsewhere: in a frame that applications build in, where others read it too. Always `None` for
+    /// drivers that have no [long frames](Capabilities::long_frames).
+    pub tail: Option<FrameRef>,
 }
+
+impl TxPacket {
+    /// Bytes of the UDP payload.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.payload.as_ref().len() + self.tail.as_ref().map_or(0, |tail| tail.as_ref().len())
+    }
+
+    /// True if the UDP payload is empty.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Bytes of a long frame: 64 KiB, what requests seldom exceed; a power of two below the size of a huge page, so that it lies in one.
+pub const LONG_FRAME: u32 = 64 << 10;
 
 /// An ICMP "port unreachable" that quotes a datagram of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,12 +95,16 @@ pub struct Capabilities {
     /// How many frames applications may hold to build messages in; 0 if payloads are copied on their way to the device
     /// whatever they lie in.
     pub build_frames: u32,
+    /// How many frames of [`LONG_FRAME`] bytes the driver has for applications to build messages of several packets in: the device
+    /// *gathers* each packet from its headers in one frame and a piece of the message in another ([`TxPacket::tail`]). 0 if what is sent
+    /// must lie in one piece.
+    pub long_frames: u32,
     /// True if peers are on this very host: nothing in between loses packets, or carries only shorter ones than `max_payload`.
     pub is_local: bool,
 }
 
 impl Capabilities {
-    /// The least: no segmentation, no sleeping, no headroom, no frames to build in.
+    /// The least: no segmentation, no sleeping, no headroom, no frames to build in, nothing gathered.
     #[must_use]
     pub const fn minimal(max_payload: u32) -> Self {
         Self {
@@ -90,6 +114,7 @@ impl Capabilities {
             segments: 1,
             can_sleep: false,
             build_frames: 0,
+            long_frames: 0,
             is_local: false,
         }
     }
@@ -153,6 +178,11 @@ pub trait Driver: Send {
 
     /// A free frame to build a packet in; `None` if all are in use.
     fn frame(&mut self) -> Option<Frame>;
+
+    /// A free long frame ([`Capabilities::long_frames`]); `None` if all are in use, or there is no memory for them after all.
+    fn long_frame(&mut self) -> Option<Frame> {
+        None
+    }
 
     /// The engine has no more use for a datagram it received. A driver may take the frame back here, which costs less
     /// than the detour through its region's list.

@@ -103,7 +103,7 @@ impl<D: Driver> Hairpin<D> {
 
     fn turn(&mut self, packet: &TxPacket) -> Result<(), DropReason> {
         let Meta { local, remote, .. } = packet.meta;
-        let bytes = packet.payload.as_ref();
+        let (bytes, len) = (packet.payload.as_ref(), packet.len());
         if !self.is_open(remote.port()) {
             let mut quoted = [0; 16];
             let len = bytes.len().min(quoted.len());
@@ -113,19 +113,22 @@ impl<D: Driver> Hairpin<D> {
             }
             return Ok(());
         }
-        if bytes.len() > self.driver.capabilities().max_payload as usize {
+        if len > self.driver.capabilities().max_payload as usize {
             return Err(DropReason::Unsendable);
         }
         if self.turned.len() >= WAITING {
             return Err(DropReason::Congested);
         }
         let mut frame = self.driver.frame().ok_or(DropReason::NoFrames)?;
-        let room = frame.bytes_mut().and_then(|all| all.get_mut(..bytes.len())).ok_or(DropReason::Oversized)?;
-        room.copy_from_slice(bytes);
+        let room = frame.bytes_mut().and_then(|all| all.get_mut(..len)).ok_or(DropReason::Oversized)?;
+        room[..bytes.len()].copy_from_slice(bytes);
+        if let Some(tail) = &packet.tail {
+            room[bytes.len()..].copy_from_slice(tail.as_ref());
+        }
         // A flow that leaves the choice to the driver is answered where it called.
         let from = if local.ip().is_unspecified() { remote.ip() } else { local.ip() };
         let meta = Meta { local: remote, remote: SocketAddr::new(from, local.port()), queue: 0 };
-        self.turned.push_back(RxPacket { meta, frame, range: 0..bytes.len() as u32 });
+        self.turned.push_back(RxPacket { meta, frame, range: 0..len as u32 });
         self.turned_packets += 1;
         Ok(())
     }
@@ -182,6 +185,10 @@ impl<D: Driver> Driver for Hairpin<D> {
 
     fn frame(&mut self) -> Option<Frame> {
         self.driver.frame()
+    }
+
+    fn long_frame(&mut self) -> Option<Frame> {
+        self.driver.long_frame()
     }
 
     fn recycle(&mut self, payload: FrameRef) {
@@ -306,7 +313,7 @@ mod tests {
             let mut frame = driver.frame().unwrap();
             frame.bytes_mut().unwrap()[..bytes.len()].copy_from_slice(bytes);
             let meta = Meta { local: local.parse().unwrap(), remote: remote.parse().unwrap(), queue: 0 };
-            TxPacket { meta, payload: frame.share(0..bytes.len() as u32) }
+            TxPacket { meta, payload: frame.share(0..bytes.len() as u32), tail: None }
         };
         packets.iter().map(&mut make).collect()
     }

@@ -27,7 +27,7 @@ pub use channel::{
     News, Ports, Quota, Report, Slot, TenantReport, Tenants,
 };
 pub use config::{Config, ConfigError, MAX_MESSAGE};
-pub use driver::{Capabilities, Driver, Meta, RxPacket, TxPacket, Unreachable};
+pub use driver::{Capabilities, Driver, LONG_FRAME, Meta, RxPacket, TxPacket, Unreachable};
 pub use drops::{DropReason, Drops};
 pub use engine::{Engine, EngineStats, Progress};
 pub use group::{MAX_ENGINES, Member};

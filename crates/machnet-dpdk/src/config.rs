@@ -23,6 +23,15 @@ const DESCRIPTORS: u16 = 256;
 const MTU: u32 = 1500;
 /// The least room of an mbuf that drivers are written for.
 const ROOM: u32 = 2048;
+/// Long frames of an engine, unless another number is asked for, beside those that an idle device keeps: messages of two packets, as many
+/// as it has descriptors for.
+const LONG_FRAMES: u32 = 64;
+/// No more unless asked for: what endpoints take by default.
+const USUAL_LONG_FRAMES: u32 = 256;
+/// 256 MiB.
+const MAX_LONG_FRAMES: u32 = 4096;
+/// Second pieces of frames that are on their way to the device, which has as many as descriptors, twice over while it is attached again.
+const TAILS: u32 = 64;
 /// Behind the headers, so that payloads lie aligned; as the network layer has it.
 const ALIGNED: u32 = 64;
 /// Longest frame that an mbuf's 16-bit lengths hold, with all that is in front of it.
@@ -42,6 +51,7 @@ pub struct PortBuilder {
     /// The longest by default.
     usual: u32,
     checksums: bool,
+    long_frames: Option<u32>,
     engines: usize,
     queues: Option<u16>,
 }
@@ -56,6 +66,7 @@ impl PortBuilder {
             mtu: None,
             usual: MTU,
             checksums: false,
+            long_frames: None,
             engines: 1,
             queues: None,
         }
@@ -123,6 +134,15 @@ impl PortBuilder {
         self
     }
 
+    /// Number of long frames of each engine, 64 KiB each, that applications may build messages of several packets in, if the device sends
+    /// frames of two pieces: their memory is taken when the first one is wanted. 0 to 4096; 0: the device is not asked to send such. Default:
+    /// half as many as transmit descriptors and 64, at most 256.
+    #[must_use]
+    pub const fn long_frames(mut self, frames: u32) -> Self {
+        self.long_frames = Some(frames);
+        self
+    }
+
     /// Opens the port, with the host that `net` says on it.
     ///
     /// # Errors
@@ -164,6 +184,11 @@ impl PortBuilder {
     fn check(&self) -> io::Result<()> {
         if !(64..=1_000_000).contains(&self.frames) {
             return Err(bad(format!("{} frames: there must be 64 to 1000000", self.frames)));
+        }
+        if let Some(frames) = self.long_frames
+            && frames > MAX_LONG_FRAMES
+        {
+            return Err(bad(format!("{frames} long frames: there must be 0 to {MAX_LONG_FRAMES}")));
         }
         if !(1..=MAX_ENGINES).contains(&self.engines) {
             return Err(bad(format!("{} engines: there must be 1 to {MAX_ENGINES}", self.engines)));
@@ -220,19 +245,30 @@ impl PortBuilder {
         let arguments = attached.arguments();
         facts.mtu = self.choose_mtu(&facts, raw.max_frame, quirks.longest_frame(arguments))?;
         let wanted = |capabilities: u64, one: u64| if self.checksums { capabilities & one } else { 0 };
+        let descriptors = ffi::adjust_descriptors(id, self.descriptors)?;
+        let usual = (u32::from(descriptors.1) / 2 + LONG_FRAMES).min(USUAL_LONG_FRAMES);
+        let long_frames = if facts.gathers { self.long_frames.unwrap_or(usual) } else { 0 };
         let spreads = count > 1 && !quirks.pairs;
         let queues = Queues {
             rx_offloads: wanted(raw.rx_offloads, dpdk_sys::DPDK_RX_UDP_CKSUM | dpdk_sys::DPDK_RX_IPV4_CKSUM),
-            tx_offloads: wanted(raw.tx_offloads, dpdk_sys::DPDK_TX_UDP_CKSUM | dpdk_sys::DPDK_TX_IPV4_CKSUM),
+            tx_offloads: wanted(raw.tx_offloads, dpdk_sys::DPDK_TX_UDP_CKSUM | dpdk_sys::DPDK_TX_IPV4_CKSUM)
+                | if long_frames > 0 { dpdk_sys::DPDK_TX_MULTI_SEGS } else { 0 },
             spread_by: if spreads { raw.rss_fields & dpdk_sys::DPDK_RSS_UDP } else { 0 },
             // 0 is the driver's default.
             mtu: if quirks.takes_mtu { facts.mtu as u16 } else { 0 },
             link_interrupts: quirks.hears_of_link && facts.link_events,
-            descriptors: ffi::adjust_descriptors(id, self.descriptors)?,
+            descriptors,
         };
         (facts.queues, facts.rx_descriptors, facts.tx_descriptors) =
             (count, queues.descriptors.0, queues.descriptors.1);
         let mut parts = self.divide(count, &facts, raw.min_rx_buffer, &quirks)?;
+        if long_frames > 0 {
+            for (_, pool) in &mut parts {
+                // Of which some may be lost with a device that is attached again.
+                let tails = 2 * u32::from(facts.tx_descriptors) + TAILS;
+                pool.set_gather(&pool_name(), tails, long_frames, facts.node.map_or(-1, |node| node as i32))?;
+            }
+        }
         let ring = |queue: usize| {
             let pool = &parts[queue % self.engines].1;
             Some((pool.mempool(), pool.lease()?))
@@ -256,6 +292,7 @@ impl PortBuilder {
         capabilities.tx_checksum = self.checksums && facts.tx_checksum;
         capabilities.rx_checksum = self.checksums && facts.rx_checksum;
         capabilities.spreads = spreads;
+        capabilities.long_frames = long_frames;
         let mut ports = parts.drain(..).enumerate().map(|(engine, (queues, pool))| {
             // Of several engines each has frames of its own.
             capabilities.frames = pool.budget();

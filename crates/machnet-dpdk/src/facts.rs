@@ -33,6 +33,8 @@ pub struct Facts {
     pub rx_checksum: bool,
     /// It computes UDP checksums.
     pub tx_checksum: bool,
+    /// It sends frames of two pieces: headers, and behind them what lies elsewhere.
+    pub gathers: bool,
     /// It spreads packets over queues by a hash.
     pub rss: bool,
     /// The table from hash to queue has so many entries; 0 if it cannot be set.
@@ -76,6 +78,7 @@ impl Facts {
             max_queues: raw.max_rx_queues.min(raw.max_tx_queues).min(quirks.queues),
             rx_checksum: has(raw.rx_offloads, dpdk_sys::DPDK_RX_UDP_CKSUM),
             tx_checksum: has(raw.tx_offloads, dpdk_sys::DPDK_TX_UDP_CKSUM),
+            gathers: has(raw.tx_offloads, dpdk_sys::DPDK_TX_MULTI_SEGS),
             rss: raw.rss_fields != 0,
             rss_table: raw.reta_size,
             link_events: raw.link_events != 0,

@@ -221,8 +221,47 @@ pub(crate) unsafe fn mbufs(pool: NonNull<rte_mempool>, count: u32) -> Vec<(Mbuf,
     mbufs.iter().map(|mbuf| (*mbuf, buffer(mbuf).expect("each mbuf has a buffer"))).collect()
 }
 
+/// A pool of mbufs without buffers, and all of them.
+pub(crate) fn tails(name: &str, count: u32, node: i32) -> io::Result<(NonNull<rte_mempool>, Vec<Mbuf>)> {
+    let name = c_string(name)?;
+    // SAFETY: a string that is copied, and numbers.
+    let pool = NonNull::new(unsafe { dpdk_sys::dpdk_tails(name.as_ptr(), count, node) }).ok_or_else(last_error)?;
+    let mut mbufs: Vec<Mbuf> = vec![std::ptr::null_mut(); count as usize];
+    // SAFETY: the pool was just made, and there is room for so many pointers.
+    if unsafe { dpdk_sys::dpdk_alloc(pool.as_ptr(), mbufs.as_mut_ptr(), count) } < 0 {
+        // SAFETY: nobody has it.
+        unsafe { free_pool(pool) };
+        return Err(io::ErrorKind::OutOfMemory.into());
+    }
+    Ok((pool, mbufs))
+}
+
+/// `size` bytes that devices can read, from a multiple of `alignment` on. DPDK maps and keeps free memory zeroed.
+pub(crate) fn reserve(name: &str, size: usize, alignment: usize, node: i32) -> io::Result<NonNull<u8>> {
+    let name = c_string(name)?;
+    // SAFETY: a string that is copied, and numbers.
+    let start = unsafe { dpdk_sys::dpdk_reserve(name.as_ptr(), size, alignment, node) };
+    NonNull::new(start.cast()).ok_or_else(last_error)
+}
+
 /// # Safety
-/// `pool` is a pool of [`new_pool`], and nobody uses it or an mbuf of it any more.
+/// Nobody uses the memory of that name any more.
+pub(crate) unsafe fn release(name: &str) {
+    if let Ok(name) = c_string(name) {
+        // SAFETY: says the caller; another name is refused.
+        let _ = unsafe { dpdk_sys::dpdk_release(name.as_ptr()) };
+    }
+}
+
+/// Where devices see `length` bytes of DPDK's memory, if those are one piece for them.
+pub(crate) fn device_address(start: NonNull<u8>, length: usize) -> Option<u64> {
+    // SAFETY: looks an address up, whatever is there.
+    let address = unsafe { dpdk_sys::dpdk_device_address(start.as_ptr().cast(), length) };
+    (address != u64::MAX).then_some(address)
+}
+
+/// # Safety
+/// `pool` is a pool of [`new_pool`] or [`tails`], and nobody uses it or an mbuf of it any more.
 pub(crate) unsafe fn free_pool(pool: NonNull<rte_mempool>) {
     // SAFETY: says the caller.
     unsafe { dpdk_sys::rte_mempool_free(pool.as_ptr()) }

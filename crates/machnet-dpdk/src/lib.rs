@@ -21,7 +21,7 @@
 //! - Only threads that poll the port call into DPDK, each for its queues, and those that bring it back. Dropping a message, on any thread, touches a list.
 //! - Memory outlives its port as long as a message lies in it.
 //!
-//! What it does not do: frames in several segments, VLANs, secondary processes.
+//! What it does not do: receiving frames in several segments, VLANs, secondary processes.
 //!
 //! Everything is behind the feature `dpdk`; without it the crate is empty and needs no DPDK. Reference: `docs/drivers.md`.
 #![cfg(feature = "dpdk")]
@@ -33,6 +33,7 @@ mod eal;
 mod facts;
 mod ffi;
 mod gate;
+mod gather;
 mod interface;
 mod link;
 mod log;

@@ -18,6 +18,7 @@ use dpdk_sys::rte_mempool;
 use machnet_channel::{Frame, FramePool, FrameRef, Region};
 
 use crate::ffi::{self, Mbuf};
+use crate::gather::{Gather, Piece, Remains};
 
 /// Room in front of a received frame, and the least in front of a transmitted one: some drivers put a header there.
 pub(crate) const HEADROOM: u32 = 128;
@@ -28,9 +29,10 @@ const KEPT: u32 = 64;
 /// mbufs allocated or freed at once.
 const BATCH: usize = 32;
 
-/// A mempool that nobody uses, but in whose memory messages may lie.
+/// A mempool that nobody uses, but in whose memory messages may lie; and what frames of two pieces were made of.
 struct Retired {
     pool: NonNull<rte_mempool>,
+    remains: Option<Remains>,
     /// Alive as long as the region is.
     region: Weak<()>,
 }
@@ -46,8 +48,12 @@ fn sweep(retired: &mut Vec<Retired>) {
         if old.region.strong_count() > 0 {
             return true;
         }
-        // SAFETY: its port is closed, and the last frame of its region is gone.
+        // SAFETY: its port is closed, and the last frame of its regions is gone.
         unsafe { ffi::free_pool(old.pool) };
+        if let Some(remains) = &old.remains {
+            // SAFETY: as above.
+            unsafe { remains.free() };
+        }
         false
     });
 }
@@ -59,6 +65,8 @@ pub(crate) struct Pool {
     region: Weak<()>,
     /// By frame.
     mbufs: Box<[Mbuf]>,
+    /// If the device sends frames of two pieces.
+    gather: Option<Gather>,
     /// Allocated and not yet adopted.
     spare: Vec<Mbuf>,
     /// Frames that are not the device's: in use or on the free list.
@@ -94,7 +102,53 @@ impl Pool {
         // SAFETY: buffers of that size each, of distinct mbufs, in memory that DPDK maps zeroed and that stays until the
         // token is gone: see `Retired`.
         let (_, frames) = unsafe { Region::lent(&starts, size.into(), Box::new(token)) }?;
-        Ok(Self { pool, frames, region, mbufs: mbufs.into(), spare: Vec::with_capacity(BATCH), abroad: 0, budget })
+        Ok(Self {
+            pool,
+            frames,
+            region,
+            mbufs: mbufs.into(),
+            gather: None,
+            spare: Vec::with_capacity(BATCH),
+            abroad: 0,
+            budget,
+        })
+    }
+
+    /// Frames may have a second piece from now on, of which the device may hold `tails` at a time.
+    pub(crate) fn set_gather(&mut self, name: &str, tails: u32, long_frames: u32, node: i32) -> io::Result<()> {
+        self.gather = Some(Gather::new(name, tails, long_frames, node)?);
+        Ok(())
+    }
+
+    /// A long frame to build in. The first one takes the memory of all.
+    pub(crate) fn long_frame(&mut self) -> Option<Frame> {
+        let lease = self.region.upgrade()?;
+        self.gather.as_mut()?.frame(lease)
+    }
+
+    /// The piece that `tail` is, if the device can read it there.
+    pub(crate) fn piece(&self, tail: &FrameRef) -> Option<Piece> {
+        let gather = self.gather.as_ref()?;
+        if let Some((mbuf, offset, length)) = self.mbuf(tail) {
+            // SAFETY: an mbuf of this pool.
+            let start = unsafe { dpdk_sys::dpdk_buffer_address(mbuf) };
+            return Some(Piece { address: start + u64::from(offset), length });
+        }
+        gather.piece(tail)
+    }
+
+    pub(crate) const fn gather(&mut self) -> Option<&mut Gather> {
+        self.gather.as_mut()
+    }
+
+    /// Mbufs for second pieces that are free.
+    pub(crate) fn tails_left(&self) -> usize {
+        self.gather.as_ref().map_or(0, Gather::left)
+    }
+
+    /// And those that the device has.
+    pub(crate) fn tails_lent(&self) -> usize {
+        self.gather.as_ref().map_or(0, Gather::lent)
     }
 
     pub(crate) const fn mempool(&self) -> NonNull<rte_mempool> {
@@ -192,6 +246,7 @@ impl Drop for Pool {
     fn drop(&mut self) {
         let mut retired = RETIRED.lock().unwrap_or_else(PoisonError::into_inner);
         // Swept later: this pool's own handle keeps its region until it is gone.
-        retired.push(Retired { pool: self.pool, region: Weak::clone(&self.region) });
+        let remains = self.gather.take().map(Gather::remains);
+        retired.push(Retired { pool: self.pool, remains, region: Weak::clone(&self.region) });
     }
 }

@@ -128,15 +128,15 @@ impl Port {
             missed: counters.missed,
             no_frame: counters.no_mbuf,
             errors: counters.receive_errors + counters.send_errors,
-            held: self.lent.len() as u64,
-            in_use: self.pool.in_use(self.lent.len()).into(),
+            held: self.held() as u64,
+            in_use: self.pool.in_use(self.held()).into(),
         }
     }
 
     /// Number of frames that may be taken before those in use come back.
     #[must_use]
     pub fn free_frames(&self) -> u32 {
-        self.pool.left(self.lent.len())
+        self.pool.left(self.held())
     }
 
     /// Whether the device vouches for the UDP checksum: only if it says so. What it did not look at is looked at here.
@@ -194,7 +194,10 @@ impl Port {
     /// Gives the first `count` frames of `batch`, at most a burst, to the device; returns how many it took.
     fn give(&mut self, batch: &mut VecDeque<TxFrame>, count: usize) -> usize {
         let mut mbufs: [Mbuf; BURST] = [std::ptr::null_mut(); BURST];
-        for (place, frame) in mbufs.iter_mut().zip(batch.iter().take(count)) {
+        // What is behind them, if any has something.
+        let mut tails: [Mbuf; BURST] = [std::ptr::null_mut(); BURST];
+        let mut two = false;
+        for (n, (place, frame)) in mbufs.iter_mut().zip(batch.iter().take(count)).enumerate() {
             // The caller has looked.
             let Some((mbuf, start, length)) = self.pool.mbuf(&frame.bytes) else { return 0 };
             let version = match frame.checksum {
@@ -204,6 +207,13 @@ impl Port {
             };
             // SAFETY: an mbuf of this pool; no device has it, or its frame would be among the lent.
             unsafe { dpdk_sys::dpdk_prepare(mbuf, start, length, version) };
+            if let Some(tail) = &frame.tail {
+                two = true;
+                let Some(piece) = self.pool.piece(tail) else { return 0 };
+                let Some(gather) = self.pool.gather() else { return 0 };
+                // SAFETY: prepared above; the tail is lent with its frame, or stays in the batch.
+                tails[n] = unsafe { gather.attach(mbuf, tail, piece) }.unwrap_or(std::ptr::null_mut());
+            }
             *place = mbuf;
         }
         let taken = match self.link.enter(self.gate.as_deref()) {
@@ -216,9 +226,52 @@ impl Port {
             // SAFETY: prepared above, and not taken.
             unsafe { dpdk_sys::dpdk_unprepare(mbuf) };
         }
+        if two {
+            self.lend_pieces(batch, (&mbufs, &tails), taken, count);
+            return taken;
+        }
         self.lent_mbufs.extend(&mbufs[..taken]);
         self.lent.extend(batch.drain(..taken).map(|frame| frame.bytes));
         taken
+    }
+
+    /// The device took the first `taken` of `count` frames, some of which have a second piece: lent each for itself, behind the first.
+    fn lend_pieces(
+        &mut self,
+        batch: &mut VecDeque<TxFrame>,
+        (mbufs, tails): (&[Mbuf; BURST], &[Mbuf; BURST]),
+        taken: usize,
+        count: usize,
+    ) {
+        for n in taken..count {
+            self.take_back(mbufs[n]);
+            if !tails[n].is_null() {
+                // SAFETY: attached, and not taken.
+                unsafe { dpdk_sys::dpdk_unprepare(tails[n]) };
+                self.take_back(tails[n]);
+            }
+        }
+        for (n, frame) in batch.drain(..taken).enumerate() {
+            self.lent_mbufs.push_back(mbufs[n]);
+            self.lent.push_back(frame.bytes);
+            if let Some(tail) = frame.tail {
+                self.lent_mbufs.push_back(tails[n]);
+                self.lent.push_back(tail);
+            }
+        }
+    }
+
+    /// Separates an mbuf that the device is done with, and that is ours again, from its frame's other piece.
+    fn take_back(&mut self, mbuf: Mbuf) {
+        if let Some(gather) = self.pool.gather() {
+            // SAFETY: the device is done with it, say the callers.
+            unsafe { gather.detach(mbuf) };
+        }
+    }
+
+    /// Frames that the device has.
+    fn held(&self) -> usize {
+        self.lent.len() - self.pool.tails_lent()
     }
 
     /// Takes back what the device is done with, out of order.
@@ -228,6 +281,7 @@ impl Port {
             let (Some(frame), Some(mbuf)) = (self.lent.pop_front(), self.lent_mbufs.pop_front()) else { break };
             // SAFETY: an mbuf that was prepared and given to the device.
             if unsafe { dpdk_sys::dpdk_done(&raw const mbuf, 1) } == 1 {
+                self.take_back(mbuf);
                 self.pool.frames().recycle(frame);
             } else {
                 self.lent.push_back(frame);
@@ -238,11 +292,35 @@ impl Port {
 
     /// How many frames at the front of `batch` can be transmitted at once.
     fn sendable(&self, batch: &VecDeque<TxFrame>) -> usize {
+        let mut tails = self.pool.tails_left();
         let good = |frame: &&TxFrame| {
-            let length = frame.bytes.as_ref().len();
+            let mut length = frame.bytes.as_ref().len();
+            if let Some(tail) = &frame.tail {
+                if tails == 0 || self.pool.piece(tail).is_none() {
+                    return false;
+                }
+                tails -= 1;
+                length += tail.as_ref().len();
+            }
             self.pool.mbuf(&frame.bytes).is_some() && length > 0 && length <= self.longest as usize
         };
         batch.iter().take(BURST).take_while(good).count()
+    }
+
+    /// Puts the first frame into one piece, if it has two: the device has as many second pieces as it may have.
+    #[cold]
+    fn put_together(batch: &mut VecDeque<TxFrame>) -> bool {
+        let Some(TxFrame { bytes, tail: Some(tail), checksum }) = batch.pop_front_if(|frame| frame.tail.is_some())
+        else {
+            return false;
+        };
+        let (bytes, tail) = match bytes.append(tail.as_ref()) {
+            Ok(bytes) => (bytes, None),
+            Err(bytes) => (bytes, Some(tail)),
+        };
+        let is_whole = tail.is_none();
+        batch.push_front(TxFrame { bytes, tail, checksum });
+        is_whole
     }
 }
 
@@ -270,11 +348,19 @@ impl FrameDriver for Port {
     }
 
     fn frame(&mut self) -> Option<Frame> {
-        if self.pool.left(self.lent.len()) == 0 { None } else { self.pool.take() }
+        if self.pool.left(self.held()) == 0 { None } else { self.pool.take() }
     }
 
     fn owns(&self, bytes: &FrameRef) -> bool {
         self.pool.mbuf(bytes).is_some()
+    }
+
+    fn long_frame(&mut self) -> Option<Frame> {
+        self.pool.long_frame()
+    }
+
+    fn gathers(&self, tail: &FrameRef) -> bool {
+        self.pool.piece(tail).is_some()
     }
 
     fn recycle(&mut self, bytes: FrameRef) {
@@ -282,12 +368,12 @@ impl FrameDriver for Port {
     }
 
     fn is_short_of_frames(&self) -> bool {
-        self.pool.left(self.lent.len()) < self.pool.budget() / 2
+        self.pool.left(self.held()) < self.pool.budget() / 2
     }
 
     fn rx_burst(&mut self, out: &mut Vec<RxFrame>, max: usize) -> usize {
         // What finds no frame stays with the device, which drops what comes when its ring is full.
-        let max = max.min(self.pool.left(self.lent.len()) as usize);
+        let max = max.min(self.pool.left(self.held()) as usize);
         let mut count = 0;
         for _ in 0..self.queues.len() {
             count += self.receive(self.queues[self.turn], out, max - count);
@@ -305,6 +391,7 @@ impl FrameDriver for Port {
         let mut taken = 0;
         while !batch.is_empty() {
             match self.sendable(batch) {
+                0 if Self::put_together(batch) => {}
                 0 => {
                     // Not of this pool, or longer than the device sends: never.
                     batch.pop_front();
@@ -330,6 +417,11 @@ impl FrameDriver for Port {
             // SAFETY: so many mbufs that were prepared and given to the device.
             let done = unsafe { dpdk_sys::dpdk_done(mbufs.as_ptr(), mbufs.len()) };
             let all = done == mbufs.len();
+            if self.pool.tails_lent() > 0 {
+                for at in 0..done {
+                    self.take_back(self.lent_mbufs[at]);
+                }
+            }
             self.lent_mbufs.drain(..done);
             for frame in self.lent.drain(..done) {
                 self.pool.frames().recycle(frame);
@@ -338,7 +430,7 @@ impl FrameDriver for Port {
                 break;
             }
         }
-        if self.lent.len() > self.unusual {
+        if self.held() > self.unusual {
             self.search();
         }
         self.pool.restock();
@@ -362,7 +454,7 @@ impl fmt::Debug for Port {
         f.debug_struct("Port")
             .field("facts", &self.facts)
             .field("free_frames", &self.free_frames())
-            .field("held_by_device", &self.lent.len())
+            .field("held_by_device", &self.held())
             .finish_non_exhaustive()
     }
 }

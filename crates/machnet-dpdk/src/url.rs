@@ -25,6 +25,7 @@ use crate::{Device, Dpdk, Eal, HugePages, Interface, NoDevice, Port, PortBuilder
 /// | `queues` | queue pairs of the device, at least one for each engine | as many as engines |
 /// | `mtu` | the longest IP packet, bytes | the device's, up to 1500 |
 /// | `frames` | number of frames of each engine | 4096 |
+/// | `long_frames` | frames of 64 KiB of each engine, for messages of several packets, where the device sends frames of two pieces; 0: none | half as many as descriptors and 64, up to 256 |
 /// | `descriptors` | of each ring | 256 |
 /// | `checksums` | who computes UDP checksums: `software`, `device` | `software` |
 /// | `huge` | huge pages: `auto`, `yes`, `no` | `auto` |
@@ -68,7 +69,7 @@ pub enum UrlError {
     #[error("ip=kernel and ip= with an address: give one or the other")]
     Both,
     /// A key that does not exist.
-    #[error("unknown key \"{}\"; known are ip, gateway, route, port, engines, queues, mtu, frames, descriptors, checksums, huge, memory, cores, prefix, allow and plugin", .0.escape_debug())]
+    #[error("unknown key \"{}\"; known are ip, gateway, route, port, engines, queues, mtu, frames, long_frames, descriptors, checksums, huge, memory, cores, prefix, allow and plugin", .0.escape_debug())]
     Key(String),
     /// A value that does not fit its key.
     #[error("{key}=\"{}\" cannot be: wanted is {wanted}", .value.escape_debug())]
@@ -179,7 +180,7 @@ impl Eq for DpdkUrl {}
 const EAL: [&str; 6] = ["huge", "memory", "cores", "prefix", "allow", "plugin"];
 
 /// Each key with what it wants, and whether it may be repeated.
-const KEYS: [(&str, &str, bool); 16] = [
+const KEYS: [(&str, &str, bool); 17] = [
     ("ip", "an address with its prefix, such as 10.0.0.5/24, or kernel", true),
     ("gateway", "an address, such as 10.0.0.1; one per family", true),
     ("route", "a prefix, such as 10.1.0.0/16", true),
@@ -188,6 +189,7 @@ const KEYS: [(&str, &str, bool); 16] = [
     ("queues", "a number from 1 to 65535, one for each engine at least", false),
     ("mtu", "a number of bytes, such as 1500", false),
     ("frames", "a number, such as 4096", false),
+    ("long_frames", "a number up to 4096, such as 64", false),
     ("descriptors", "a number up to 65535, such as 256", false),
     ("checksums", "software or device", false),
     ("huge", "auto, yes or no", false),
@@ -229,6 +231,7 @@ impl FromStr for DpdkUrl {
                 "queues" => port = port.queues(pair.read_within(1..=u16::MAX)?),
                 "mtu" => port = port.mtu(pair.read()?),
                 "frames" => port = port.frames(pair.read()?),
+                "long_frames" => port = port.long_frames(pair.read_within(0..=4096)?),
                 "descriptors" => port = port.descriptors(pair.read()?),
                 "checksums" => port = port.checksum_offload(pair.choice(&[("software", false), ("device", true)])?),
                 "huge" => {

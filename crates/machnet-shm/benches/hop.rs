@@ -31,7 +31,7 @@ impl End {
         let meta = Meta { local: self.shm.home(), remote: self.peer, queue: 0 };
         for _ in 0..count {
             let frame = self.shm.frame().expect("frames");
-            self.batch.push_back(TxPacket { meta, payload: frame.share(0..len as u32) });
+            self.batch.push_back(TxPacket { meta, payload: frame.share(0..len as u32), tail: None });
         }
         self.shm.tx_burst(&mut self.batch);
     }

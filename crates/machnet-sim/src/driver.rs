@@ -3,6 +3,7 @@
 //! Frames come from a region of the driver's own, so tests see each one come home. The device may keep transmitted
 //! frames: for a time, and until it transmitted some more, as real ones do (virtio keeps the last ones for ever).
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
@@ -12,7 +13,9 @@ use std::time::Duration;
 
 use machnet_channel::{Doorbell, Frame, FramePool, FrameRef, Region};
 use machnet_core::net::{FrameCapabilities, MacAddr};
-use machnet_core::{Capabilities, Driver, DropReason, Drops, Instant, Meta, RxPacket, TxPacket, Unreachable};
+use machnet_core::{
+    Capabilities, Driver, DropReason, Drops, Instant, LONG_FRAME, Meta, RxPacket, TxPacket, Unreachable,
+};
 
 use crate::ethernet;
 use crate::fabric::HostId;
@@ -51,6 +54,8 @@ pub struct NicConfig {
     pub frames: u32,
     /// Bytes per frame.
     pub frame_size: u32,
+    /// Long frames: the device sends packets whose end lies in one. 0: packets lie in one piece.
+    pub long_frames: u32,
     /// Bytes in front of received payloads, and asked for in front of transmitted ones.
     pub headroom: u32,
     /// Datagrams that may wait to be received.
@@ -80,6 +85,7 @@ impl Default for NicConfig {
             max_payload: 1472,
             frames: 4096,
             frame_size: 2048,
+            long_frames: 0,
             headroom: 0,
             rx_descriptors: 256,
             tx_descriptors: 256,
@@ -101,6 +107,7 @@ struct Held {
     /// It leaves once so many frames were transmitted.
     after: u64,
     payload: FrameRef,
+    tail: Option<FrameRef>,
 }
 
 /// A NIC queue pair of the fabric.
@@ -115,6 +122,7 @@ pub struct SimDriver {
     home: SocketAddr,
     ports: (u16, u16),
     pub(crate) pool: FramePool,
+    pub(crate) long_pool: Option<FramePool>,
     held: VecDeque<Held>,
     transmitted: u64,
     /// What the packets of the engine's round have cost so far.
@@ -161,6 +169,10 @@ impl SimDriver {
             return Err(bad("headroom and MTU exceed a frame"));
         }
         let (_, pool) = Region::anonymous(config.frame_size, config.frames)?;
+        let long_pool = match config.long_frames {
+            0 => None,
+            count => Some(Region::anonymous(LONG_FRAME, count)?.1),
+        };
         let (nic, home) = {
             let mut inner = fabric.lock();
             let nic = inner.attach(host, &config, queue_of);
@@ -176,11 +188,13 @@ impl SimDriver {
         capabilities.descriptors = config.tx_descriptors;
         // What is sent is read where it lies, as a device does.
         capabilities.build_frames = config.frames / 4;
+        capabilities.long_frames = config.long_frames;
         let mac = MacAddr(ethernet::mac(home.ip()));
         let mut frame_capabilities = FrameCapabilities::minimal(mac, config.max_payload + IP_AND_UDP);
         frame_capabilities.headroom = config.headroom;
         frame_capabilities.descriptors = config.tx_descriptors;
         frame_capabilities.frames = config.frames;
+        frame_capabilities.long_frames = config.long_frames;
         if let Some(ethernet) = config.ethernet {
             frame_capabilities.tx_checksum = ethernet.tx_checksum;
             frame_capabilities.rx_checksum = ethernet.rx_checksum;
@@ -196,6 +210,7 @@ impl SimDriver {
             home,
             ports: (home.port(), home.port() + (ports - 1)),
             pool,
+            long_pool,
             held: VecDeque::new(),
             transmitted: 0,
             spent: Duration::ZERO,
@@ -231,6 +246,12 @@ impl SimDriver {
         self.pool.capacity()
     }
 
+    /// Long frames that are free.
+    #[must_use]
+    pub fn free_long_frames(&self) -> u32 {
+        self.long_pool.as_ref().map_or(0, FramePool::free)
+    }
+
     /// Transmitted frames that the device holds.
     #[must_use]
     pub fn held(&self) -> usize {
@@ -240,6 +261,11 @@ impl SimDriver {
     /// What the device reads, or has read and not given back, where it lies; oldest first.
     pub fn held_bytes(&self) -> impl Iterator<Item = &[u8]> {
         self.held.iter().map(|held| held.payload.as_ref())
+    }
+
+    /// Likewise, the ends of packets that lie apart from the rest.
+    pub fn held_tails(&self) -> impl Iterator<Item = &[u8]> {
+        self.held.iter().filter_map(|held| held.tail.as_ref()).map(AsRef::as_ref)
     }
 
     /// The NIC's link comes up or goes down: what is sent, and what arrives, meanwhile is lost.
@@ -353,13 +379,29 @@ impl SimDriver {
     }
 
     /// The device keeps what leaves `late` after `now`.
-    pub(crate) fn hold(&mut self, now: Instant, late: Duration, payload: FrameRef) {
+    pub(crate) fn hold(&mut self, now: Instant, late: Duration, payload: FrameRef, tail: Option<FrameRef>) {
         self.transmitted += 1;
         self.held.push_back(Held {
             until: now + late + self.config.hold,
             after: self.transmitted + u64::from(self.config.hold_packets),
             payload,
+            tail,
         });
+    }
+
+    /// What leaves, in one piece.
+    ///
+    /// # Panics
+    /// If its end is in memory that the device does not read: a bug of the engine.
+    pub(crate) fn whole<'a>(&self, payload: &'a FrameRef, tail: Option<&FrameRef>) -> Cow<'a, [u8]> {
+        let Some(tail) = tail else { return Cow::Borrowed(payload.as_ref()) };
+        assert!(self.reads(tail), "a packet ends in memory that the device does not read");
+        Cow::Owned([payload.as_ref(), tail.as_ref()].concat())
+    }
+
+    /// True if packets may end in that memory.
+    pub(crate) fn reads(&self, tail: &FrameRef) -> bool {
+        self.long_pool.as_ref().is_some_and(|pool| pool.owns(tail) || self.pool.owns(tail))
     }
 
     fn is_done(&self, held: &Held, now: Instant) -> bool {
@@ -394,6 +436,10 @@ impl Driver for SimDriver {
         frame
     }
 
+    fn long_frame(&mut self) -> Option<Frame> {
+        self.long_pool.as_mut()?.take()
+    }
+
     fn is_short_of_frames(&self) -> bool {
         self.pool.free() < self.pool.capacity() / 2
     }
@@ -425,7 +471,8 @@ impl Driver for SimDriver {
             }
             assert_eq!(from.ip(), inner.address_of(self.nic), "sent from an address the NIC does not have");
             assert!(inner.has_open(self.nic, from.port()), "sent from port {}, which is not open", from.port());
-            let payload = packet.payload.as_ref();
+            let whole = self.whole(&packet.payload, packet.tail.as_ref());
+            let payload = whole.as_ref();
             if payload.len() > self.config.max_payload as usize {
                 self.drops.count(DropReason::Oversized);
             }
@@ -433,7 +480,7 @@ impl Driver for SimDriver {
             inner.transmit(self.nic, from, packet.meta.remote, payload, late);
             taken += 1;
             let Some(packet) = batch.pop_front() else { break };
-            self.hold(inner.now, late, packet.payload);
+            self.hold(inner.now, late, packet.payload, packet.tail);
         }
         taken
     }

@@ -39,6 +39,14 @@ impl FrameDriver for SimDriver {
         self.pool.owns(bytes)
     }
 
+    fn long_frame(&mut self) -> Option<Frame> {
+        Driver::long_frame(self)
+    }
+
+    fn gathers(&self, tail: &FrameRef) -> bool {
+        self.reads(tail)
+    }
+
     fn recycle(&mut self, bytes: FrameRef) {
         Driver::recycle(self, bytes);
     }
@@ -61,13 +69,13 @@ impl FrameDriver for SimDriver {
         let mut taken = 0;
         self.wants_descriptor = false;
         while !batch.is_empty() && self.has_descriptor() {
-            let Some(TxFrame { bytes, checksum }) = batch.pop_front() else { break };
-            let mut frame = bytes.as_ref().to_vec();
+            let Some(TxFrame { bytes, tail, checksum }) = batch.pop_front() else { break };
+            let mut frame = self.whole(&bytes, tail.as_ref()).into_owned();
             ethernet::complete(&mut frame, checksum);
             let payload = ethernet::read(&frame).map_or(0, |udp| udp.payload.len());
             let late = self.charge(inner.now, payload);
             inner.transmit_frame(self.nic, &frame, late);
-            self.hold(inner.now, late, bytes);
+            self.hold(inner.now, late, bytes, tail);
             taken += 1;
         }
         taken
@@ -218,6 +226,10 @@ impl Driver for Attached {
 
     fn frame(&mut self) -> Option<Frame> {
         both!(self, driver => Driver::frame(driver))
+    }
+
+    fn long_frame(&mut self) -> Option<Frame> {
+        both!(self, driver => Driver::long_frame(driver))
     }
 
     fn recycle(&mut self, payload: FrameRef) {

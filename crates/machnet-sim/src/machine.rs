@@ -133,6 +133,7 @@ impl Machine {
         stats.flows > 0
             || stats.buffers_in_use > 0
             || u64::from(driver.free_frames()) + stats.build_frames_waiting != u64::from(driver.frames())
+            || u64::from(driver.free_long_frames()) + stats.long_frames_waiting != u64::from(driver.config.long_frames)
     }
 }
 

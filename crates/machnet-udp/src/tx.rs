@@ -181,7 +181,7 @@ mod tests {
             remote: format!("127.0.0.1:{remote}").parse().unwrap(),
             queue: 0,
         };
-        TxPacket { meta, payload: pool.take().unwrap().share(0..len) }
+        TxPacket { meta, payload: pool.take().unwrap().share(0..len), tail: None }
     }
 
     #[test]

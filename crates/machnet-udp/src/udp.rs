@@ -217,7 +217,7 @@ mod tests {
 
     fn datagram(udp: &mut Udp, remote: &str) -> TxPacket {
         let payload = udp.frame().unwrap().share(0..100);
-        TxPacket { meta: Meta { local: udp.home(), remote: remote.parse().unwrap(), queue: 0 }, payload }
+        TxPacket { meta: Meta { local: udp.home(), remote: remote.parse().unwrap(), queue: 0 }, payload, tail: None }
     }
 
     /// Loopback never refuses for lack of room, so the refusal is told to the sockets by hand.

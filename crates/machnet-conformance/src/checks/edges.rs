@@ -40,7 +40,11 @@ pub(super) fn too_long(subject: &dyn Subject) -> Outcome {
         }
         let Some(frame) = pool.take() else { break };
         let (local, remote) = (bench.home(0), bench.home(1));
-        let long = TxPacket { meta: Meta { local, remote, queue: 0 }, payload: frame.share(100..100 + len as u32) };
+        let long = TxPacket {
+            meta: Meta { local, remote, queue: 0 },
+            payload: frame.share(100..100 + len as u32),
+            tail: None,
+        };
         let mut batch = VecDeque::from([bench.built(0, &payload(1, 50))?, long, bench.built(0, &payload(2, 50))?]);
         bench.push(0, &mut batch)?;
         count += 1;

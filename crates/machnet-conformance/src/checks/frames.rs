@@ -88,7 +88,7 @@ pub(super) fn held_by_device(subject: &dyn Subject) -> Outcome {
             must!(kept.as_ref() == payload(n, len), "datagram {n} changed in the sender's hands");
             let got = bench.await_some(1, 1)?;
             must!(got[0].bytes() == payload(n, len), "datagram {n} came altered");
-            batch.push_back(TxPacket { meta, payload: kept.clone() });
+            batch.push_back(TxPacket { meta, payload: kept.clone(), tail: None });
         }
     }
     bench.all_home()

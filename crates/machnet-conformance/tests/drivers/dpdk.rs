@@ -209,7 +209,7 @@ impl Rig for Wire {
         let start = self.ends[0].capabilities().headroom;
         let Some(frame) = self.ends[0].frame() else { return false };
         let payload = frame.share(start..start + 100);
-        let mut batch = VecDeque::from([TxPacket { meta: Meta { local, remote, queue: 0 }, payload }]);
+        let mut batch = VecDeque::from([TxPacket { meta: Meta { local, remote, queue: 0 }, payload, tail: None }]);
         self.ends[0].tx_burst(&mut batch);
         let before = self.ends[1].drops().total();
         let start = Instant::now();
@@ -246,7 +246,7 @@ impl Wire {
             let start = self.ends[side].capabilities().headroom;
             let Some(frame) = self.ends[side].frame() else { return false };
             let meta = Meta { local, remote, queue: 0 };
-            let mut batch = VecDeque::from([TxPacket { meta, payload: frame.share(start..start + 8) }]);
+            let mut batch = VecDeque::from([TxPacket { meta, payload: frame.share(start..start + 8), tail: None }]);
             self.ends[side].tx_burst(&mut batch);
             self.step();
         }

@@ -17,6 +17,8 @@ pub struct LocalChannel {
     intake: Arc<Intake>,
     /// Fills what applications take frames from.
     stocker: Option<Stocker>,
+    /// Likewise, long frames.
+    long_stocker: Option<Stocker>,
     flow_hints: Drain<Mailbox>,
     listener_hints: Drain<Backlog>,
     flows: Slab<LocalFlow>,
@@ -48,6 +50,7 @@ impl LocalChannel {
         Self {
             intake,
             stocker: None,
+            long_stocker: None,
             flow_hints: Drain::default(),
             listener_hints: Drain::default(),
             flows: Slab::new(),
@@ -145,8 +148,17 @@ impl AppChannel for LocalChannel {
         self.stocker = Stocker::new(&self.intake, start, room, limit);
     }
 
-    fn wanted_frames(&self) -> u32 {
-        self.stocker.as_ref().map_or(0, Stocker::wanted)
+    fn set_building_long(&mut self, above: u32, room: u32, limit: u32) {
+        self.long_stocker = Stocker::long(&self.intake, above, room, limit);
+    }
+
+    fn wants_frames(&self) -> bool {
+        let is_used = |stocker: &Option<Stocker>| stocker.as_ref().is_some_and(|stocker| !stocker.is_quiet());
+        is_used(&self.stocker) || is_used(&self.long_stocker)
+    }
+
+    fn wanted_frames(&self) -> [u32; 2] {
+        [&self.stocker, &self.long_stocker].map(|stocker| stocker.as_ref().map_or(0, Stocker::wanted))
     }
 
     fn give_frame(&mut self, frame: Frame) {
@@ -156,12 +168,16 @@ impl AppChannel for LocalChannel {
         }
     }
 
-    fn building(&self) -> Building {
-        self.stocker.as_ref().map_or_else(Building::default, |stocker| Building {
-            away: stocker.away(),
-            waiting: stocker.waiting(),
-            missed: stocker.missed(),
-        })
+    fn give_long_frame(&mut self, frame: Frame) {
+        if let Some(stocker) = &mut self.long_stocker {
+            drop(stocker.put(frame));
+        }
+    }
+
+    fn building(&self) -> [Building; 2] {
+        let building =
+            |stocker: &Stocker| Building { away: stocker.away(), waiting: stocker.waiting(), missed: stocker.missed() };
+        [&self.stocker, &self.long_stocker].map(|stocker| stocker.as_ref().map(building).unwrap_or_default())
     }
 
     fn options(&self, slot: Slot) -> FlowOptions {

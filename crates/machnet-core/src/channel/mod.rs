@@ -89,9 +89,20 @@ pub trait AppChannel: Send {
         let _ = (start, room, limit);
     }
 
-    /// How many empty frames applications want for that: asked at the end of each round, before anybody is woken.
-    fn wanted_frames(&self) -> u32 {
-        0
+    /// Applications may build messages of more than `above` and up to `room` bytes in at most `limit` long frames of the engine's driver.
+    /// Likewise, and after [`AppChannel::set_building`].
+    fn set_building_long(&mut self, above: u32, room: u32, limit: u32) {
+        let _ = (above, room, limit);
+    }
+
+    /// False while applications surely want no frames for that: asked at the end of each round, before anybody is woken.
+    fn wants_frames(&self) -> bool {
+        false
+    }
+
+    /// How many empty frames, and long frames, they want.
+    fn wanted_frames(&self) -> [u32; 2] {
+        [0; 2]
     }
 
     /// Gives applications an empty frame that they wanted.
@@ -99,9 +110,14 @@ pub trait AppChannel: Send {
         drop(frame);
     }
 
-    /// What became of the frames that were given.
-    fn building(&self) -> Building {
-        Building::default()
+    /// Likewise, a long frame.
+    fn give_long_frame(&mut self, frame: Frame) {
+        drop(frame);
+    }
+
+    /// What became of the frames that were given, and of the long ones.
+    fn building(&self) -> [Building; 2] {
+        [Building::default(); 2]
     }
 
     /// While some of the groups did much lately, and others little, the channel *sorts* them: in each step of a round the engine

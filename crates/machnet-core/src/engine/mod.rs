@@ -45,9 +45,9 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use crate::driver::RxPacket;
 use crate::flow::{Cut, Limits, Round, State};
 use crate::group::Member;
-use crate::time::Span;
+use crate::time::{Span, earlier};
 use crate::wire::BASE_PAYLOAD;
-use crate::{AppChannel, Config, ConfigError, Driver, DropReason, Drops, Instant, ListenSlot, Slot};
+use crate::{AppChannel, Config, ConfigError, Driver, DropReason, Drops, Instant, LONG_FRAME, ListenSlot, Slot};
 use aside::Aside;
 use buffers::Buffers;
 use memory::charge;
@@ -64,7 +64,7 @@ use timers::Timers;
 use tokens::Tokens;
 use tombstones::Tombstones;
 use turns::Ended;
-pub(crate) use tx::{Built, FRONT, Tx};
+pub(crate) use tx::{Built, End, FRONT, Tx};
 
 /// Of each kind of work, what one round does at most: the LCD's ring.
 const BURST: usize = 256;
@@ -119,6 +119,16 @@ pub struct EngineStats {
     pub build_frames_away: u64,
     /// Those of them that nobody has taken yet.
     pub build_frames_waiting: u64,
+    /// Parts of messages that the device read where their application built them, each time that they were sent.
+    pub parts_in_place: u64,
+    /// Parts of such messages that were copied, because they shared their packet with something that came behind them.
+    pub parts_copied: u64,
+    /// Messages that could have been built in a long frame, and found none.
+    pub long_frames_missed: u64,
+    /// Long frames that applications have to build in, or have built in and that are not home ([`Config::long_frames`]).
+    pub long_frames_away: u64,
+    /// Those of them that nobody has taken yet.
+    pub long_frames_waiting: u64,
     /// Drops by reason, the driver's included.
     pub drops: Drops,
 }
@@ -142,6 +152,11 @@ impl EngineStats {
         self.build_frames_missed += other.build_frames_missed;
         self.build_frames_away += other.build_frames_away;
         self.build_frames_waiting += other.build_frames_waiting;
+        self.parts_in_place += other.parts_in_place;
+        self.parts_copied += other.parts_copied;
+        self.long_frames_missed += other.long_frames_missed;
+        self.long_frames_away += other.long_frames_away;
+        self.long_frames_waiting += other.long_frames_waiting;
         self.drops.add(&other.drops);
     }
 
@@ -312,6 +327,10 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         if build_frames > 0 {
             let room = Cut::new(max_payload as usize).whole() as u32;
             channel.set_building(capabilities.headroom + FRONT, room, build_frames);
+            let long_frames = config.long_frames.min(capabilities.long_frames);
+            if long_frames > 0 {
+                channel.set_building_long(room, LONG_FRAME, long_frames);
+            }
         }
         driver.set_bell(channel.bell());
         let mut rng = ChaCha12Rng::from_seed(seed);
@@ -416,10 +435,10 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             // It may sleep next, and is not to be woken in vain.
             self.settle_timers();
         }
-        let deadlines = [self.timers.next_deadline(), self.peers.next_deadline(), self.tx.driver.next_deadline()];
-        self.promised = deadlines.into_iter().flatten().min();
+        let own = earlier(self.timers.next_deadline(), self.peers.next_deadline());
+        self.promised = earlier(own, self.tx.driver.next_deadline());
         if let Some(steering) = &mut self.steering {
-            self.promised = [self.promised, steering.next_deadline()].into_iter().flatten().min();
+            self.promised = earlier(self.promised, steering.next_deadline());
         }
         Progress { busy, next_deadline: self.promised, full }
     }
@@ -629,9 +648,8 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             }
         }
         self.touched.clear();
-        match self.channel.wanted_frames() {
-            0 => {}
-            wanted => self.restock(wanted),
+        if self.channel.wants_frames() {
+            self.restock();
         }
         if self.channel.wants_stats() {
             let stats = self.stats();
@@ -641,14 +659,19 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
     }
 
     /// Gives applications frames to build in, as long as there are enough for everything else.
-    #[cold]
-    fn restock(&mut self, wanted: u32) {
+    #[inline(never)]
+    fn restock(&mut self) {
+        let [wanted, long] = self.channel.wanted_frames();
         for _ in 0..wanted {
             if self.tx.driver.is_short_of_frames() {
                 break;
             }
             let Some(frame) = self.tx.driver.frame() else { break };
             self.channel.give_frame(frame);
+        }
+        for _ in 0..long {
+            let Some(frame) = self.tx.driver.long_frame() else { break };
+            self.channel.give_long_frame(frame);
         }
     }
 
@@ -796,7 +819,8 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
     pub fn stats(&self) -> EngineStats {
         let mut drops = self.drops;
         drops.add(&self.tx.driver.drops());
-        let building = self.channel.building();
+        let [building, long] = self.channel.building();
+        let [parts_in_place, parts_copied] = self.tx.built_in_parts();
         let [sent_in_place, built_and_copied] = self.tx.built_in_frames();
         EngineStats {
             rounds: self.rounds,
@@ -815,6 +839,11 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             build_frames_missed: building.missed,
             build_frames_away: building.away.into(),
             build_frames_waiting: building.waiting.into(),
+            parts_in_place,
+            parts_copied,
+            long_frames_missed: long.missed,
+            long_frames_away: long.away.into(),
+            long_frames_waiting: long.waiting.into(),
             drops,
         }
     }

@@ -1,12 +1,16 @@
 //! What flows send with: the driver, and the packets that were built for it and not taken yet.
 //!
 //! A packet is built in a fresh frame, payload and all; or it ends with a message that lies in a frame of its own already, and then only
-//! what is in front of the message is written there, before it:
+//! what is in front of the message is written there, before it; or it ends with a part of such a message, which the device gathers from
+//! there, if it can (`docs/adr/0023-gathered-packets.md`):
 //!
 //! ```text
 //!   fresh frame     ├─ headroom ─┼─ header, acknowledgements, chunks ─┤                      built here, goes back
 //!                                             │ copied: at most FRONT bytes
 //!   message's frame ├─ headroom ─┼─ (free) ─┼─ the same ──────────────┼─ message ─┤          is sent
+//!
+//!   fresh frame     ├─ headroom ─┼─ header, acknowledgements, chunks ─┤                      is sent,
+//!   long frame      ├─ message … ────────────┼─ part ─┼──────────────┤                      and the part behind it
 //! ```
 
 use std::collections::VecDeque;
@@ -29,20 +33,37 @@ const PACKET_BYTES: u64 = 1500;
 /// aligned as the headroom is. What needs more in front is copied.
 pub(crate) const FRONT: u32 = 64;
 
+/// What follows that which a packet was filled with.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// A message in a frame of its own, whose front is for the rest.
+    Message(FrameRef),
+    /// A part of a message that the device reads where it lies.
+    Part(FrameRef),
+}
+
 /// Messages that applications built in frames.
 #[derive(Debug, Default)]
 pub(crate) struct Built {
-    /// What follows that which the packet at hand was filled with: a message in a frame of its own, whose front is for the rest.
-    pub(crate) end: Option<FrameRef>,
+    /// Of the packet at hand.
+    pub(crate) end: Option<End>,
+    /// The driver takes packets that end with [`End::Part`].
+    pub(crate) gathers: bool,
     /// Messages that went in the frame they were built in, and that were copied out of one.
     pub(crate) in_place: u64,
     pub(crate) copied: u64,
+    /// Parts that went from where they were built, each time, and that were copied although the driver gathers.
+    pub(crate) parts: u64,
+    pub(crate) copied_parts: u64,
 }
 
 impl Built {
-    /// Bytes of the message that ends the packet at hand.
+    /// Bytes of the message or part that ends the packet at hand.
     pub(crate) fn end_len(&self) -> usize {
-        self.end.as_ref().map_or(0, |message| message.as_ref().len())
+        match &self.end {
+            Some(End::Message(bytes) | End::Part(bytes)) => bytes.as_ref().len(),
+            None => 0,
+        }
     }
 }
 
@@ -85,6 +106,7 @@ pub(crate) struct Tx<D> {
 impl<D: Driver> Tx<D> {
     pub(super) fn new(driver: D, instance: u64, paths: Paths, device_limit: u64) -> Self {
         let ports = driver.ports();
+        let gathers = driver.capabilities().long_frames > 0;
         Self {
             driver,
             instance,
@@ -102,7 +124,7 @@ impl<D: Driver> Tx<D> {
             used: 0,
             starved: false,
             built: 0,
-            built_frames: Built::default(),
+            built_frames: Built { gathers, ..Built::default() },
         }
     }
 
@@ -171,6 +193,11 @@ impl<D: Driver> Tx<D> {
         [self.built_frames.in_place, self.built_frames.copied]
     }
 
+    /// Parts of them that were gathered from where they lie, and that were copied although the driver gathers.
+    pub(super) const fn built_in_parts(&self) -> [u64; 2] {
+        [self.built_frames.parts, self.built_frames.copied_parts]
+    }
+
     /// Builds a packet of up to `room` bytes with `fill`, which returns its length (0: nothing, after all), and queues
     /// it. Returns false if there was no frame.
     pub(crate) fn packet(
@@ -200,7 +227,7 @@ impl<D: Driver> Tx<D> {
             self.built += 1;
             self.bytes += len as u64;
             let payload = frame.share(headroom as u32..(headroom + len) as u32);
-            self.batch.push_back(TxPacket { meta, payload });
+            self.batch.push_back(TxPacket { meta, payload, tail: None });
             if let Some(ports) = self.steer {
                 self.redirect(ports);
             }
@@ -208,15 +235,34 @@ impl<D: Driver> Tx<D> {
         true
     }
 
-    /// Queues a packet that ends with a message in a frame of its own: the first `len` bytes of what `frame` was filled with go in front of
-    /// it.
+    /// Queues a packet that ends with what lies in another frame: the first `len` bytes of what `frame` was filled with go in front of it.
     #[inline(never)]
-    fn queue_built(&mut self, meta: Meta, mut frame: Frame, len: usize) {
-        let Some(mut message) = self.built_frames.end.take() else { return };
+    fn queue_built(&mut self, meta: Meta, frame: Frame, len: usize) {
+        let whole = len + self.built_frames.end_len();
+        let (payload, tail) = match self.built_frames.end.take() {
+            Some(End::Message(message)) => (self.in_front(message, frame, len), None),
+            Some(End::Part(part)) => {
+                self.built_frames.parts += 1;
+                let headroom = self.driver.capabilities().headroom;
+                (frame.share(headroom..headroom + len as u32), Some(part))
+            }
+            None => return,
+        };
+        self.used += whole as u32;
+        self.built += 1;
+        self.bytes += whole as u64;
+        self.batch.push_back(TxPacket { meta, payload, tail });
+        if let Some(ports) = self.steer {
+            self.redirect(ports);
+        }
+    }
+
+    /// The message, and in front of it the first `len` bytes of what `frame` was filled with.
+    fn in_front(&mut self, mut message: FrameRef, mut frame: Frame, len: usize) -> FrameRef {
         let headroom = self.driver.capabilities().headroom as usize;
         let whole = len + message.as_ref().len();
         let (filled, behind) = frame.bytes_mut().unwrap_or_default()[headroom..].split_at_mut(len);
-        let payload = if let Some(front) = message.grow(len as u32) {
+        if let Some(front) = message.grow(len as u32) {
             front.copy_from_slice(filled);
             self.built_frames.in_place += 1;
             self.driver.recycle(frame.share(0..0));
@@ -225,13 +271,6 @@ impl<D: Driver> Tx<D> {
             behind[..whole - len].copy_from_slice(message.as_ref());
             self.built_frames.copied += 1;
             frame.share(headroom as u32..(headroom + whole) as u32)
-        };
-        self.used += whole as u32;
-        self.built += 1;
-        self.bytes += whole as u64;
-        self.batch.push_back(TxPacket { meta, payload });
-        if let Some(ports) = self.steer {
-            self.redirect(ports);
         }
     }
 
@@ -250,7 +289,10 @@ impl<D: Driver> Tx<D> {
             return false;
         }
         let taken = self.driver.tx_burst(&mut self.batch);
-        self.bytes = self.batch.iter().map(|packet| packet.payload.as_ref().len() as u64).sum();
+        self.bytes = 0;
+        if !self.batch.is_empty() {
+            self.bytes = self.batch.iter().map(|packet| packet.len() as u64).sum();
+        }
         taken > 0
     }
 }

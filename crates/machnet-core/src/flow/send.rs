@@ -8,6 +8,9 @@ use super::Store;
 use super::units::UnitSet;
 use crate::wire::{AckBlock, CHUNK_HEADER_LEN, Chunk, Data, HEADER_LEN, MAX_BLOCKS, TAILROOM};
 
+/// Shorter parts are copied: what asks for an acknowledgement has 40 bytes at least ([`MIN_ELICITING_LEN`](crate::wire::MIN_ELICITING_LEN)),
+/// and padding cannot stand behind a part that lies elsewhere.
+const PART_FROM: u32 = 64;
 /// Bytes of a message that makes longer packets worth looking for.
 const NOT_SMALL: usize = 512;
 
@@ -268,6 +271,44 @@ impl SendQueue {
         part.len as usize >= BUILD_FROM && part.offset == 0 && self.built(part.id).is_some()
     }
 
+    /// False if `part` surely does not go from where it was built: of short messages, and of such as are in the application's memory.
+    pub(crate) fn may_lie(&self, part: Part) -> bool {
+        (part.len as usize >= BUILD_FROM || (part.offset > 0 && part.len >= PART_FROM))
+            && self.get(part.id).is_some_and(|outgoing| FrameRef::has(&outgoing.message))
+    }
+
+    /// `part` where it was built, for a packet of which it is the end, and the length of its message; `None` if its message was not built in
+    /// a frame.
+    pub(crate) fn lies(&self, part: Part) -> Option<(FrameRef, u32)> {
+        let message = &self.get(part.id)?.message;
+        let total = message.len();
+        // Of a long frame in which little was written: as any.
+        if total < BUILD_FROM {
+            return None;
+        }
+        FrameRef::part_of(message, part.offset, part.len).map(|lies| (lies, total as u32))
+    }
+
+    /// True if something that comes next would share the packet of `part`, in the `space` that its chunk leaves.
+    pub(crate) fn is_followed(&mut self, part: Part, credit: u64, space: usize) -> bool {
+        let again = self.next_again_len().is_some_and(|len| len <= space);
+        again || self.shares(part, credit, space)
+    }
+
+    fn shares(&self, part: Part, credit: u64, space: usize) -> bool {
+        self.peek_new().is_some_and(|(next, cost, total)| {
+            cost <= credit && next.id != part.id && Self::len_of(next, total as usize) <= space
+        })
+    }
+
+    /// The length of the chunk of the next part to be sent again.
+    fn next_again_len(&mut self) -> Option<usize> {
+        if !self.has_again() {
+            return None;
+        }
+        self.again.front().and_then(|&part| self.chunk_len(part))
+    }
+
     fn built(&mut self, id: u32) -> Option<&mut FrameRef> {
         let outgoing = self.messages.get_mut(id.wrapping_sub(self.base) as usize)?;
         FrameRef::built(&mut outgoing.message)
@@ -277,10 +318,7 @@ impl SendQueue {
     /// what comes next would share its packet, in the `space` that the chunk leaves; a copy costs less than a packet.
     pub(crate) fn depart(&mut self, part: Part, credit: u64, space: usize) -> Option<FrameRef> {
         let total = self.get(part.id)?.message.len();
-        let shares = self.peek_new().is_some_and(|(next, cost, total)| {
-            cost <= credit && next.id != part.id && Self::len_of(next, total as usize) <= space
-        });
-        if part.len as usize != total || shares {
+        if part.len as usize != total || self.shares(part, credit, space) {
             return None;
         }
         self.built(part.id)?.depart()

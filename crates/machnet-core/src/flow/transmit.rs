@@ -4,7 +4,7 @@ use super::send::Part;
 use super::{Alarm, Control, Flow, Hurry, Mtu, Sent, State, handshake};
 use crate::cc::Controller as _;
 use crate::driver::Meta;
-use crate::engine::{Built, FRONT, Tx};
+use crate::engine::{Built, End, FRONT, Tx};
 use crate::wire::{
     BASE_PAYLOAD, Chunk, Data, HEADER_LEN, Handshake, Header, MIN_ELICITING_LEN, PacketType, TAILROOM, VERSIONS,
 };
@@ -307,7 +307,7 @@ impl Flow {
                 self.send.next_new(self.peer_credit, space)
             };
             let Some(part) = part else { break };
-            if self.send.is_built(part) && self.depart(part, out, &mut at, contents, built) {
+            if self.send.may_lie(part) && self.end_with(part, out, &mut at, contents, built) {
                 return at - start;
             }
             let Some(chunk) = self.send.chunk(part) else { break };
@@ -325,9 +325,22 @@ impl Flow {
         at - start
     }
 
+    /// Ends the packet with `part`, from where it lies: its headers in front of it, or elsewhere. False if it is to be copied.
+    #[inline(never)]
+    fn end_with(
+        &mut self,
+        part: Part,
+        out: &mut [u8],
+        at: &mut usize,
+        contents: &mut Vec<Sent>,
+        built: &mut Built,
+    ) -> bool {
+        (self.send.is_built(part) && self.depart(part, out, at, contents, built))
+            || (built.gathers && self.gather(part, out, at, contents, built))
+    }
+
     /// Sends the message of `part` from where it lies, if what has been written up to `at` has room in front of it, and writes the
     /// rest of that: FIN, which may come before the last message, and the message's own head. False if it is to be copied.
-    #[inline(never)]
     fn depart(
         &mut self,
         part: Part,
@@ -341,10 +354,11 @@ impl Flow {
         let front = *at + Chunk::WHOLE_OVERHEAD + if ends { fin.len() } else { 0 };
         let fits = front <= FRONT as usize && front + part.len as usize <= out.len();
         let space = out.len().saturating_sub(front + part.len as usize);
-        built.end = if fits { self.send.depart(part, self.peer_credit, space) } else { None };
+        built.end = if fits { self.send.depart(part, self.peer_credit, space).map(End::Message) } else { None };
         if built.end.is_none() {
             self.send.settle(part);
-            built.copied += 1;
+            // Its parts may yet go from where they lie.
+            built.copied += u64::from(!built.gathers);
             return false;
         }
         if ends {
@@ -354,6 +368,41 @@ impl Flow {
         }
         *at += Chunk::emit_before_whole(part.id, part.len as usize, &mut out[*at..]);
         contents.push(Sent::Message(part));
+        true
+    }
+
+    /// Lets the device gather `part` from where it was built, and writes what stands in front of it: FIN, which may come before the last
+    /// message, and the part's own head. False if it is to be copied: it was not built in a frame, or something else shares its packet.
+    fn gather(
+        &mut self,
+        part: Part,
+        out: &mut [u8],
+        at: &mut usize,
+        contents: &mut Vec<Sent>,
+        built: &mut Built,
+    ) -> bool {
+        let Some((lies, total)) = self.send.lies(part) else { return false };
+        let is_whole = part.len == total;
+        let overhead = if is_whole { Chunk::WHOLE_OVERHEAD } else { Chunk::PART_OVERHEAD };
+        let Some(space) = out.len().checked_sub(*at + overhead + part.len as usize) else { return false };
+        if self.send.is_followed(part, self.peer_credit, space) {
+            built.copied_parts += 1;
+            return false;
+        }
+        let fin = Chunk::Fin { next: self.send.next_id() };
+        if self.fin == Control::Wanted && self.send.all_sent() && fin.len() <= space {
+            *at += fin.emit(&mut out[*at..]);
+            self.fin = Control::Sent;
+            contents.push(Sent::Fin);
+        }
+        let len = part.len as usize;
+        *at += if is_whole {
+            Chunk::emit_before_whole(part.id, len, &mut out[*at..])
+        } else {
+            Chunk::emit_before_part(part.id, part.offset, total, len, &mut out[*at..])
+        };
+        contents.push(Sent::Message(part));
+        built.end = Some(End::Part(lies));
         true
     }
 

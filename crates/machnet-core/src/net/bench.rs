@@ -29,6 +29,10 @@ pub(crate) struct Port {
     pub(crate) sent: Vec<Vec<u8>>,
     /// Where the sent frames lay in memory.
     pub(crate) places: Vec<usize>,
+    /// How many frames it was offered, each time.
+    pub(crate) offers: Vec<usize>,
+    /// And where what was behind it lay, of those of two pieces.
+    pub(crate) tails: Vec<usize>,
     /// How many frames it takes before it is full.
     pub(crate) room: usize,
     pub(crate) up: bool,
@@ -40,13 +44,27 @@ impl Port {
     pub(crate) fn new(mac: MacAddr, mtu: u32) -> Self {
         let (_, pool) = Region::anonymous(FRAME_SIZE, FRAMES).expect("memory");
         let (arrived, sent, places) = (VecDeque::new(), Vec::new(), Vec::new());
+        let (offers, tails) = (Vec::new(), Vec::new());
         let capabilities = FrameCapabilities::minimal(mac, mtu);
-        Self { capabilities, pool, arrived, vouches: false, sent, places, room: usize::MAX, up: true, bell: None }
+        Self {
+            capabilities,
+            pool,
+            arrived,
+            vouches: false,
+            sent,
+            places,
+            offers,
+            tails,
+            room: usize::MAX,
+            up: true,
+            bell: None,
+        }
     }
 
     /// The frames that were sent, whose checksums the device has completed where it was to.
     pub(crate) fn take(&mut self) -> Vec<Vec<u8>> {
         self.places.clear();
+        self.tails.clear();
         std::mem::take(&mut self.sent)
     }
 }
@@ -77,6 +95,10 @@ impl FrameDriver for Port {
         self.pool.owns(bytes)
     }
 
+    fn gathers(&self, tail: &FrameRef) -> bool {
+        self.pool.owns(tail)
+    }
+
     fn rx_burst(&mut self, out: &mut Vec<RxFrame>, max: usize) -> usize {
         let mut count = 0;
         while count < max
@@ -95,12 +117,18 @@ impl FrameDriver for Port {
     }
 
     fn tx_burst(&mut self, batch: &mut VecDeque<TxFrame>) -> usize {
+        self.offers.push(batch.len());
         let count = batch.len().min(self.room);
         self.room -= count;
-        for TxFrame { bytes, checksum } in batch.drain(..count) {
+        for TxFrame { bytes, tail, checksum } in batch.drain(..count) {
             assert!(self.pool.owns(&bytes) && bytes.as_ref().len() >= 60);
             self.places.push(bytes.as_ref().as_ptr().addr());
             let mut copy = bytes.as_ref().to_vec();
+            if let Some(tail) = tail {
+                assert!(self.pool.owns(&tail));
+                self.tails.push(tail.as_ref().as_ptr().addr());
+                copy.extend_from_slice(tail.as_ref());
+            }
             complete(&mut copy, checksum);
             self.sent.push(copy);
         }
@@ -190,7 +218,7 @@ impl Bench {
         let end = start as usize + payload.len();
         frame.bytes_mut().expect("nobody else")[start as usize..end].copy_from_slice(payload);
         let meta = Meta { local: self.net.home(), remote: to.parse().expect("an address"), queue: 0 };
-        TxPacket { meta, payload: frame.share(start..end as u32) }
+        TxPacket { meta, payload: frame.share(start..end as u32), tail: None }
     }
 
     pub(crate) fn sent(&mut self) -> Vec<Vec<u8>> {

@@ -33,6 +33,17 @@ impl Sum {
         Self(sum + carry as u64)
     }
 
+    /// Adds `bytes`, in front of which there are `before`: the sum of those at an odd place is that of the same at an even one, its two bytes
+    /// swapped (RFC 1071 §2).
+    #[must_use]
+    pub(crate) fn add_behind(self, before: usize, bytes: &[u8]) -> Self {
+        if before.is_multiple_of(2) {
+            return self.add(bytes);
+        }
+        let [a, b] = Self::default().add(bytes).folded();
+        self.add_word([b, a])
+    }
+
     /// Adds the sum of bytes that begin at an even place.
     #[must_use]
     pub(crate) const fn add_sum(self, other: Self) -> Self {
@@ -114,6 +125,12 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn pieces_sum_up_to_the_whole(bytes in prop::collection::vec(any::<u8>(), 0..3000), at in any::<prop::sample::Index>()) {
+            let (head, tail) = bytes.split_at(at.index(bytes.len() + 1));
+            prop_assert_eq!(Sum::default().add(head).add_behind(head.len(), tail).checksum(), naive(&bytes));
+        }
+
         #[test]
         fn is_the_sum_of_words(bytes in prop::collection::vec(any::<u8>(), 0..3000)) {
             prop_assert_eq!(Sum::default().add(&bytes).checksum(), naive(&bytes));

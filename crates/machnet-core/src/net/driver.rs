@@ -43,6 +43,8 @@ pub struct RxFrame {
 pub struct TxFrame {
     /// The frame, lent until the device is done with it. In memory that [`FrameDriver::frame`] gave.
     pub bytes: FrameRef,
+    /// The rest of it, if that lies elsewhere: where the device can [gather](FrameDriver::gathers) it from.
+    pub tail: Option<FrameRef>,
     /// Who computes the UDP checksum.
     pub checksum: UdpChecksum,
 }
@@ -73,6 +75,8 @@ pub struct FrameCapabilities {
     pub descriptors: u16,
     /// Frames in all, of which applications may hold a quarter to build messages in; 0: none.
     pub frames: u32,
+    /// As [`Capabilities::long_frames`](crate::Capabilities::long_frames); the device sends frames of two pieces.
+    pub long_frames: u32,
     /// The device computes UDP checksums of frames that it sends.
     pub tx_checksum: bool,
     /// The device verifies UDP checksums of frames that it receives. For display: [`RxFrame::checksum_good`] counts.
@@ -94,6 +98,7 @@ impl FrameCapabilities {
             headroom: 0,
             descriptors: 256,
             frames: 0,
+            long_frames: 0,
             tx_checksum: false,
             rx_checksum: false,
             can_sleep: false,
@@ -134,6 +139,17 @@ pub trait FrameDriver: Send {
 
     /// True if `bytes` is in memory that the device can transmit from.
     fn owns(&self, bytes: &FrameRef) -> bool;
+
+    /// As [`Driver::long_frame`](crate::Driver::long_frame).
+    fn long_frame(&mut self) -> Option<Frame> {
+        None
+    }
+
+    /// True if `tail` is in memory that the device can read the end of a frame from ([`TxFrame::tail`]).
+    fn gathers(&self, tail: &FrameRef) -> bool {
+        let _ = tail;
+        false
+    }
 
     /// As [`Driver::recycle`](crate::Driver::recycle).
     fn recycle(&mut self, bytes: FrameRef) {

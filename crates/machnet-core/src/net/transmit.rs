@@ -15,16 +15,25 @@ use super::{ETHERNET_LEN, FrameDriver, MAX_LOOPED, MacAddr, Net, TxFrame, UdpChe
 use crate::driver::Meta;
 use crate::{DropReason, RxPacket, TxPacket, Unreachable};
 
-/// Frames made before the device is asked whether it takes them: what it refuses was made in vain.
+/// Frames made before the device gets them, at first: the peer begins with these while the next are made. All at once, and two hosts that
+/// answer each other take turns in having nothing to do.
+const FIRST_CHUNK: usize = 8;
+/// The same in the end, twice as many each time: what the device refuses was made in vain.
 const CHUNK: usize = 32;
 
 /// What a staged frame was, should the device refuse it.
 #[derive(Debug)]
 pub(super) struct Staged {
     meta: Meta,
-    /// Bytes in front of the payload, and of the payload.
+    /// Bytes in front of the payload, and of the payload, its tail not counted.
     headers: usize,
     len: usize,
+}
+
+/// A datagram to transmit, all of it, or in front of its tail.
+struct Datagram {
+    meta: Meta,
+    payload: FrameRef,
 }
 
 /// What became of a datagram.
@@ -61,48 +70,72 @@ impl<F: FrameDriver> Net<F> {
         self.flush_control();
         // What waited for a neighbour goes first, for the order's sake.
         let mut blocked = !self.control.is_empty();
+        let mut chunk = FIRST_CHUNK;
         while !blocked && !batch.is_empty() {
-            while self.staged.len() < CHUNK
-                && let Some(packet) = batch.pop_front()
+            while self.staged.len() < chunk
+                && let Some(TxPacket { meta, payload, tail }) = batch.pop_front()
             {
-                if let Outcome::NoFrame(packet) = self.stage(packet) {
+                let (mut packet, mut pieces) = (Datagram { meta, payload }, None);
+                if let Some(tail) = tail {
+                    let Some(gathered) = self.gathered(packet, tail) else { continue };
+                    (packet, pieces) = gathered;
+                }
+                if let Outcome::NoFrame(packet) = self.stage(packet, pieces) {
                     batch.push_front(packet);
                     blocked = true;
                     break;
                 }
             }
+            chunk = (2 * chunk).min(CHUNK);
             let offered = self.staged.len();
             let taken = self.device.tx_burst(&mut self.staged);
             debug_assert_eq!(offered - taken, self.staged.len());
             self.stages.drain(..offered - self.staged.len());
-            blocked |= !self.staged.is_empty();
-            self.unstage(batch);
+            if !self.staged.is_empty() {
+                blocked = true;
+                self.unstage(batch);
+            }
         }
         self.settle();
         before - batch.len()
     }
 
     /// Gives the datagrams back that the device refused.
+    #[cold]
     fn unstage(&mut self, batch: &mut VecDeque<TxPacket>) {
         while let Some((frame, Staged { meta, headers, len })) = self.staged.pop_back().zip(self.stages.pop_back()) {
-            let mut payload = frame.bytes;
+            let (mut payload, tail) = (frame.bytes, frame.tail);
             payload.advance(headers);
             payload.truncate(len);
-            batch.push_front(TxPacket { meta, payload });
+            batch.push_front(TxPacket { meta, payload, tail });
         }
     }
 
-    fn stage(&mut self, packet: TxPacket) -> Outcome {
+    /// The datagram and its tail, put together if the device cannot gather them; `None` if that cannot be.
+    #[inline(never)]
+    fn gathered(&mut self, packet: Datagram, tail: FrameRef) -> Option<(Datagram, Option<FrameRef>)> {
+        if self.device.gathers(&tail) {
+            return Some((packet, Some(tail)));
+        }
+        let packet = put_together(packet, &tail);
+        if packet.is_none() {
+            self.drops.count(DropReason::Unsendable);
+        }
+        packet.map(|packet| (packet, None))
+    }
+
+    fn stage(&mut self, packet: Datagram, tail: Option<FrameRef>) -> Outcome {
         let (len, longest) = (packet.payload.as_ref().len(), longest_frame(self.mtu));
+        let behind = tail.as_ref().map_or(0, |tail| tail.as_ref().len());
         let (hop, headers) = match self.way(&packet.meta) {
-            Ok(way) if way.headers.len() + len <= longest => (way.hop, way.headers.len()),
+            Ok(way) if way.headers.len() + len + behind <= longest => (way.hop, way.headers.len()),
             outcome => {
                 let reason = outcome.err().unwrap_or(DropReason::Oversized);
                 self.drops.count(reason);
                 return Outcome::Taken;
             }
         };
-        let Some(hop) = hop else { return self.loop_back(packet) };
+        let Some(hop) = hop else { return self.loop_back(packet, tail) };
         let mac = match self.neighbours.resolve(self.now, hop) {
             Resolved::At(mac) => Some(mac),
             Resolved::Wait => None,
@@ -112,11 +145,13 @@ impl<F: FrameDriver> Net<F> {
             }
         };
         let meta = packet.meta;
-        let payload = match self.in_place(packet, MIN_FRAME.saturating_sub(headers)) {
+        // What has a tail is no short packet.
+        let least = if tail.is_some() { 0 } else { MIN_FRAME.saturating_sub(headers) };
+        let payload = match self.in_place(packet, least) {
             Ok(found) => found,
-            Err(packet) => return Outcome::NoFrame(packet),
+            Err(Datagram { meta, payload }) => return Outcome::NoFrame(TxPacket { meta, payload, tail }),
         };
-        let Some(frame) = self.dress(payload, len, mac.unwrap_or(MacAddr::ZERO)) else {
+        let Some(frame) = self.dress(payload, tail, len, mac.unwrap_or(MacAddr::ZERO)) else {
             self.drops.count(DropReason::NoFrames);
             return Outcome::Taken;
         };
@@ -154,7 +189,7 @@ impl<F: FrameDriver> Net<F> {
 
     /// The datagram where it lies, if headers can be written in front of it; else a copy in a fresh frame. What is shorter than
     /// `least` is padded.
-    fn in_place(&mut self, mut packet: TxPacket, least: usize) -> Result<FrameRef, TxPacket> {
+    fn in_place(&mut self, mut packet: Datagram, least: usize) -> Result<FrameRef, Datagram> {
         let is_long = packet.payload.as_ref().len() >= least;
         let payload = &mut packet.payload;
         let has_room = payload.headroom() >= self.capabilities.headroom && self.device.owns(payload);
@@ -166,16 +201,16 @@ impl<F: FrameDriver> Net<F> {
     }
 
     /// The datagram in a frame that nobody else holds: its own, or a fresh one.
-    fn alone(&mut self, packet: TxPacket) -> Result<(Frame, Range<u32>), TxPacket> {
-        let TxPacket { meta, payload } = packet;
+    fn alone(&mut self, packet: Datagram) -> Result<(Frame, Range<u32>), Datagram> {
+        let Datagram { meta, payload } = packet;
         if !self.device.owns(&payload) {
-            return self.copied(TxPacket { meta, payload });
+            return self.copied(Datagram { meta, payload });
         }
-        payload.into_frame().or_else(|payload| self.copied(TxPacket { meta, payload }))
+        payload.into_frame().or_else(|payload| self.copied(Datagram { meta, payload }))
     }
 
     /// A copy of the datagram in a fresh frame.
-    fn copied(&mut self, packet: TxPacket) -> Result<(Frame, Range<u32>), TxPacket> {
+    fn copied(&mut self, packet: Datagram) -> Result<(Frame, Range<u32>), Datagram> {
         let headroom = self.capabilities.headroom;
         let Some(mut fresh) = self.device.frame() else { return Err(packet) };
         let bytes = packet.payload.as_ref();
@@ -188,18 +223,24 @@ impl<F: FrameDriver> Net<F> {
         Ok((fresh, range))
     }
 
-    /// Writes headers in front of `payload`, of which `len` bytes are the datagram's and the rest is padding. It goes the last way that was
-    /// found.
-    fn dress(&self, mut payload: FrameRef, len: usize, mac: MacAddr) -> Option<TxFrame> {
+    /// Writes headers in front of `payload`, of which `len` bytes are the datagram's and the rest is padding; `tail` follows them. It goes
+    /// the last way that was found.
+    fn dress(&self, mut payload: FrameRef, tail: Option<FrameRef>, len: usize, mac: MacAddr) -> Option<TxFrame> {
         let headers = &self.last_way.as_ref()?.headers;
-        let sum = if self.offload { None } else { Some(Sum::default().add(payload.as_ref().get(..len)?)) };
+        let mut sum = if self.offload { None } else { Some(Sum::default().add(payload.as_ref().get(..len)?)) };
+        let mut whole = len;
+        if let Some(tail) = &tail {
+            let behind = tail.as_ref();
+            sum = sum.map(|sum| sum.add_behind(len, behind));
+            whole += behind.len();
+        }
         let front = payload.grow(headers.len() as u32)?;
-        let checksum = headers.write(front, mac, len, sum);
-        Some(TxFrame { bytes: payload, checksum })
+        let checksum = headers.write(front, mac, whole, sum);
+        Some(TxFrame { bytes: payload, tail, checksum })
     }
 
     /// A datagram of this host to itself: no device sees it.
-    fn loop_back(&mut self, packet: TxPacket) -> Outcome {
+    fn loop_back(&mut self, packet: Datagram, tail: Option<FrameRef>) -> Outcome {
         let Some(&Way { from, to, .. }) = self.last_way.as_ref() else { return Outcome::Taken };
         if !self.ports.is_open(to.port()) {
             if let Some(&quoted) = packet.payload.as_ref().first_chunk() {
@@ -209,9 +250,17 @@ impl<F: FrameDriver> Net<F> {
         } else if self.looped.len() >= MAX_LOOPED {
             self.drops.count(DropReason::Congested);
         } else {
+            let packet = match tail {
+                None => Some(packet),
+                Some(tail) => put_together(packet, &tail),
+            };
+            let Some(packet) = packet else {
+                self.drops.count(DropReason::Unsendable);
+                return Outcome::Taken;
+            };
             let (frame, range) = match self.alone(packet) {
                 Ok(found) => found,
-                Err(packet) => return Outcome::NoFrame(packet),
+                Err(Datagram { meta, payload }) => return Outcome::NoFrame(TxPacket { meta, payload, tail: None }),
             };
             let meta = Meta { local: to, remote: from, queue: 0 };
             self.looped.push_back(RxPacket { meta, frame, range });
@@ -248,7 +297,7 @@ impl<F: FrameDriver> Net<F> {
         let end = len.max(MIN_FRAME);
         room[len..end].fill(0);
         let bytes = frame.share(start as u32..(start + end) as u32);
-        Some(TxFrame { bytes, checksum: UdpChecksum::Done })
+        Some(TxFrame { bytes, tail: None, checksum: UdpChecksum::Done })
     }
 
     /// Gives the device what goes before datagrams.
@@ -264,6 +313,12 @@ impl<F: FrameDriver> Net<F> {
             }
         }
     }
+}
+
+/// The datagram in one piece: `tail` is copied behind it, in whose frame the engine left room for that. `None` if there is no room.
+fn put_together(packet: Datagram, tail: &FrameRef) -> Option<Datagram> {
+    let Datagram { meta, payload } = packet;
+    payload.append(tail.as_ref()).ok().map(|payload| Datagram { meta, payload })
 }
 
 /// The bytes at `range` and zeros behind them, `least` in all.

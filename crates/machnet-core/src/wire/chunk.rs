@@ -171,6 +171,18 @@ impl<'a> Chunk<'a> {
         Self::WHOLE_OVERHEAD
     }
 
+    /// Writes what stands in front of `len` bytes from `offset` on of a message of `total`; returns its length, [`Chunk::PART_OVERHEAD`].
+    ///
+    /// # Panics
+    /// If `out` is shorter, or the chunk longer than 65 539 bytes.
+    pub fn emit_before_part(id: u32, offset: u32, total: u32, len: usize, out: &mut [u8]) -> usize {
+        emit_header(MESSAGE, 0, Self::PART_OVERHEAD - CHUNK_HEADER_LEN + len, out);
+        for (place, value) in out[CHUNK_HEADER_LEN..Self::PART_OVERHEAD].chunks_exact_mut(4).zip([id, offset, total]) {
+            place.copy_from_slice(&value.to_be_bytes());
+        }
+        Self::PART_OVERHEAD
+    }
+
     /// Writes a PAD chunk that fills `out`, which must have room for a chunk header.
     ///
     /// # Panics

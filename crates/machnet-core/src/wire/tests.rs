@@ -73,6 +73,15 @@ fn golden_chunks() {
 }
 
 #[test]
+fn what_stands_before_a_payload_is_the_chunk_without_it() {
+    let (mut whole, mut part) = ([0xff; Chunk::WHOLE_OVERHEAD], [0xff; Chunk::PART_OVERHEAD]);
+    assert_eq!(Chunk::emit_before_whole(7, 2, &mut whole), whole.len());
+    assert_eq!(whole, [0x10, 1, 0, 6, 0, 0, 0, 7]);
+    assert_eq!(Chunk::emit_before_part(1, 64, 66, 2, &mut part), part.len());
+    assert_eq!(part, [0x10, 0, 0, 14, 0, 0, 0, 1, 0, 0, 0, 64, 0, 0, 0, 66]);
+}
+
+#[test]
 fn golden_handshake() {
     let handshake = Handshake {
         source: 0x1111_2222_3333_4444,

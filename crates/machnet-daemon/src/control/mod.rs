@@ -116,6 +116,13 @@ impl Control {
                     Heard::Nonsense(caller, why) => seats.refuse_nonsense(&caller, &why),
                 }
             }
+            // Before anybody is let in: who comes back, for the daemon was silent, finds the ports free that it had.
+            for (id, engine, is_last) in seats.hung_up() {
+                if is_last {
+                    self.claims.forget(id);
+                }
+                self.desk.tell(engine, News::Gone(id), None);
+            }
             for verdict in manners.due(now) {
                 match verdict {
                     Verdict::Enter(caller, attach) => {
@@ -126,12 +133,6 @@ impl Control {
                     }
                     Verdict::Refuse(caller, attach, why) => seats.refuse_for_now(&caller, why, &attach.name),
                 }
-            }
-            for (id, engine, is_last) in seats.hung_up() {
-                if is_last {
-                    self.claims.forget(id);
-                }
-                self.desk.tell(engine, News::Gone(id), None);
             }
             let outbox = self.desk.collect();
             for (engine, id, why, side) in outbox.dismissed {

@@ -185,6 +185,19 @@ fn a_bad_word_in_one_channel_ends_all() {
     echo(&mut server, &mut client, accepted, flow, 20);
 }
 
+/// Who leaves and comes back finds its port free, at all engines, as soon as it is let in.
+#[test]
+fn a_port_is_free_for_who_comes_after_its_owner_left() {
+    let stage = Stage::of(2);
+    let mut servers = everywhere(&stage);
+    let address = listen_everywhere(&mut servers, 0);
+    for _ in 0..300 {
+        drop(servers);
+        servers = everywhere(&stage);
+        assert_eq!(listen_everywhere(&mut servers, address.port()), address);
+    }
+}
+
 /// A channel that the application gives up by itself ends alone.
 #[test]
 fn a_channel_that_is_given_up_ends_alone() {

@@ -9,6 +9,8 @@
 #include <rte_alarm.h>
 #include <rte_atomic.h>
 #include <rte_mbuf_pool_ops.h>
+#include <rte_memory.h>
+#include <rte_memzone.h>
 
 _Static_assert(sizeof(struct rte_mbuf) == 2 * RTE_CACHE_LINE_MIN_SIZE, "an mbuf is two cache lines");
 _Static_assert(DPDK_PORTS <= UINT16_MAX, "a port's number is a uint16_t");
@@ -315,6 +317,62 @@ void dpdk_prepare(struct rte_mbuf *mbuf, uint16_t offset, uint16_t length, int i
 
 void dpdk_unprepare(struct rte_mbuf *mbuf) {
     rte_mbuf_refcnt_set(mbuf, 1);
+}
+
+void *dpdk_reserve(const char *name, size_t size, size_t alignment, int node) {
+    const struct rte_memzone *zone = rte_memzone_reserve_aligned(name, size, node, 0, (unsigned int)alignment);
+    return zone == NULL ? NULL : zone->addr;
+}
+
+int dpdk_release(const char *name) {
+    return rte_memzone_free(rte_memzone_lookup(name));
+}
+
+uint64_t dpdk_device_address(const void *start, size_t length) {
+    if (rte_eal_iova_mode() == RTE_IOVA_VA)
+        return (uintptr_t)start;
+    /* Where devices see physical addresses, pages follow each other by chance. */
+    const struct rte_memseg *segment = rte_mem_virt2memseg(start, NULL);
+    if (segment == NULL || segment->iova == RTE_BAD_IOVA)
+        return UINT64_MAX;
+    size_t offset = RTE_PTR_DIFF(start, segment->addr);
+    return offset + length <= segment->len ? segment->iova + offset : UINT64_MAX;
+}
+
+uint64_t dpdk_buffer_address(const struct rte_mbuf *mbuf) {
+    return rte_mbuf_iova_get(mbuf);
+}
+
+struct rte_mempool *dpdk_tails(const char *name, uint32_t count, int node) {
+    return rte_pktmbuf_pool_create(name, count, 0, 0, 0, node);
+}
+
+static void keep(void *start, void *opaque) {
+    (void)start;
+    (void)opaque;
+}
+
+/* Of all that is put behind frames: who owns it is noted elsewhere. */
+static struct rte_mbuf_ext_shared_info shared = {.free_cb = keep, .refcnt = 1};
+
+void dpdk_attach(struct rte_mbuf *mbuf, struct rte_mbuf *tail, void *start, uint64_t address, uint16_t length) {
+    rte_mbuf_refcnt_set(tail, 2);
+    tail->ol_flags = 0;
+    rte_pktmbuf_attach_extbuf(tail, start, address, length, &shared);
+    tail->data_len = length;
+    tail->pkt_len = length;
+    tail->nb_segs = 1;
+    tail->next = NULL;
+    tail->tx_offload = 0;
+    mbuf->next = tail;
+    mbuf->nb_segs = 2;
+    mbuf->pkt_len += length;
+}
+
+int dpdk_detach(struct rte_mbuf *mbuf, const struct rte_mempool *tails) {
+    mbuf->next = NULL;
+    mbuf->nb_segs = 1;
+    return mbuf->pool == tails;
 }
 
 size_t dpdk_done(struct rte_mbuf *const *mbufs, size_t count) {

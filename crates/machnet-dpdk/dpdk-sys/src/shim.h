@@ -161,4 +161,26 @@ size_t dpdk_done(struct rte_mbuf *const *mbufs, size_t count);
 /* Takes a prepared mbuf back that no device took. */
 void dpdk_unprepare(struct rte_mbuf *mbuf);
 
+/* ---- frames of two pieces ---- */
+
+/* Memory that devices can read, `alignment` a power of two; NULL with rte_errno. It stays until it is released by its name. */
+void *dpdk_reserve(const char *name, size_t size, size_t alignment, int node);
+int dpdk_release(const char *name);
+
+/* The address at which devices see such memory, of which `length` bytes are one piece for them, or UINT64_MAX. */
+uint64_t dpdk_device_address(const void *start, size_t length);
+
+/* Likewise, of the buffer behind an mbuf. */
+uint64_t dpdk_buffer_address(const struct rte_mbuf *mbuf);
+
+/* A pool of `count` mbufs without buffers, or NULL with rte_errno. */
+struct rte_mempool *dpdk_tails(const char *name, uint32_t count, int node);
+
+/* Puts `length` bytes from `start` on, which devices see at `address`, behind the frame of a prepared mbuf. `tail`, of a pool of dpdk_tails, is
+ * the caller's alone; it gets a second owner, too, and so does not let go of the bytes. */
+void dpdk_attach(struct rte_mbuf *mbuf, struct rte_mbuf *tail, void *start, uint64_t address, uint16_t length);
+
+/* Separates an mbuf from what was put behind it, when the device is done with it. 1 if it is one of `tails`. */
+int dpdk_detach(struct rte_mbuf *mbuf, const struct rte_mempool *tails);
+
 #endif

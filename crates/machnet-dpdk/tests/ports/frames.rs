@@ -1,5 +1,7 @@
 //! Frames in and out, held and let go, lost and not.
 
+use machnet_channel::FrameRef;
+
 use super::*;
 
 #[test]
@@ -72,7 +74,7 @@ fn a_payload_is_where_the_device_reads_and_writes() {
     assert_ne!(lent.as_ref().as_ptr(), at, "memif has memory of its own between the two");
     // What is sent on lies where it arrived.
     assert!(b.owns(&message));
-    send(&mut b, &mut [TxFrame { bytes: message.slice(0..60), checksum: UdpChecksum::Done }].into());
+    send(&mut b, &mut [TxFrame { bytes: message.slice(0..60), checksum: UdpChecksum::Done, tail: None }].into());
     assert_eq!(bytes(&receive(&mut a, 1)[0]), &lent.as_ref()[..60]);
 }
 
@@ -144,7 +146,7 @@ fn what_cannot_be_sent_is_counted_and_does_not_stop_the_rest() {
     let foreign = stranger.take().unwrap().share(0..100);
     assert!(!a.owns(&foreign));
     let mut batch = VecDeque::from([
-        TxFrame { bytes: foreign, checksum: UdpChecksum::Done },
+        TxFrame { bytes: foreign, checksum: UdpChecksum::Done, tail: None },
         frame(&mut a, 1, 1515).unwrap(),
         frame(&mut a, 2, 1514).unwrap(),
     ]);
@@ -198,7 +200,7 @@ fn nothing_leaks_in_many_rounds() {
         // Back the same way, in the same memory.
         let mut back: VecDeque<_> = got
             .into_iter()
-            .map(|got| TxFrame { bytes: got.frame.share(got.range), checksum: UdpChecksum::Done })
+            .map(|got| TxFrame { bytes: got.frame.share(got.range), checksum: UdpChecksum::Done, tail: None })
             .collect();
         send(&mut b, &mut back);
         drop(receive(&mut a, count));
@@ -256,4 +258,107 @@ fn queues_lead_to_the_peers_of_the_same_number() {
         peer.rx_burst(&mut Vec::new(), 8);
         !peer.is_up()
     });
+}
+
+/// `count` frames, of which each has its last bytes in a long frame; and the long frames.
+fn frames_of_two_pieces(
+    port: &mut Port,
+    count: usize,
+    length: usize,
+    head: usize,
+) -> (VecDeque<TxFrame>, Vec<FrameRef>) {
+    let mut long = || {
+        let mut long = port.long_frame().unwrap();
+        for (at, byte) in long.bytes_mut().unwrap().iter_mut().enumerate() {
+            *byte = content(at / 2000, at % 2000);
+        }
+        long.share(0..16_000)
+    };
+    let longs: Vec<_> = (0..count.div_ceil(8)).map(|_| long()).collect();
+    let piece = |number: usize| {
+        let front = frame(port, number % 8, head).unwrap();
+        let start = (number % 8 * 2000) as u32;
+        let tail = longs[number / 8].slice(start + head as u32..start + length as u32);
+        assert!(port.gathers(&tail));
+        TxFrame { tail: Some(tail), ..front }
+    };
+    ((0..count).map(piece).collect(), longs)
+}
+
+/// Takes all long frames, and gives them back.
+fn free_long_frames(port: &mut Port) -> usize {
+    std::iter::from_fn(|| port.long_frame()).collect::<Vec<_>>().len()
+}
+
+fn two_pieces_are_one_frame((mut a, mut b): (Port, Port)) {
+    let all = free_long_frames(&mut a);
+    assert_eq!((a.facts().gathers, all), (true, a.capabilities().long_frames as usize));
+    let is = |got: &RxFrame, number: usize, length: usize| {
+        bytes(got).len() == length && bytes(got).iter().enumerate().all(|(i, &byte)| byte == content(number % 8, i))
+    };
+    for round in 0..40 {
+        let (mut batch, longs) = frames_of_two_pieces(&mut a, 32, 1000 + round, 64);
+        drop(longs);
+        send(&mut a, &mut batch);
+        for (number, got) in receive(&mut b, 32).iter().enumerate() {
+            assert!(is(got, number, 1000 + round), "frame {number} of round {round} arrives different");
+        }
+        // And ones of one piece, in the same mbufs.
+        let mut batch: VecDeque<_> = (0..16).map(|number| frame(&mut a, number % 8, 700).unwrap()).collect();
+        send(&mut a, &mut batch);
+        for (number, got) in receive(&mut b, 16).iter().enumerate() {
+            assert!(is(got, number, 700), "frame {number} behind round {round} arrives different");
+        }
+    }
+    // What the device keeps is what its ring holds: others push it out.
+    for number in 0..600 {
+        let short = frame(&mut a, number, 60).unwrap();
+        send(&mut a, &mut [short].into());
+        receive(&mut b, 1);
+    }
+    wait_for(|| {
+        a.reap();
+        free_long_frames(&mut a) == all
+    });
+    assert_eq!(a.stats().in_use, 0);
+    // The memory stays as long as somebody reads there.
+    let (batch, longs) = frames_of_two_pieces(&mut a, 8, 1000, 64);
+    drop((a, batch));
+    assert_eq!(longs[0].as_ref()[2001], content(1, 1));
+}
+
+#[test]
+fn two_pieces_are_one_frame_over_memif() {
+    two_pieces_are_one_frame(memif(|port| port, ""));
+}
+
+#[test]
+fn two_pieces_are_one_frame_for_a_machine_and_its_host() {
+    let (host, machine) = vhost(|port| port);
+    two_pieces_are_one_frame((machine, host));
+    two_pieces_are_one_frame(vhost(|port| port));
+}
+
+/// What the device does not read is put into one piece; a port that is told so has no long frames.
+#[test]
+fn second_pieces_elsewhere_are_copied() {
+    let (mut a, mut b) = memif(|port| port.long_frames(1), "");
+    let (_region, mut pool) = machnet_channel::Region::anonymous(2048, 1).unwrap();
+    let mut elsewhere = pool.take().unwrap();
+    for i in 0..100 {
+        elsewhere.bytes_mut().unwrap()[i] = content(1, 64 + i);
+    }
+    let tail = elsewhere.share(0..100);
+    assert!(!a.gathers(&tail));
+    let front = frame(&mut a, 1, 64).unwrap();
+    send(&mut a, &mut [TxFrame { tail: Some(tail), ..front }].into());
+    let got = receive(&mut b, 1);
+    assert!(bytes(&got[0]).len() == 164 && bytes(&got[0])[163] == content(1, 163));
+    assert_eq!(pool.free(), 1);
+    let one = a.long_frame().unwrap();
+    assert!(a.long_frame().is_none());
+    drop(one);
+    assert!(a.long_frame().is_some());
+    let (mut none, _other) = memif(|port| port.long_frames(0), "");
+    assert!(none.long_frame().is_none() && none.capabilities().long_frames == 0 && none.facts().gathers);
 }

@@ -50,7 +50,7 @@ impl Node {
         let mut frame = self.shm.frame().expect("a free frame");
         frame.bytes_mut().unwrap()[..payload.len()].copy_from_slice(payload);
         let meta = Meta { local: self.shm.home(), remote: to, queue: 0 };
-        self.batch.push_back(TxPacket { meta, payload: frame.share(0..payload.len() as u32) });
+        self.batch.push_back(TxPacket { meta, payload: frame.share(0..payload.len() as u32), tail: None });
         self.shm.tx_burst(&mut self.batch)
     }
 

@@ -17,17 +17,17 @@ use crate::common::{Chunk, Pair, Seen, TOMBSTONES, config, micros, millis, nic, 
 const WHOLE: usize = 1232 - 16 - 24 - 36 - 8;
 
 /// Engines that move datagrams, and engines on core's network layer.
-fn worlds() -> [WorldConfig; 3] {
+pub(crate) fn worlds() -> [WorldConfig; 3] {
     [None, Some(Ethernet::default()), Some(Ethernet { tx_checksum: true, rx_checksum: true })]
         .map(|ethernet| WorldConfig { ethernet, ..world_config() })
 }
 
-fn content(n: usize, len: usize) -> Vec<u8> {
+pub(crate) fn content(n: usize, len: usize) -> Vec<u8> {
     (0..len).map(|at| (n * 31 + at * 7) as u8).collect()
 }
 
 /// Builds a message and returns where it lies.
-fn build(end: &mut SendEnd, message: &[u8]) -> usize {
+pub(crate) fn build(end: &mut SendEnd, message: &[u8]) -> usize {
     let mut place = end.reserve(message.len());
     place.put_slice(message);
     let at = place.as_ptr().addr();
@@ -35,11 +35,11 @@ fn build(end: &mut SendEnd, message: &[u8]) -> usize {
     at
 }
 
-fn got(flow: &mut Flow) -> Option<Vec<u8>> {
+pub(crate) fn got(flow: &mut Flow) -> Option<Vec<u8>> {
     flow.recv.take().map(|message| message.to_vec())
 }
 
-fn stats(world: &World, machine: MachineId) -> EngineStats {
+pub(crate) fn stats(world: &World, machine: MachineId) -> EngineStats {
     world.stats(machine)
 }
 

@@ -68,7 +68,7 @@ fn send(driver: &mut SimDriver, to: SocketAddr, payload: &[u8]) -> bool {
     let mut frame = driver.frame().expect("a free frame");
     frame.bytes_mut().unwrap()[..payload.len()].copy_from_slice(payload);
     let meta = Meta { local: driver.home(), remote: to, queue: 0 };
-    let packet = TxPacket { meta, payload: frame.share(0..payload.len() as u32) };
+    let packet = TxPacket { meta, payload: frame.share(0..payload.len() as u32), tail: None };
     driver.tx_burst(&mut VecDeque::from([packet])) == 1
 }
 

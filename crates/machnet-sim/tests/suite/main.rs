@@ -10,6 +10,7 @@ mod cookies;
 mod ending;
 mod fabric;
 mod fairness;
+mod gathered;
 mod handshake;
 mod hostile;
 mod limits;

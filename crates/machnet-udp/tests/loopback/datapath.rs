@@ -130,7 +130,7 @@ fn a_wildcard_socket_answers_from_the_address_it_was_called_at() {
         let request = server.receive_one();
         assert_eq!(request.meta, Meta { local: called, remote: client.home(), queue: 0 });
         let payload = server.payload(b"answer");
-        server.send_all([TxPacket { meta: request.meta, payload }].into());
+        server.send_all([TxPacket { meta: request.meta, payload, tail: None }].into());
         let reply = client.receive_one();
         assert_eq!((reply.meta.remote, reply.meta.local), (called, client.home()));
     }

@@ -121,7 +121,7 @@ fn a_port_that_is_not_open_cannot_send() {
     let (mut a, mut b) = (Node::new("127.0.0.1:0"), Node::new("127.0.0.1:0"));
     let (mut local, remote) = (a.home(), b.home());
     local.set_port(closed_port(local).port());
-    let stray = TxPacket { meta: Meta { local, remote, queue: 0 }, payload: a.payload(b"x") };
+    let stray = TxPacket { meta: Meta { local, remote, queue: 0 }, payload: a.payload(b"x"), tail: None };
     let good = a.packet(remote, b"y");
     a.send_all([stray, good].into());
     assert_eq!(bytes(&b.receive_one()), b"y");

@@ -40,7 +40,7 @@ impl Node {
 
     pub(crate) fn packet(&mut self, remote: SocketAddr, bytes: &[u8]) -> TxPacket {
         let local = self.udp.home();
-        TxPacket { meta: Meta { local, remote, queue: 0 }, payload: self.payload(bytes) }
+        TxPacket { meta: Meta { local, remote, queue: 0 }, payload: self.payload(bytes), tail: None }
     }
 
     /// Sends all of `batch`, which loopback never refuses.

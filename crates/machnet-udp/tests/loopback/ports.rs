@@ -79,7 +79,7 @@ fn port_zero_opens_another_free_port_each_time() {
         let to = peer.home();
         for local in [second, first, a.home()] {
             let payload = a.payload(b"x");
-            a.send_all([TxPacket { meta: Meta { local, remote: to, queue: 0 }, payload }].into());
+            a.send_all([TxPacket { meta: Meta { local, remote: to, queue: 0 }, payload, tail: None }].into());
             assert_eq!(peer.receive_one().meta.remote, local);
         }
     }

@@ -46,14 +46,14 @@ fn a_header_is_what_others_write() {
 fn shared_and_foreign_payloads_are_copied_once() {
     let (mut a, mut b) = pair("10.0.0.1/24", "10.0.0.2/24");
     let packet = a.packet("10.0.0.2:9000", b"shared");
-    let again = TxPacket { meta: packet.meta, payload: packet.payload.clone() };
+    let again = TxPacket { meta: packet.meta, payload: packet.payload.clone(), tail: None };
     let (_region, mut pool) = machnet_channel::Region::anonymous(2048, 1).unwrap();
     let mut foreign = pool.take().unwrap();
     foreign.bytes_mut().unwrap()[100..107].copy_from_slice(b"foreign");
-    let foreign = TxPacket { meta: packet.meta, payload: foreign.share(100..107) };
+    let foreign = TxPacket { meta: packet.meta, payload: foreign.share(100..107), tail: None };
     let mut tight = a.net.frame().unwrap();
     tight.bytes_mut().unwrap()[..5].copy_from_slice(b"tight");
-    let tight = TxPacket { meta: packet.meta, payload: tight.share(0..5) };
+    let tight = TxPacket { meta: packet.meta, payload: tight.share(0..5), tail: None };
     let mut batch = VecDeque::from([packet, again, foreign, tight]);
     assert_eq!(a.net.tx_burst(&mut batch), 4);
     let frames = a.sent();
@@ -77,6 +77,19 @@ fn a_full_device_leaves_the_rest_in_the_batch() {
     }
     assert_eq!(got, (0..40u8).map(|n| vec![n; 20]).collect::<Vec<_>>(), "in order, none twice");
     assert_eq!(a.held(), 0);
+}
+
+/// The peer is to have work while there is more to be made for it.
+#[test]
+fn a_burst_begins_with_little_for_the_device() {
+    let (mut a, _b) = pair("10.0.0.1/24", "10.0.0.2/24");
+    for (count, offers) in [(57, &[8, 16, 32, 1][..]), (9, &[8, 1]), (8, &[8]), (1, &[1])] {
+        let mut batch: VecDeque<_> = (0..count).map(|n| a.packet("10.0.0.2:9000", &[n; 20])).collect();
+        a.net.device.offers.clear();
+        assert_eq!(a.net.tx_burst(&mut batch), count.into());
+        assert_eq!(a.net.device.offers, offers);
+        a.sent();
+    }
 }
 
 #[test]
@@ -164,7 +177,8 @@ fn a_host_speaks_with_itself() {
     for _ in 0..MAX_LOOPED + 1 {
         let (_region, mut pool) = machnet_channel::Region::anonymous(64, 1).unwrap();
         let payload = pool.take().unwrap().share(0..1);
-        let mut batch = VecDeque::from([TxPacket { meta: Meta { local: home, remote: home, queue: 0 }, payload }]);
+        let mut batch =
+            VecDeque::from([TxPacket { meta: Meta { local: home, remote: home, queue: 0 }, payload, tail: None }]);
         a.net.tx_burst(&mut batch);
     }
     assert!(a.held() == FRAMES && a.dropped(DropReason::Congested) == 0, "frames run out first here");
@@ -198,7 +212,89 @@ fn while_the_link_is_down_datagrams_are_lost_and_counted() {
     assert_eq!(b.receive(frames).len(), 1);
 }
 
+/// `payload` in two pieces, of which the second is in another frame of the device, or of nobody's.
+fn in_two_pieces(
+    a: &mut Bench,
+    to: &str,
+    payload: &[u8],
+    at: usize,
+    pool: Option<&mut machnet_channel::FramePool>,
+) -> TxPacket {
+    let (head, tail) = payload.split_at(at);
+    let packet = a.packet(to, head);
+    let mut elsewhere = pool.map_or_else(|| a.net.frame(), machnet_channel::FramePool::take).unwrap();
+    elsewhere.bytes_mut().unwrap()[5..5 + tail.len()].copy_from_slice(tail);
+    TxPacket { tail: Some(elsewhere.share(5..5 + tail.len() as u32)), ..packet }
+}
+
+#[test]
+fn what_lies_in_two_pieces_stays_where_it_lies() {
+    let (mut a, mut b) = pair("10.0.0.1/24", "10.0.0.2/24");
+    let (_region, mut pool) = machnet_channel::Region::anonymous(2048, 1).unwrap();
+    let payload: Vec<u8> = (0..1472_u32).map(|at| at as u8).collect();
+    let packet = in_two_pieces(&mut a, "10.0.0.2:9000", &payload, 50, None);
+    let place = |bytes: &FrameRef| bytes.as_ref().as_ptr().addr();
+    let places = (place(&packet.payload), place(packet.tail.as_ref().unwrap()));
+    let other = in_two_pieces(&mut a, "10.0.0.2:9000", &payload, 50, Some(&mut pool));
+    let long = in_two_pieces(&mut a, "10.0.0.2:9000", &[0; 1473], 50, None);
+    let mut batch = VecDeque::from([packet, other, long]);
+    // What the device refuses comes back as it was.
+    a.net.device.room = 0;
+    assert_eq!((a.net.tx_burst(&mut batch), batch.len(), batch[0].len()), (1, 2, 1472));
+    assert_eq!((place(&batch[0].payload), place(batch[0].tail.as_ref().unwrap())), places);
+    a.net.device.room = 9;
+    assert_eq!(a.net.tx_burst(&mut batch), 2);
+    assert_eq!(
+        (a.net.device.places[0], &a.net.device.tails),
+        (places.0 - 42, &vec![places.1]),
+        "the other one is copied"
+    );
+    let frames = a.sent();
+    let got: Vec<_> = b.receive(frames).into_iter().map(|(_, payload)| payload).collect();
+    assert_eq!(got, [payload.clone(), payload.clone()]);
+    assert_eq!((a.held(), pool.free(), a.dropped(DropReason::Oversized)), (0, 1, 1));
+    // To this very host, and to one that has yet to say where it is.
+    let mut batch = VecDeque::from([in_two_pieces(&mut a, "10.0.0.1:9000", &payload, 50, None)]);
+    assert_eq!((a.net.tx_burst(&mut batch), a.sent().len()), (1, 0));
+    assert_eq!(a.drain().pop().unwrap().1, payload);
+    let mut c = Bench::new(3, &config("10.0.0.3/24"));
+    let mut batch = VecDeque::from([in_two_pieces(&mut a, "10.0.0.3:9000", &payload, 50, None)]);
+    assert_eq!(a.net.tx_burst(&mut batch), 1);
+    let question = a.sent();
+    c.receive(question);
+    let answer = c.sent();
+    a.receive(answer);
+    a.begin(std::time::Duration::ZERO);
+    let frames = a.sent();
+    assert_eq!(c.receive(frames).pop().unwrap().1, payload);
+    assert_eq!(a.held(), 0);
+}
+
 proptest! {
+    /// Wherever it is cut, whoever computes checksums.
+    #[test]
+    fn two_pieces_arrive_as_one(
+        payload in prop::collection::vec(any::<u8>(), 60..1452),
+        cut in any::<prop::sample::Index>(),
+        v6 in any::<bool>(),
+        offload in any::<bool>(),
+    ) {
+        let (address, peer, to) = if v6 { ("2001:db8::1/64", "2001:db8::2/64", "[2001:db8::2]:9000") } else { ("10.0.0.1/24", "10.0.0.2/24", "10.0.0.2:9000") };
+        let mut port = Port::new(mac(1), 1500);
+        port.capabilities.tx_checksum = offload;
+        let (mut a, mut b) = (Bench::on(port, &config(address)), Bench::new(2, &config(peer)));
+        meet(&mut a, &mut b);
+        // Headers are no shorter than what Ethernet sends at least.
+        let at = 18 + cut.index(payload.len() - 18);
+        let mut batch = VecDeque::from([in_two_pieces(&mut a, to, &payload, at, None)]);
+        prop_assert_eq!(a.net.tx_burst(&mut batch), 1);
+        let frames = a.sent();
+        let got = b.receive(frames);
+        prop_assert_eq!(got.len(), 1);
+        prop_assert_eq!(&got[0].1, &payload);
+        prop_assert_eq!((a.held(), b.held()), (0, 0));
+    }
+
     /// Whatever is sent arrives as it was, in either family, whoever computes checksums; and with one bit flipped it does
     /// not arrive as something else.
     #[test]
