@@ -183,6 +183,17 @@ impl RegionInner {
         self.meta(index).start
     }
 
+    /// Bytes of a frame.
+    ///
+    /// # Safety
+    /// The range is inside the frame, and while the slice lives somebody has a reference to it: such a frame is never written there.
+    pub(crate) unsafe fn slice(&self, index: u32, start: u32, end: u32) -> &[u8] {
+        // SAFETY: inside the frame.
+        let first = unsafe { self.start_of(index).add(start as usize) };
+        // SAFETY: as above, and nobody writes it.
+        unsafe { std::slice::from_raw_parts(first.as_ptr(), (end - start) as usize) }
+    }
+
     pub(crate) fn meta(&self, index: u32) -> &FrameMeta {
         &self.frames[index as usize]
     }
@@ -219,7 +230,7 @@ impl RegionInner {
         }
     }
 
-    fn release(&self, index: u32) {
+    pub(crate) fn release(&self, index: u32) {
         let meta = self.meta(index);
         // Release: our reads end before the next holder writes. Acquire (below, last holder only): theirs did too.
         let order = if sync::mutant!("count_relaxed") { Ordering::Relaxed } else { Ordering::Release };
@@ -478,6 +489,18 @@ impl FrameRef {
         Self { region, index, start: range.start, end: range.end, front: Front::none() }
     }
 
+    /// Bytes in view.
+    #[must_use]
+    pub const fn len(&self) -> u32 {
+        self.end - self.start
+    }
+
+    /// True if none is.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
     /// Another reference to `range` of this one.
     ///
     /// # Panics
@@ -485,10 +508,15 @@ impl FrameRef {
     #[must_use]
     pub fn slice(&self, range: Range<u32>) -> Self {
         assert!(range.start <= range.end && range.end <= self.end - self.start, "range outside the reference");
-        self.region.retain(self.index);
         let start = self.start + range.start;
-        self.front.share(start);
+        self.share_at(start);
         Self::new(Arc::clone(&self.region), self.index, start..self.start + range.end)
+    }
+
+    /// Another hold, whose bytes begin at `start` of the frame.
+    pub(crate) fn share_at(&self, start: u32) {
+        self.region.retain(self.index);
+        self.front.share(start);
     }
 
     /// The frame itself, to write again, and where in it this reference was; the reference, if others are left.
@@ -526,12 +554,8 @@ impl FrameRef {
 
 impl AsRef<[u8]> for FrameRef {
     fn as_ref(&self) -> &[u8] {
-        let start = self.region.start_of(self.index);
-        let len = (self.end - self.start) as usize;
         // SAFETY: `start..end` is inside the frame (checked when made), and a frame with a reference is never written.
-        let first = unsafe { start.add(self.start as usize) };
-        // SAFETY: as above.
-        unsafe { std::slice::from_raw_parts(first.as_ptr(), len) }
+        unsafe { self.region.slice(self.index, self.start, self.end) }
     }
 }
 

@@ -142,6 +142,7 @@ impl<F: FrameDriver> Net<F> {
         capabilities.can_sleep = device_can.can_sleep;
         capabilities.build_frames = device_can.frames / BUILT;
         capabilities.long_frames = device_can.long_frames;
+        capabilities.chain_frames = device_can.frames / Capabilities::CHAINED;
         let mut ports = Ports::new();
         let home = ports.open(config.port).map_err(|_| NetError::NoAddress)?;
         let address = config.addresses.first().ok_or(NetError::NoAddress)?.addr();

@@ -68,7 +68,11 @@ impl Flows {
     /// Another flow, and its first message.
     pub(super) fn connect(&mut self, intake: &Arc<Intake>, to: std::net::SocketAddr) {
         if self.flows.len() < MAX {
-            let (send, recv) = Mailbox::connect(intake, to);
+            let (send, mut recv) = Mailbox::connect(intake, to);
+            // Every other flow in pieces.
+            if self.flows.len() % 2 == 1 {
+                recv.want_chunks();
+            }
             self.flows.push(Pair {
                 ends: [Some(End::new(send, recv)), None],
                 sent: [Vec::new(), Vec::new()],
@@ -92,6 +96,9 @@ impl Flows {
             match named {
                 Some(pair) if pair.ends[1].is_none() && message.len() == TAG => {
                     let gave_up = pair.died;
+                    if let (1, Some(recv)) = (message.as_slice()[0] % 2, &mut end.recv) {
+                        recv.want_chunks();
+                    }
                     pair.ends[1] = Some(End { gave_up, ..end });
                 }
                 // A lie of somebody on the path. Whoever it was, he is not read.
