@@ -4,6 +4,8 @@
 //! mailboxes, [`Tenants`] serves processes that nobody trusts, through memory shared with each. No call blocks, and none can fail: an engine never waits for an application.
 
 mod local;
+#[cfg(any(test, fuzzing))]
+pub(crate) use tenants::fuzz::tenants as fuzz_tenants;
 mod tenants;
 
 use std::net::SocketAddr;

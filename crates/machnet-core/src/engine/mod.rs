@@ -768,7 +768,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
     }
 
     /// The applications, for tests that play them.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) const fn channel_mut(&mut self) -> &mut C {
         &mut self.channel
     }

@@ -21,8 +21,13 @@
 //! application still lives or not.
 
 mod account;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod gate;
 mod intake;
+#[cfg(any(test, fuzzing))]
+#[cfg_attr(not(test), allow(dead_code, clippy::unwrap_used, reason = "made for tests"))]
+mod rig;
 mod shares;
 mod store;
 mod tenant;

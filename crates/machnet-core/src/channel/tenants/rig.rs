@@ -11,7 +11,7 @@ use machnet_channel::{
     Doorbell, FlowOptions, FlowState, ForeignRegion, Frame, FramePool, Intent, Region, cost_in_units,
 };
 
-use super::super::{Account, Arrival, Ended, Gate, News, Ports, Quota, Report, Tenants};
+use super::{Account, Arrival, Claims, Ended, Gate, News, Ports, Quota, Report, Tenants};
 use crate::{Capabilities, Config, Driver, Engine, Hairpin, Instant, RxPacket, TxPacket};
 
 pub(super) const HOME: &str = "10.0.0.1:5000";
@@ -36,6 +36,8 @@ impl Driver for Nic {
         HOME.parse().unwrap()
     }
     fn open(&mut self, port: u16) -> io::Result<SocketAddr> {
+        let free = || (49_152..).find(|port| !self.open.contains_key(port)).expect("a free port");
+        let port = if port == 0 { free() } else { port };
         *self.open.entry(port).or_default() += 1;
         Ok(SocketAddr::new(self.home().ip(), port))
     }
@@ -105,6 +107,11 @@ pub(super) struct Rig {
     next: u64,
 }
 
+/// A port of the only host.
+pub(super) fn peer(port: u16) -> SocketAddr {
+    SocketAddr::new(HOME.parse::<SocketAddr>().unwrap().ip(), port)
+}
+
 pub(super) fn quota() -> Quota {
     Quota { flows: 64, listeners: 4, memory: 8 << 20, ports: Ports::new(vec![1000..=9999]) }
 }
@@ -115,8 +122,13 @@ impl Rig {
     }
 
     pub(super) fn with(config: Config) -> Self {
+        Self::one_of(config, 4096, Arc::default())
+    }
+
+    /// With so many frames, and ports that other rigs know of.
+    pub(super) fn one_of(config: Config, frames: u32, claims: Arc<Claims>) -> Self {
         let config = Config { max_message: MAX_MESSAGE, ..config };
-        let pool = Region::anonymous(2048, 4096).unwrap().1;
+        let pool = Region::anonymous(2048, frames).unwrap().1;
         let nic = Nic { capabilities: Capabilities::minimal(1472), pool, open: BTreeMap::new() };
         let door = Door {
             news: VecDeque::new(),
@@ -125,7 +137,7 @@ impl Rig {
             closing: false,
             bell: Arc::new(Doorbell::new()),
         };
-        let tenants = Tenants::new(door).unwrap();
+        let tenants = Tenants::one_of(door, claims).unwrap();
         let engine = Engine::new(Hairpin::alone(nic), tenants, config, [7; 32]).unwrap();
         Self { engine, now: Instant::ZERO, next: 1 }
     }
@@ -163,6 +175,13 @@ impl Rig {
     pub(super) fn round(&mut self, us: u64) {
         self.now += Duration::from_micros(us);
         let _ = self.engine.poll(self.now);
+    }
+
+    /// No frame is lost, of so many.
+    pub(super) fn check_frames(&mut self, frames: u32) {
+        let stats = self.engine.stats();
+        let free: Vec<Frame> = std::iter::from_fn(|| self.engine.driver_mut().frame()).collect();
+        assert_eq!(free.len() as u64 + stats.build_frames_waiting, u64::from(frames), "{stats:?}");
     }
 
     /// Rounds until `done`, each followed by a look of every application.
@@ -226,8 +245,7 @@ impl App {
     }
 
     pub(super) fn connect(&mut self, port: u16) -> u32 {
-        let peer = SocketAddr::new(HOME.parse::<SocketAddr>().unwrap().ip(), port);
-        let slot = self.side.connect(peer, FlowOptions::new()).unwrap();
+        let slot = self.side.connect(peer(port), FlowOptions::new()).unwrap();
         self.flows.insert(slot, Known { keep: true, ..Known::default() });
         let _ = self.side.publish();
         slot
@@ -247,18 +265,27 @@ impl App {
         *self.flows.keys().find(|slot| **slot >= GEOMETRY.flows).expect("an accepted flow")
     }
 
+    /// True if the flow takes another message.
+    pub(super) fn has_room(&mut self, slot: u32) -> bool {
+        self.flows[&slot].posted < self.side.progress(slot, false).0
+    }
+
+    /// Puts a message into the pipe, from where the last attempt ended. True if all of it is in.
+    pub(super) fn put(&mut self, slot: u32, message: &[u8], from: &mut usize) -> bool {
+        let all = self.side.put(slot, message, from).unwrap();
+        self.flows.get_mut(&slot).unwrap().posted += if all { cost_in_units(message.len()) } else { 0 };
+        let _ = self.side.publish();
+        all
+    }
+
     /// Sends a message if there is room for it, in the flow and in the pipe.
     pub(super) fn send(&mut self, slot: u32, message: &[u8]) -> bool {
-        let (room, _) = self.side.progress(slot, false);
-        let known = self.flows.get_mut(&slot).unwrap();
-        if known.posted >= room {
+        if !self.has_room(slot) {
             return false;
         }
         let mut from = 0;
-        let all = self.side.put(slot, message, &mut from).unwrap();
+        let all = self.put(slot, message, &mut from);
         assert!(all || from == 0, "tests send what fits a pipe, or retry from the beginning");
-        known.posted += if all { cost_in_units(message.len()) } else { 0 };
-        let _ = self.side.publish();
         all
     }
 
@@ -266,12 +293,9 @@ impl App {
     pub(super) fn send_all(&mut self, rig: &mut Rig, slot: u32, message: &[u8]) {
         let mut from = 0;
         for _ in 0..100_000 {
-            if self.side.put(slot, message, &mut from).unwrap() {
-                self.flows.get_mut(&slot).unwrap().posted += cost_in_units(message.len());
-                let _ = self.side.publish();
+            if self.put(slot, message, &mut from) {
                 return;
             }
-            let _ = self.side.publish();
             rig.round(20);
         }
         panic!("no room for ever");
