@@ -72,6 +72,7 @@ impl Partial {
     }
 
     /// Stores a part, which ends inside of the message.
+    #[inline]
     pub(super) fn put(&mut self, offset: u32, payload: &[u8], packet: &FrameRef, store: &mut impl Store) -> Put {
         let len = payload.len() as u32;
         match &mut self.body {

@@ -191,7 +191,7 @@ impl ReceiveQueue {
                 Stored::Yes
             }
             // It came in parts, for it was cut anew for shorter packets; or not at all yet.
-            Some(Slot::Partial(_)) => self.put(place, 0, payload, packet, store),
+            Some(Slot::Partial(_)) => self.put(place, (0, payload.len() as u32), payload, packet, store),
         }
     }
 
@@ -211,21 +211,16 @@ impl ReceiveQueue {
             Admit::New => {}
         }
         let place = self.place(id);
-        match self.at(place) {
-            Some(Slot::Complete(message)) if message.len() == total as usize => return Stored::Yes,
-            Some(Slot::Partial(partial)) if partial.total == total => {}
-            Some(_) => return Stored::Violation("two totals for one message"),
-            None => {
-                if self.chunked
-                    && let Some(partial) = Partial::kept((offset, total), payload, packet, store)
-                {
-                    return self.begin_kept(place, partial, store);
-                }
-                let Some(frame) = self.buffer(place, total, store) else { return Stored::NoMemory };
-                self.begin_in(place, total, frame, store);
+        if self.at(place).is_none() {
+            if self.chunked
+                && let Some(partial) = Partial::kept((offset, total), payload, packet, store)
+            {
+                return self.begin_kept(place, partial, store);
             }
+            let Some(frame) = self.buffer(place, total, store) else { return Stored::NoMemory };
+            self.begin_in(place, total, frame, store);
         }
-        self.put(place, offset, payload, packet, store)
+        self.put(place, (offset, total), payload, packet, store)
     }
 
     fn begin_kept(&mut self, place: usize, partial: Partial, store: &mut impl Store) -> Stored {
@@ -258,23 +253,37 @@ impl ReceiveQueue {
     }
 
     /// Stores a part of the message at `place`, which has begun.
-    fn put(&mut self, place: usize, offset: u32, payload: &[u8], packet: &FrameRef, store: &mut impl Store) -> Stored {
-        let before = self.cost(place);
-        let Some(Some(Slot::Partial(partial))) = self.slots.get_mut(place) else { return Stored::Yes };
-        let total = partial.total;
+    fn put(
+        &mut self,
+        place: usize,
+        (offset, total): (u32, u32),
+        payload: &[u8],
+        packet: &FrameRef,
+        store: &mut impl Store,
+    ) -> Stored {
+        let is_last = place + 1 == self.slots.len();
+        let partial = match &mut self.slots[place] {
+            Some(Slot::Partial(partial)) if partial.total == total => partial,
+            Some(Slot::Complete(message)) if message.len() == total as usize => return Stored::Yes,
+            _ => return Stored::Violation("two totals for one message"),
+        };
+        let before = partial.end;
         if partial.put(offset, payload, packet, store) == Put::NeedsBuffer {
             if !partial.is_kept() {
                 return Stored::NoMemory;
             }
             let Some(frame) = self.buffer(place, total, store) else { return Stored::NoMemory };
             self.copy_into(place, frame, store);
-            return self.put(place, offset, payload, packet, store);
+            return self.put(place, (offset, total), payload, packet, store);
         }
-        let (is_full, is_kept) = (partial.is_full(), partial.is_kept());
-        self.held += self.cost(place) - before;
-        if is_kept && place == 0 {
+        let (end, is_full) = (partial.end, partial.is_full());
+        if partial.is_kept() && place == 0 {
             // It goes on without the buffer that it found none of.
             self.wanted = None;
+        }
+        if is_last {
+            // What is not the last was charged in full: see `cost`.
+            self.held += cost_in_units(end as usize) - cost_in_units(before as usize);
         }
         if is_full {
             self.complete(place, store);
