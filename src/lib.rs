@@ -21,11 +21,11 @@
 pub use machnet_async::dpdk;
 #[doc(inline)]
 pub use machnet_async::{
-    AttachBuilder, CloseReason, Config, ConfigError, Congestion, Driver, DropReason, Drops, Endpoint, EndpointBuilder,
-    EngineStats, Flow, FlowError, FlowIncoming, FlowListener, FlowOptions, FlowStats, FlowStream, IdlePolicy, Incoming,
-    Listener, Message, Messages, NoDriver, ParkHook, Placement, Reconnect, RecvHalf, Reserved, ReuniteError, SendError,
-    SendErrorReason, SendHalf, Shm, ShmBuilder, ShmStats, TrySendError, Udp, UdpBuilder, WakeStats, adapters, future,
-    halves, park_hook, transport,
+    AttachBuilder, Chunks, CloseReason, Config, ConfigError, Congestion, Driver, DropReason, Drops, Endpoint,
+    EndpointBuilder, EngineStats, Flow, FlowError, FlowIncoming, FlowListener, FlowOptions, FlowStats, FlowStream,
+    IdlePolicy, Incoming, IntoChunks, Listener, Message, Messages, NoDriver, ParkHook, Placement, Reconnect, RecvHalf,
+    Reserved, ReuniteError, SendError, SendErrorReason, SendHalf, Shm, ShmBuilder, ShmStats, TrySendError, Udp,
+    UdpBuilder, WakeStats, adapters, future, halves, park_hook, transport,
 };
 
 // The README's example compiles.

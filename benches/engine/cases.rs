@@ -28,6 +28,8 @@ pub(crate) const CASES: &[Case] = &[
     // At the sending end, built where it is sent from, and elsewhere.
     Case { name: "sent_64_kib_built", operations: 1, counts: true, make: || sent(true) },
     Case { name: "sent_64_kib_copied", operations: 1, counts: true, make: || sent(false) },
+    // The same for an application that takes messages in pieces.
+    Case { name: "pieces_64_kib", operations: 1, counts: true, make: || pieces(64 << 10) },
     // Nothing to do.
     Case { name: "idle_round_1_flow", operations: 1, counts: true, make: || idle(1) },
     Case { name: "idle_round_100_flows", operations: 1, counts: true, make: || idle(100) },
@@ -85,10 +87,21 @@ fn built() -> Box<dyn FnMut(bool)> {
 
 /// Messages in one direction, `count` at a time, until all have arrived.
 fn one_way(len: usize, count: usize) -> Box<dyn FnMut(bool)> {
-    let (mut pair, mut ends) = flows(1);
+    let (pair, mut ends) = flows(1);
+    one_way_on(pair, ends.remove(0), len, count)
+}
+
+/// A message that stays in its packets.
+fn pieces(len: usize) -> Box<dyn FnMut(bool)> {
+    let (pair, mut ends) = flows(1);
+    let (client, mut server) = ends.remove(0);
+    server.recv.want_chunks();
+    one_way_on(pair, (client, server), len, 1)
+}
+
+fn one_way_on(mut pair: Pair, (mut client, mut server): (End, End), len: usize, count: usize) -> Box<dyn FnMut(bool)> {
     let message = Message::from(vec![1; len]);
     Box::new(move |counted| {
-        let Some((client, server)) = ends.last_mut() else { return };
         let mut posted = client.post(&message, count);
         let mut received = 0;
         while received < count {

@@ -47,6 +47,7 @@ impl Memory {
         let mut capabilities = Capabilities::minimal(MAX_PAYLOAD);
         capabilities.long_frames = long_frames;
         capabilities.build_frames = FRAMES / 4;
+        capabilities.chain_frames = FRAMES / Capabilities::CHAINED;
         Self {
             capabilities,
             home: SocketAddr::from(([10, 0, 0, host], 5000)),
@@ -164,7 +165,7 @@ impl End {
     pub(crate) fn take(&mut self) -> usize {
         let cx = Context::from_waker(Waker::noop());
         let mut count = 0;
-        while let Poll::Ready(message) = self.recv.poll_take(&cx) {
+        while let Poll::Ready(message) = self.recv.poll_take_chunks(&cx) {
             black_box(message.expect("an open flow"));
             count += 1;
         }

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use machnet_channel::{CloseReason, FlowOptions, FlowState, FlowStats, Mailbox, Message, RecvEnd, SendEnd};
+use machnet_channel::{Chunks, CloseReason, FlowOptions, FlowState, FlowStats, Mailbox, Message, RecvEnd, SendEnd};
 
 use crate::coop;
 use crate::datapath::EngineHandle;
@@ -88,6 +88,35 @@ impl Flow {
     /// Dropping the future loses no message.
     pub const fn recv(&mut self) -> Recv<'_> {
         self.recv.recv()
+    }
+
+    /// [`Flow::recv`] for who needs no message in one piece: the engine leaves messages of several packets where the device wrote them,
+    /// and nothing is copied before the application reads.
+    ///
+    /// The first call asks for it; messages that have begun to arrive, and those that are longer than an eighth of the driver's frames hold, or
+    /// arrive while less than half of these is free, come in one piece still. Not cheaper for messages of one packet, which `recv` does not copy
+    /// either. To read such a flow by [`Flow::recv`] again is allowed, and copies what lies in several pieces.
+    ///
+    /// ```
+    /// # async fn example(flow: &mut machnet_async::Flow, file: &mut std::fs::File) -> std::io::Result<()> {
+    /// use std::io::Write;
+    ///
+    /// while let Some(message) = flow.recv_chunks().await? {
+    ///     for piece in message {
+    ///         file.write_all(&piece)?;
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Flow::recv`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses no message.
+    pub fn recv_chunks(&mut self) -> RecvChunks<'_> {
+        self.recv.recv_chunks()
     }
 
     /// Says that no more messages follow: the peer's `recv` returns `None` after the last one. Receiving goes on.
@@ -323,18 +352,34 @@ impl RecvHalf {
         Recv { half: self }
     }
 
+    /// As [`Flow::recv_chunks`].
+    ///
+    /// # Errors
+    /// As [`Flow::recv`].
+    ///
+    /// # Cancel safety
+    /// As [`Flow::recv`]: no message is lost.
+    pub fn recv_chunks(&mut self) -> RecvChunks<'_> {
+        self.end.want_chunks();
+        RecvChunks { half: self }
+    }
+
     pub(crate) fn poll_recv(&mut self, cx: &Context<'_>) -> Poll<io::Result<Option<Message>>> {
+        self.poll_recv_chunks(cx).map_ok(|message| message.map(Chunks::into_message))
+    }
+
+    pub(crate) fn poll_recv_chunks(&mut self, cx: &Context<'_>) -> Poll<io::Result<Option<Chunks>>> {
         if let Some(message) = crate::spin::for_message(&mut self.end, self.engine.recv_spin()) {
             return Poll::Ready(Ok(Some(message)));
         }
-        if let Some(message) = ready!(self.end.poll_take(cx)) {
+        if let Some(message) = ready!(self.end.poll_take_chunks(cx)) {
             return Poll::Ready(Ok(Some(message)));
         }
         Poll::Ready(self.ended())
     }
 
     /// What follows the last message: the end of the stream, or why there is none.
-    pub(crate) fn ended(&self) -> io::Result<Option<Message>> {
+    pub(crate) fn ended<T>(&self) -> io::Result<Option<T>> {
         let mailbox = self.end.mailbox();
         let state = mailbox.state();
         if state.has(FlowState::READ_ENDED) {
@@ -380,6 +425,21 @@ impl Future for Recv<'_> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         coop::poll(cx, |cx| self.half.poll_recv(cx))
+    }
+}
+
+/// Future of [`Flow::recv_chunks`] and [`RecvHalf::recv_chunks`].
+#[derive(Debug)]
+#[must_use = "futures do nothing unless polled"]
+pub struct RecvChunks<'a> {
+    half: &'a mut RecvHalf,
+}
+
+impl Future for RecvChunks<'_> {
+    type Output = io::Result<Option<Chunks>>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        coop::poll(cx, |cx| self.half.poll_recv_chunks(cx))
     }
 }
 

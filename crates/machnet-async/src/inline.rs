@@ -57,7 +57,7 @@ impl<D: Driver + 'static> Datapath<D> {
             .map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
         let bed = Bed::new(engine.driver())?;
         let mut runner = Runner::new(engine, Arc::clone(handle.status()), self.idle);
-        runner.keep_rounds_short();
+        runner.share_thread();
         let intake = Arc::clone(handle.intake());
         let mut task = Inline { runner: Some(runner), intake, bed, parked: false, turns: 0, woke: false };
         runtime.spawn(poll_fn(move |cx| task.turn(cx)));

@@ -315,7 +315,7 @@ pub mod engine {
 /// The futures that endpoints, listeners and flows return.
 pub mod future {
     pub use crate::endpoint::Shutdown;
-    pub use crate::flow::{Close, Connect, Recv, Send};
+    pub use crate::flow::{Close, Connect, Recv, RecvChunks, Send};
     pub use crate::listener::{Accept, Listen};
     pub use crate::reserve::Reserve;
     pub use crate::wait::{Acked, Closed};
@@ -333,7 +333,7 @@ pub use flow::{Flow, RecvHalf, ReuniteError, SendHalf};
 pub use hook::{ParkHook, park_hook};
 pub use idle::IdlePolicy;
 pub use listener::{Incoming, Listener};
-pub use machnet_channel::{CloseReason, Congestion, FlowOptions, FlowStats, Message, Reserved};
+pub use machnet_channel::{Chunks, CloseReason, Congestion, FlowOptions, FlowStats, IntoChunks, Message, Reserved};
 pub use machnet_core::{Config, ConfigError, Driver, DropReason, Drops, EngineStats};
 #[cfg(feature = "dpdk")]
 #[doc(inline)]

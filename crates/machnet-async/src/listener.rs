@@ -76,12 +76,20 @@ impl Listener {
 
     /// What was accepted by the first engine that has something, and which one that is. With none, all of them wake the task.
     fn poll_ears(&mut self, cx: &Context<'_>) -> Poll<Option<(Accepted, usize)>> {
-        let count = self.ears.len();
-        for turn in 0..count {
-            let at = (self.next + turn) % count;
-            if let Poll::Ready(accepted) = self.ears[at].backlog.poll_accept(cx) {
-                self.next = (at + 1) % count;
-                return Poll::Ready(accepted.map(|accepted| (accepted, at)));
+        let mut turn = 0;
+        while turn < self.ears.len() {
+            let at = (self.next + turn) % self.ears.len();
+            match self.ears[at].backlog.poll_accept(cx) {
+                Poll::Pending => turn += 1,
+                // An engine that was given up alone.
+                Poll::Ready(None) if self.ears.len() > 1 && self.ears[at].engine.status().is_detached() => {
+                    self.ears.remove(at);
+                    (self.next, turn) = (0, 0);
+                }
+                Poll::Ready(accepted) => {
+                    self.next = (at + 1) % self.ears.len();
+                    return Poll::Ready(accepted.map(|accepted| (accepted, at)));
+                }
             }
         }
         Poll::Pending

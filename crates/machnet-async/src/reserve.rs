@@ -4,7 +4,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use machnet_channel::{FlowState, Message, Reserved};
+use machnet_channel::{Chunks, FlowState, Message, Reserved};
 
 use crate::{Flow, RecvHalf, SendError, SendHalf, TrySendError, coop};
 
@@ -24,6 +24,14 @@ impl Flow {
     /// `WouldBlock` if it would have to wait, as `TcpStream::try_read` says it, else as [`Flow::recv`].
     pub fn try_recv(&mut self) -> io::Result<Option<Message>> {
         self.recv.try_recv()
+    }
+
+    /// [`Flow::recv_chunks`] if that need not wait.
+    ///
+    /// # Errors
+    /// As [`Flow::try_recv`].
+    pub fn try_recv_chunks(&mut self) -> io::Result<Option<Chunks>> {
+        self.recv.try_recv_chunks()
     }
 
     /// Waits for room, then gives the permit to send one message of up to `len` bytes, and the buffer to build it in.
@@ -91,9 +99,22 @@ impl RecvHalf {
     /// # Errors
     /// As [`Flow::try_recv`].
     pub fn try_recv(&mut self) -> io::Result<Option<Message>> {
+        self.try_take().map(|message| message.map(Chunks::into_message))
+    }
+
+    /// As [`Flow::try_recv_chunks`].
+    ///
+    /// # Errors
+    /// As [`Flow::try_recv`].
+    pub fn try_recv_chunks(&mut self) -> io::Result<Option<Chunks>> {
+        self.end.want_chunks();
+        self.try_take()
+    }
+
+    fn try_take(&mut self) -> io::Result<Option<Chunks>> {
         // The state before the inbox: the engine delivers first and publishes the end after.
         let state = self.end.mailbox().state();
-        match self.end.take() {
+        match self.end.take_chunks() {
             Some(message) => Ok(Some(message)),
             None if state.has(FlowState::READ_ENDED) || state.has(FlowState::CLOSED) => self.ended(),
             None => Err(io::ErrorKind::WouldBlock.into()),

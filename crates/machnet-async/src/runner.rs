@@ -63,11 +63,15 @@ impl<D: Driver, C: AppChannel> Runner<D, C> {
         }
     }
 
-    /// From now on rounds take no longer than those who share the thread can wait.
-    pub(crate) fn keep_rounds_short(&mut self) {
+    /// Applications share the thread: rounds take no longer than they can wait. And who cannot be woken looks a little longer before it
+    /// gives the core away, for they run in between.
+    pub(crate) fn share_thread(&mut self) {
         let pace = Pace::new();
         self.engine.set_burst(pace.burst());
         self.pace = Some(pace);
+        if self.engine.driver().wait().is_none() {
+            self.idle.looking();
+        }
     }
 
     fn now(&self) -> Instant {

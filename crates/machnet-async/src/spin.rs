@@ -3,24 +3,24 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use machnet_channel::{FlowState, Message, Pump, RecvEnd};
+use machnet_channel::{Chunks, FlowState, Pump, RecvEnd};
 
 /// How often the inbox is looked at between two looks at clock and state.
 const LOOKS: u32 = 32;
 
 /// Looks for a message for up to `limit`, without anybody being registered: the engine calls no waker meanwhile.
-pub(crate) fn for_message(end: &mut RecvEnd, limit: Duration) -> Option<Message> {
+pub(crate) fn for_message(end: &mut RecvEnd, limit: Duration) -> Option<Chunks> {
     if limit.is_zero() {
         return None;
     }
-    if let Some(message) = end.take() {
+    if let Some(message) = end.take_chunks() {
         return Some(message);
     }
     let looking = Looking::new(end);
     let began = Instant::now();
     loop {
         for _ in 0..LOOKS {
-            let message = if looking.has_news() { end.take() } else { end.take_delivered() };
+            let message = if looking.has_news() { end.take_chunks() } else { end.take_delivered() };
             if message.is_some() {
                 return message;
             }

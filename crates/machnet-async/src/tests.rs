@@ -45,7 +45,7 @@ impl Rig {
     }
 
     pub(crate) fn deliver(&mut self, slot: Slot, message: &'static str) {
-        self.channel.deliver(slot, message.into());
+        self.channel.deliver(slot, Message::from(message).into());
         self.channel.end_round();
     }
 
@@ -254,8 +254,8 @@ fn recv_is_woken_once_per_round_and_ends_with_none() {
     let (mut flow, slot) = rig.flow(&endpoint);
     let mut recv = Task::new(async { (flow.recv().await, flow.recv().await, flow.recv().await, flow.recv().await) });
     assert!(recv.poll().is_pending());
-    rig.channel.deliver(slot, Message::from("a"));
-    rig.channel.deliver(slot, Message::new());
+    rig.channel.deliver(slot, Message::from("a").into());
+    rig.channel.deliver(slot, Message::new().into());
     rig.set_state(slot, FlowState::OPEN.with(FlowState::READ_ENDED));
     assert_eq!(recv.woken(), 1);
     let (a, b, c, d) = ready(recv.poll());

@@ -115,13 +115,14 @@ fn a_full_daemon_says_so() {
 // A daemon that is killed: a process of its own, which is this program again.
 
 const SOCKET: &str = "MACHNET_TEST_DAEMON_SOCKET";
+const ENGINES: &str = "MACHNET_TEST_DAEMON_ENGINES";
 
 /// Not a test of its own: the daemon of others.
 #[test]
 fn daemon_process() {
     let Ok(path) = std::env::var(SOCKET) else { return };
     let mut settings = Settings::new(path, vec![Allowance::everybody()]);
-    settings.engines = 2;
+    settings.engines = std::env::var(ENGINES).map_or(2, |engines| engines.parse().unwrap());
     let daemon = Daemon::start(Udp::bind((V4, 0)).unwrap(), settings).unwrap();
     let mut out = std::io::stdout().lock();
     writeln!(out, "\nready {}", daemon.home()).unwrap();
@@ -133,8 +134,14 @@ struct Process(Child);
 
 impl Process {
     fn start(path: &Path) -> Self {
+        Self::of(2, path)
+    }
+
+    /// With so many engines.
+    fn of(engines: usize, path: &Path) -> Self {
         let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", "daemon_process", "--nocapture"]).env(SOCKET, path).stdout(Stdio::piped());
+        command.args(["--exact", "daemon_process", "--nocapture"]).stdout(Stdio::piped());
+        command.env(SOCKET, path).env(ENGINES, engines.to_string());
         let mut child = command.spawn().unwrap();
         let out = BufReader::new(child.stdout.take().unwrap());
         let mut lines = out.lines();
@@ -344,6 +351,60 @@ fn an_endpoint_attaches_again_where_asked() {
         drop(mine);
         endpoint.shutdown().await.unwrap();
     });
+}
+
+/// A daemon that comes back with fewer engines, or with more: the endpoint has as many channels as it began with, or fewer, connects by
+/// those, and its listener accepts by them.
+#[test]
+fn a_daemon_comes_back_with_another_number_of_engines() {
+    for course in [[2, 1, 2], [1, 2, 1], [2, 1, 3]] {
+        run(move || async move {
+            let path = socket();
+            let mut process = Process::of(course[0], &path);
+            let quickly = Reconnect::BackingOff { first: Duration::from_millis(1), most: Duration::from_millis(20) };
+            let endpoint = AttachBuilder::new(&path).reconnect(quickly).attach().unwrap();
+            let mut own = endpoint.listen(0).await.unwrap();
+            let at = own.local_addr();
+            let other = server();
+            let mut listener = other.listen(0).await.unwrap();
+            for (turn, engines) in course.into_iter().enumerate() {
+                if turn > 0 {
+                    process.kill();
+                    process = Process::of(engines, &path);
+                }
+                // Accepted flows, more than engines.
+                let mut held = Vec::new();
+                for _ in 0..4 {
+                    let far = loop {
+                        match other.connect(at).await {
+                            Ok(flow) => break flow,
+                            Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}"),
+                        }
+                        tokio::time::sleep(Duration::from_millis(5)).await;
+                    };
+                    held.push((far, own.accept().await.unwrap().0));
+                }
+                // And connected ones.
+                for _ in 0..4 {
+                    held.push(open(&endpoint, &mut listener).await);
+                }
+                for (number, (a, b)) in held.iter_mut().enumerate() {
+                    let message = content(number as u64, 5000);
+                    a.send(message.clone()).await.unwrap();
+                    assert_eq!(b.recv().await.unwrap().unwrap(), message);
+                    b.send(message.clone()).await.unwrap();
+                    assert_eq!(a.recv().await.unwrap().unwrap(), message);
+                }
+                // Listening anew works by the channels that there are, too.
+                let mut second = endpoint.listen(0).await.unwrap();
+                let mut far = other.connect(second.local_addr()).await.unwrap();
+                far.send("second").await.unwrap();
+                let (mut near, _) = second.accept().await.unwrap();
+                assert_eq!(near.recv().await.unwrap().unwrap(), "second");
+            }
+            endpoint.shutdown().await.unwrap();
+        });
+    }
 }
 
 /// An endpoint that ends while its daemon is away does not wait for it.

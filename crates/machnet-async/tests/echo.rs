@@ -37,6 +37,38 @@ fn on_a_current_thread_runtime() {
     });
 }
 
+/// Whoever takes messages in pieces gets the same ones; also where they come in one piece, as from a daemon, and when it changes its mind.
+#[test]
+fn in_pieces() {
+    run(|| async {
+        let Pair { mut near, far, .. } = pair().await;
+        let server = tokio::spawn(echo(far));
+        assert_eq!(near.try_recv_chunks().unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+        for (number, len) in SIZES.into_iter().enumerate() {
+            for turn in 0..3 {
+                let message = content(number as u64, len);
+                near.send(message.clone()).await.unwrap();
+                if turn == 0 {
+                    assert_eq!(near.recv().await.unwrap().unwrap(), message, "{len} bytes");
+                    continue;
+                }
+                let chunks = near.recv_chunks().await.unwrap().unwrap();
+                assert_eq!((chunks.len(), chunks.is_empty()), (len, chunks.count() == 0));
+                let got = if turn == 1 {
+                    chunks.into_iter().collect::<Vec<_>>().concat()
+                } else {
+                    chunks.into_message().to_vec()
+                };
+                assert_eq!(got, message, "{len} bytes");
+            }
+        }
+        near.finish();
+        assert!(near.recv_chunks().await.unwrap().is_none());
+        near.close().await.unwrap();
+        server.await.unwrap();
+    });
+}
+
 #[test]
 fn on_a_multi_thread_runtime() {
     within_a_minute(|| {

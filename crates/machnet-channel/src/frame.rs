@@ -88,6 +88,12 @@ unsafe impl Send for RegionInner {}
 // SAFETY: as above.
 unsafe impl Sync for RegionInner {}
 
+/// Bytes that [`Frame::prefetch`] asks for at most.
+const PREFETCHED: u32 = 1536;
+/// A cache line, bytes.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+const LINE: usize = 64;
+
 /// Alignment of a region and, where `frame_size` allows, of its frames: a page, as UMEM and DMA want it.
 const ALIGN: usize = 4096;
 
@@ -177,6 +183,17 @@ impl RegionInner {
         self.meta(index).start
     }
 
+    /// Bytes of a frame.
+    ///
+    /// # Safety
+    /// The range is inside the frame, and while the slice lives somebody has a reference to it: such a frame is never written there.
+    pub(crate) unsafe fn slice(&self, index: u32, start: u32, end: u32) -> &[u8] {
+        // SAFETY: inside the frame.
+        let first = unsafe { self.start_of(index).add(start as usize) };
+        // SAFETY: as above, and nobody writes it.
+        unsafe { std::slice::from_raw_parts(first.as_ptr(), (end - start) as usize) }
+    }
+
     pub(crate) fn meta(&self, index: u32) -> &FrameMeta {
         &self.frames[index as usize]
     }
@@ -213,7 +230,7 @@ impl RegionInner {
         }
     }
 
-    fn release(&self, index: u32) {
+    pub(crate) fn release(&self, index: u32) {
         let meta = self.meta(index);
         // Release: our reads end before the next holder writes. Acquire (below, last holder only): theirs did too.
         let order = if sync::mutant!("count_relaxed") { Ordering::Relaxed } else { Ordering::Release };
@@ -400,6 +417,24 @@ impl Frame {
         Some(unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), self.region.frame_size as usize) })
     }
 
+    /// Has the processor fetch `range` of the frame, which will soon be read, if it can: at most a usual Ethernet frame of it, for behind that its own
+    /// prefetchers are on the track. Whatever the range is, nothing else happens.
+    #[inline]
+    pub fn prefetch(&self, range: Range<u32>) {
+        let end = range.end.min(self.region.frame_size).min(range.start.saturating_add(PREFETCHED));
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
+        for at in (range.start..end).step_by(2 * LINE) {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            let line = self.region.start_of(self.index).as_ptr().cast::<i8>().wrapping_add(at as usize);
+            // SAFETY: every processor of this kind has it, and it only hints, whatever the address is.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(line) };
+            // SAFETY: as above.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(LINE)) };
+        }
+        #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+        let _ = end;
+    }
+
     /// Lends `range` of the frame, read-only; the frame may not be written until the loan is dropped.
     ///
     /// # Panics
@@ -454,6 +489,18 @@ impl FrameRef {
         Self { region, index, start: range.start, end: range.end, front: Front::none() }
     }
 
+    /// Bytes in view.
+    #[must_use]
+    pub const fn len(&self) -> u32 {
+        self.end - self.start
+    }
+
+    /// True if none is.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
     /// Another reference to `range` of this one.
     ///
     /// # Panics
@@ -461,10 +508,15 @@ impl FrameRef {
     #[must_use]
     pub fn slice(&self, range: Range<u32>) -> Self {
         assert!(range.start <= range.end && range.end <= self.end - self.start, "range outside the reference");
-        self.region.retain(self.index);
         let start = self.start + range.start;
-        self.front.share(start);
+        self.share_at(start);
         Self::new(Arc::clone(&self.region), self.index, start..self.start + range.end)
+    }
+
+    /// Another hold, whose bytes begin at `start` of the frame.
+    pub(crate) fn share_at(&self, start: u32) {
+        self.region.retain(self.index);
+        self.front.share(start);
     }
 
     /// The frame itself, to write again, and where in it this reference was; the reference, if others are left.
@@ -502,12 +554,8 @@ impl FrameRef {
 
 impl AsRef<[u8]> for FrameRef {
     fn as_ref(&self) -> &[u8] {
-        let start = self.region.start_of(self.index);
-        let len = (self.end - self.start) as usize;
         // SAFETY: `start..end` is inside the frame (checked when made), and a frame with a reference is never written.
-        let first = unsafe { start.add(self.start as usize) };
-        // SAFETY: as above.
-        unsafe { std::slice::from_raw_parts(first.as_ptr(), len) }
+        unsafe { self.region.slice(self.index, self.start, self.end) }
     }
 }
 
@@ -639,6 +687,17 @@ mod tests {
         drop(frame);
         assert_eq!(bell.rings(), 1);
         assert!(pool.starve());
+    }
+
+    #[test]
+    fn what_is_prefetched_may_be_anything() {
+        let (_region, mut pool) = Region::anonymous(64, 1).unwrap();
+        let mut frame = pool.take().unwrap();
+        frame.bytes_mut().unwrap().fill(7);
+        for (start, end) in [(0, 64), (3, 3), (9, 2), (63, u32::MAX), (64, 65), (u32::MAX, u32::MAX)] {
+            frame.prefetch(start..end);
+        }
+        assert_eq!(frame.bytes(), [7; 64]);
     }
 
     #[test]

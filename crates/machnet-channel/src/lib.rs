@@ -17,6 +17,8 @@
 //! (`RUSTFLAGS="--cfg machnet_loom"`) checks the very code that ships. It does not know packets, sockets or time.
 
 mod backlog;
+mod chain;
+mod chunks;
 mod doorbell;
 #[cfg(not(machnet_loom))]
 mod fd;
@@ -52,6 +54,8 @@ mod loom_tests;
 mod stress_tests;
 
 pub use backlog::{Accepted, Backlog, BacklogConsumer, BacklogProducer};
+pub use chain::{Chain, Joined};
+pub use chunks::{Chunks, IntoChunks};
 pub use doorbell::Doorbell;
 #[cfg(not(machnet_loom))]
 pub use fd::ReadableFd;

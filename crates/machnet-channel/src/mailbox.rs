@@ -23,7 +23,7 @@ use crate::spinner::{self, SpinnerSlot};
 use crate::spsc::{KeepAll, KeepOne, Spsc};
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
 use crate::sync::{self, Arc, AtomicWaker};
-use crate::{FlowOptions, FlowState, Intake, Intent, Message, cost_in_units};
+use crate::{Chunks, FlowOptions, FlowState, Intake, Intent, Message, cost_in_units};
 
 /// Written by the application, read by the engine.
 #[derive(Debug)]
@@ -80,7 +80,7 @@ pub struct Mailbox {
     changed: AtomicWaker,
     outbox: Spsc<Message, KeepOne>,
     /// Filled by engines, which allocate nothing in their rounds.
-    inbox: Spsc<Message, KeepAll>,
+    inbox: Spsc<Chunks, KeepAll>,
 }
 
 /// Bytes of a cache line.
@@ -154,7 +154,7 @@ impl Mailbox {
     fn app_ends(mailbox: &Arc<Self>) -> (SendEnd, RecvEnd) {
         (
             SendEnd { mailbox: Arc::clone(mailbox), posted: 0, finished: false },
-            RecvEnd { mailbox: Arc::clone(mailbox), consumed: 0, stopped: false },
+            RecvEnd { mailbox: Arc::clone(mailbox), consumed: 0, stopped: false, chunked: false },
         )
     }
 
@@ -503,6 +503,7 @@ pub struct RecvEnd {
     /// Cumulative units taken from the inbox.
     consumed: u64,
     stopped: bool,
+    chunked: bool,
 }
 
 impl RecvEnd {
@@ -518,18 +519,31 @@ impl RecvEnd {
         Mailbox::stats_now(&self.mailbox)
     }
 
+    /// From now on the engine may leave long messages in the packets that they come in: [`RecvEnd::take_chunks`] gives those as they
+    /// are, [`RecvEnd::take`] copies. Idempotent.
+    pub fn want_chunks(&mut self) {
+        if !std::mem::replace(&mut self.chunked, true) {
+            Mailbox::add_intent(&self.mailbox, Intent::CHUNKS);
+        }
+    }
+
     /// Takes the oldest message, and returns its credit to the peer when enough has gathered.
     pub fn take(&mut self) -> Option<Message> {
+        self.take_chunks().map(Chunks::into_message)
+    }
+
+    /// [`RecvEnd::take`], in the pieces that the message lies in.
+    pub fn take_chunks(&mut self) -> Option<Chunks> {
         let message = self.pop();
         if message.is_none() && self.mailbox.names.intake.look() { self.pop() } else { message }
     }
 
-    /// [`RecvEnd::take`] of what is in the inbox already, where a pump would be run.
-    pub fn take_delivered(&mut self) -> Option<Message> {
+    /// [`RecvEnd::take_chunks`] of what is in the inbox already, where a pump would be run.
+    pub fn take_delivered(&mut self) -> Option<Chunks> {
         self.pop()
     }
 
-    fn pop(&mut self) -> Option<Message> {
+    fn pop(&mut self) -> Option<Chunks> {
         // SAFETY: there is one `RecvEnd` per mailbox and this is `&mut`.
         let message = unsafe { self.mailbox.inbox.pop() }?;
         self.consumed += cost_in_units(message.len());
@@ -548,7 +562,12 @@ impl RecvEnd {
     /// Waits for a message. `Ready(None)` when none is there and the state says that none will come, or that the
     /// flow is over. Registers one waker: the last caller's.
     pub fn poll_take(&mut self, cx: &Context<'_>) -> Poll<Option<Message>> {
-        if let Some(message) = self.take() {
+        self.poll_take_chunks(cx).map(|message| message.map(Chunks::into_message))
+    }
+
+    /// [`RecvEnd::poll_take`], in the pieces that the message lies in.
+    pub fn poll_take_chunks(&mut self, cx: &Context<'_>) -> Poll<Option<Chunks>> {
+        if let Some(message) = self.take_chunks() {
             return Poll::Ready(Some(message));
         }
         self.mailbox.note_spinner();
@@ -783,9 +802,9 @@ impl EngineEnd {
     }
 
     /// Puts a message into the inbox. The waker ([`Wakes::RX`]) is called by [`EngineEnd::wake`], later.
-    pub fn deliver(&mut self, message: Message) {
+    pub fn deliver(&mut self, message: impl Into<Chunks>) {
         // SAFETY: there is one `EngineEnd` per mailbox and this is `&mut`.
-        unsafe { self.mailbox.inbox.push(message) };
+        unsafe { self.mailbox.inbox.push(message.into()) };
     }
 
     /// Gives back the memory of past traffic.

@@ -4,7 +4,7 @@ use bytes::{Buf, Bytes, BytesMut};
 
 use crate::FrameRef;
 
-/// One message: 0 bytes to the negotiated maximum. Reads through [`bytes::Buf`]; may consist of several chunks.
+/// One message: 0 bytes to the negotiated maximum, in one piece. Reads through [`bytes::Buf`]. [`Chunks`](crate::Chunks) is one in several.
 ///
 /// A received message may lie in a frame of the engine's memory: reading it copies nothing, and dropping it, on any
 /// thread, gives the frame back. Hold many messages for long only after [`Message::into_bytes`] of a copy.
@@ -12,7 +12,7 @@ use crate::FrameRef;
 pub struct Message(Repr);
 
 #[derive(Clone)]
-enum Repr {
+pub(crate) enum Repr {
     Owned(Bytes),
     Lent(FrameRef),
 }
@@ -61,13 +61,17 @@ impl Message {
         }
     }
 
+    pub(crate) fn into_repr(self) -> Repr {
+        self.0
+    }
+
     /// The message as a vector: a copy.
     #[must_use]
     pub fn to_vec(&self) -> Vec<u8> {
         self.as_slice().to_vec()
     }
 
-    /// The bytes left to read, if they lie in one piece; every message of this version does.
+    /// The bytes left to read.
     #[must_use]
     pub fn as_slice(&self) -> &[u8] {
         match &self.0 {

@@ -11,6 +11,8 @@ impl Intent {
     pub const STOP: Self = Self(1 << 1);
     /// End the flow at once, both ways: send ABORT.
     pub const ABORT: Self = Self(1 << 2);
+    /// Long messages may stay in the packets that they come in. Nothing that a daemon is told: what it delivers is a copy anyway.
+    pub const CHUNKS: Self = Self(1 << 3);
 
     /// True if every bit of `other` is set.
     #[must_use]
@@ -33,7 +35,7 @@ impl Intent {
 
 impl std::fmt::Debug for Intent {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let names = [(Self::FIN, "FIN"), (Self::STOP, "STOP"), (Self::ABORT, "ABORT")];
+        let names = [(Self::FIN, "FIN"), (Self::STOP, "STOP"), (Self::ABORT, "ABORT"), (Self::CHUNKS, "CHUNKS")];
         f.debug_set().entries(names.iter().filter(|(bit, _)| self.has(*bit)).map(|(_, name)| name)).finish()
     }
 }

@@ -162,8 +162,9 @@ fn show(value: &Value) {
     println!("dropped: {}", counts(&engine["drops"]));
     for (n, engine) in value["engines"].as_array().into_iter().flatten().enumerate() {
         println!(
-            "engine {n}: {:.1} % busy, {} rounds/s; {} flows; {} packets/s in, {} out; handed over {} ({:.4} of what came), took \
+            "engine {n}{}: {:.1} % busy, {} rounds/s; {} flows; {} packets/s in, {} out; handed over {} ({:.4} of what came), took \
              over {}; {} lost to a full ring",
+            if engine["silent"] == true { " STANDS STILL (what follows is old)" } else { "" },
             100.0 * number(engine, "busy_share"),
             text(engine, "rounds_per_s"),
             text(engine, "flows"),

@@ -99,11 +99,16 @@ pub struct Capabilities {
     /// *gathers* each packet from its headers in one frame and a piece of the message in another ([`TxPacket::tail`]). 0 if what is sent
     /// must lie in one piece.
     pub long_frames: u32,
+    /// In how many frames one received message may stay; 0 if it is to be copied out of them.
+    pub chain_frames: u32,
     /// True if peers are on this very host: nothing in between loses packets, or carries only shorter ones than `max_payload`.
     pub is_local: bool,
 }
 
 impl Capabilities {
+    /// The part of a driver's frames that one received message may stay in.
+    pub const CHAINED: u32 = 8;
+
     /// The least: no segmentation, no sleeping, no headroom, no frames to build in, nothing gathered.
     #[must_use]
     pub const fn minimal(max_payload: u32) -> Self {
@@ -115,6 +120,7 @@ impl Capabilities {
             can_sleep: false,
             build_frames: 0,
             long_frames: 0,
+            chain_frames: 0,
             is_local: false,
         }
     }

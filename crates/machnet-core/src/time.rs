@@ -43,6 +43,15 @@ impl Sub<Duration> for Instant {
     }
 }
 
+/// The earlier of two, if there are any. Not the least of a list: an array of options is written word by word and read by two words
+/// at once, for which the processor waits until they have left its store buffer.
+pub(crate) fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (one, None) | (None, one) => one,
+    }
+}
+
 /// A length of time in nanoseconds. [`Duration`] counts seconds apart, which takes a division each time one is made, and
 /// there are dozens for each packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]

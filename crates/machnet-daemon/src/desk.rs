@@ -131,12 +131,9 @@ impl Desk {
         self.closing.load(Ordering::Acquire)
     }
 
-    /// Control: what the engines have for it. Reports only once every engine has made one.
+    /// Control: what the engines have for it.
     pub(crate) fn collect(&self) -> Outbox {
-        let mut outbox = lock(&self.outbox);
-        let reports =
-            if outbox.reports.len() < self.trays.len() { BTreeMap::new() } else { std::mem::take(&mut outbox.reports) };
-        Outbox { dismissed: std::mem::take(&mut outbox.dismissed), reports }
+        std::mem::take(&mut *lock(&self.outbox))
     }
 
     pub(crate) fn wake_control(&self) {

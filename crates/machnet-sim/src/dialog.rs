@@ -17,6 +17,8 @@ pub struct Dialog {
     pub paces: [Pace; 2],
     /// False where corruption passes unnoticed: contents may be anything.
     pub verify: bool,
+    /// Whether each side takes messages in pieces.
+    pub chunked: [bool; 2],
 }
 
 /// How a side ended.
@@ -36,7 +38,7 @@ impl Dialog {
     /// A dialog of eager readers.
     #[must_use]
     pub const fn new(there: Plan, back: Plan) -> Self {
-        Self { port: PORT, plans: [there, back], paces: [Pace::Eager; 2], verify: true }
+        Self { port: PORT, plans: [there, back], paces: [Pace::Eager; 2], verify: true, chunked: [false; 2] }
     }
 
     /// The tasks of both sides; they end when their flow is over.
@@ -77,6 +79,9 @@ impl Dialog {
     /// Both directions at once, then a graceful end.
     pub async fn side(&self, side: usize, node: &Node, flow: Flow) -> Ended {
         let Flow { mut send, mut recv } = flow;
+        if self.chunked[side] {
+            recv.want_chunks();
+        }
         let (incoming, pace, verify, handle) =
             (self.plans[1 - side].clone(), self.paces[side], self.verify, node.clone());
         let reader = node

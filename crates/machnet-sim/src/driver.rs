@@ -134,6 +134,8 @@ pub struct SimDriver {
     /// `tx_burst` found the ring full.
     pub(crate) wants_descriptor: bool,
     drops: Drops,
+    /// Where the device wrote what it received, if somebody wants to know.
+    written: Option<Vec<Range<usize>>>,
     /// The NIC's other queues, until each has an owner.
     pub(crate) others: Vec<SimDriver>,
 }
@@ -189,6 +191,7 @@ impl SimDriver {
         // What is sent is read where it lies, as a device does.
         capabilities.build_frames = config.frames / 4;
         capabilities.long_frames = config.long_frames;
+        capabilities.chain_frames = config.frames / Capabilities::CHAINED;
         let mac = MacAddr(ethernet::mac(home.ip()));
         let mut frame_capabilities = FrameCapabilities::minimal(mac, config.max_payload + IP_AND_UDP);
         frame_capabilities.headroom = config.headroom;
@@ -218,6 +221,7 @@ impl SimDriver {
             wants_frame: false,
             wants_descriptor: false,
             drops: Drops::default(),
+            written: None,
             others: Vec::new(),
         })
     }
@@ -266,6 +270,16 @@ impl SimDriver {
     /// Likewise, the ends of packets that lie apart from the rest.
     pub fn held_tails(&self) -> impl Iterator<Item = &[u8]> {
         self.held.iter().filter_map(|held| held.tail.as_ref()).map(AsRef::as_ref)
+    }
+
+    /// From now on, where the device writes what it receives is noted.
+    pub fn watch(&mut self) {
+        self.written = Some(Vec::new());
+    }
+
+    /// Where the device has written what it received since [`SimDriver::watch`]: addresses in memory.
+    pub fn written(&self) -> &[Range<usize>] {
+        self.written.as_deref().unwrap_or_default()
     }
 
     /// The NIC's link comes up or goes down: what is sent, and what arrives, meanwhile is lost.
@@ -357,6 +371,10 @@ impl SimDriver {
                 continue;
             };
             room.copy_from_slice(&datagram.bytes);
+            if let Some(written) = &mut self.written {
+                let at = room.as_ptr_range();
+                written.push(at.start.addr()..at.end.addr());
+            }
             give(frame, start as u32..end as u32, &datagram);
             inner.bury(datagram);
             count += 1;

@@ -276,6 +276,11 @@ impl World {
         self.machines[machine.0].engine.driver()
     }
 
+    /// From now on, where the device of a machine writes what it receives is noted: [`SimDriver::written`].
+    pub fn watch(&mut self, machine: MachineId) {
+        self.machines[machine.0].engine.driver_mut().watch();
+    }
+
     /// The counters of a machine's engine.
     #[must_use]
     pub fn stats(&self, machine: MachineId) -> EngineStats {

@@ -66,6 +66,7 @@ impl Udp {
         let mut capabilities = Capabilities::minimal(max_payload.min(frame_size));
         capabilities.segments = u16::try_from(segments).unwrap_or(u16::MAX);
         capabilities.can_sleep = true;
+        capabilities.chain_frames = config.frames / Capabilities::CHAINED;
         Ok(Self {
             capabilities,
             pool,

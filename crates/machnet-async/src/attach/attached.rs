@@ -36,6 +36,10 @@ pub(super) struct Attached {
     /// The endpoint was asked to end.
     closing: AtomicBool,
     ended: AtomicBool,
+    /// The last question was answered, for all that is known.
+    answers: AtomicBool,
+    /// This engine alone is given up.
+    alone: AtomicBool,
 }
 
 /// Attaches, and puts a pump into the place of each engine.
@@ -59,6 +63,8 @@ pub(super) fn start(builder: AttachBuilder) -> io::Result<Vec<Arc<EngineHandle>>
                 handle_home: Arc::clone(handle.home()),
                 closing: AtomicBool::new(false),
                 ended: AtomicBool::new(false),
+                answers: AtomicBool::new(false),
+                alone: AtomicBool::new(false),
                 link: Arc::clone(&link),
             }
         });
@@ -96,6 +102,9 @@ impl Attached {
             // There is another one already.
             return;
         }
+        if self.alone.swap(false, Ordering::AcqRel) {
+            return;
+        }
         match self.link.builder.reconnect {
             Reconnect::Never => self.status.set_gone(),
             Reconnect::BackingOff { .. } => self.status.set_detached(true),
@@ -114,12 +123,34 @@ impl Attached {
 
     /// Asks the daemon whether it is there; what became of the question before.
     pub(super) fn beat(&self) -> Option<bool> {
-        self.attachment.beat(false)
+        // Where another engine is silent, one that nobody uses is asked, too: it may be as silent.
+        let answered = self.attachment.beat(self.link.is_doubted());
+        self.answers.store(answered == Some(true), Ordering::Release);
+        if answered == Some(false) {
+            self.link.doubt();
+        }
+        answered
     }
 
-    /// The daemon does not answer.
+    /// True if the engine answered when it was asked last.
+    pub(super) fn answers(&self) -> bool {
+        self.answers.load(Ordering::Acquire)
+    }
+
+    /// The engine does not answer. If others do, nothing but this channel is lost.
     pub(super) fn on_silence(&self) {
+        if self.link.goes_on() {
+            tracing::error!(path = %self.link.builder.path.display(), "an engine of the daemon does not answer");
+            // First: who is told that a listener ended here looks whether it goes on elsewhere.
+            self.status.set_detached(true);
+            self.alone.store(true, Ordering::Release);
+        }
         self.attachment.give_up_daemon();
+    }
+
+    /// Its daemon is gone for good.
+    pub(super) fn set_gone(&self) {
+        self.status.set_gone();
     }
 
     /// There will be no other daemon.
@@ -136,6 +167,7 @@ impl Attached {
         let connection = Connection::new(socket, Weak::clone(&self.me));
         let side = AppSide::new(Arc::new(region), &welcome.geometry, welcome.max_message);
         let side = side.with_status(welcome.has_status());
+        self.alone.store(false, Ordering::Release);
         self.handle_home.set(welcome.home, welcome.max_message as usize);
         self.status.set_detached(false);
         // First, or its end could be taken for that of the last one.

@@ -1,4 +1,5 @@
-//! What the channels of an attached endpoint share: one for each engine of the daemon's, up and down together.
+//! What the channels of an attached endpoint share: one for each engine of the daemon's, up and down together. Only an engine that
+//! is silent while another one answers is given up alone: its channel has no daemon until all attach again.
 //!
 //! ```text
 //!   up ── any channel is over ──▶ lost: the others are told ── reconnect ──▶ a thread dials ──▶ up
@@ -23,6 +24,8 @@ pub(super) struct Link {
     channels: OnceLock<Vec<Weak<Attached>>>,
     /// The daemon is gone, and everybody was told or is being told.
     lost: AtomicBool,
+    /// An engine has left a question unanswered since all attached.
+    doubted: AtomicBool,
     /// Channels that have not ended. Whoever attaches again waits here, and stops when there are none.
     left: Mutex<usize>,
     ending: Condvar,
@@ -30,8 +33,8 @@ pub(super) struct Link {
 
 impl Link {
     pub(super) fn new(builder: AttachBuilder, channels: usize) -> Arc<Self> {
-        let (lost, ending) = (AtomicBool::new(false), Condvar::new());
-        Arc::new(Self { builder, channels: OnceLock::new(), lost, left: Mutex::new(channels), ending })
+        let (lost, doubted, ending) = (AtomicBool::new(false), AtomicBool::new(false), Condvar::new());
+        Arc::new(Self { builder, channels: OnceLock::new(), lost, doubted, left: Mutex::new(channels), ending })
     }
 
     /// These are they.
@@ -59,6 +62,20 @@ impl Link {
         *left.unwrap_or_else(PoisonError::into_inner).0 == 0
     }
 
+    /// An engine left a question unanswered.
+    pub(super) fn doubt(&self) {
+        self.doubted.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_doubted(&self) -> bool {
+        self.doubted.load(Ordering::Acquire)
+    }
+
+    /// One engine does not answer: true if another one does.
+    pub(super) fn goes_on(&self) -> bool {
+        !self.lost.load(Ordering::Acquire) && self.channels().any(|channel| channel.answers())
+    }
+
     /// A channel is over, and the endpoint did not end it: neither daemon nor application go on with the others.
     pub(super) fn lose(self: &Arc<Self>, why: &Over) {
         if self.lost.swap(true, Ordering::AcqRel) {
@@ -73,7 +90,7 @@ impl Link {
         }
         self.channels().for_each(|channel| channel.hang_up(why));
         let (first, most) = match self.builder.reconnect {
-            Reconnect::Never => return,
+            Reconnect::Never => return self.channels().for_each(|channel| channel.set_gone()),
             Reconnect::BackingOff { first, most } => (first, most),
         };
         let me = Arc::downgrade(self);
@@ -90,6 +107,7 @@ impl Link {
         let home = welcome.home;
         // Before the first of them can be lost again.
         self.lost.store(false, Ordering::Release);
+        self.doubted.store(false, Ordering::Release);
         let mut fresh = channels.into_iter();
         for channel in self.channels() {
             let Some((socket, region)) = fresh.next() else { break };

@@ -66,6 +66,11 @@ use writer::Writer;
 /// `flush` resolves when the engine has everything: with no room, it waits for room. That is not the peer's
 /// acknowledgement, for which there is [`FlowStream::acked`].
 ///
+/// # Reading
+///
+/// What the peer wrote stays in the packets that brought it, as far as the driver has enough of them
+/// ([`Flow::recv_chunks`](crate::Flow::recv_chunks)), until a read copies it to its buffer or [`FlowStream::read_chunk`] takes it.
+///
 /// # Waiting
 ///
 /// Each direction wakes the task that polled `AsyncRead` or `AsyncWrite` last, and all tasks that wait in `readable`,
@@ -128,7 +133,8 @@ impl FlowStream {
         Err(last.unwrap_or_else(no_address))
     }
 
-    /// The flow again, and what had arrived and was not read: the rest of a message. What was written is sent.
+    /// The flow again, and what had arrived and was not read: the rest of a message, copied if it lies in several packets. What was
+    /// written is sent.
     pub fn into_flow(self) -> (Flow, Bytes) {
         let Self { reader, writer } = self;
         let (recv, rest) = reader.into_parts();

@@ -1,7 +1,7 @@
 //! The reading direction: bytes out of the messages that arrive.
 //!
-//! The message that is being read is kept, and the bytes are copied out of it; it is let go with its last byte. The task
-//! that owns the reader uses it without a lock, those on a shared reference lock it.
+//! The message that is being read is kept, and the bytes are copied out of it; it is let go with its last byte, and each piece of it with
+//! its own. A stream needs no message in one piece, so the engine may leave it in the packets that it came in. The task that owns the reader uses it without a lock, those on a shared reference lock it.
 
 use std::future::poll_fn;
 use std::io::{self, IoSliceMut};
@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
-use machnet_channel::{FlowStats, Message, Poked};
+use machnet_channel::{Chunks, FlowStats, Message, Poked};
 use tokio::io::ReadBuf;
 
 use super::waits::{OwnPlace, Place, Waits};
@@ -30,12 +30,13 @@ pub(super) struct Reader {
 struct Reading {
     half: RecvHalf,
     /// What is left of the message that is being read.
-    rest: Message,
+    rest: Chunks,
 }
 
 impl Reader {
-    pub(super) fn new(half: RecvHalf) -> Self {
-        Self { state: Mutex::new(Reading { half, rest: Message::new() }), waits: Poked::new(Waits::default()) }
+    pub(super) fn new(mut half: RecvHalf) -> Self {
+        half.end.want_chunks();
+        Self { state: Mutex::new(Reading { half, rest: Chunks::new() }), waits: Poked::new(Waits::default()) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Reading> {
@@ -77,7 +78,7 @@ impl Reader {
             let Self { state, waits } = self;
             let reading = state.get_mut().unwrap_or_else(PoisonError::into_inner);
             let some = ready!(reading.poll_rest(cx, waits, &mut Place::Reserved))?;
-            Poll::Ready(Ok(some.then(|| std::mem::take(&mut reading.rest).into_bytes())))
+            Poll::Ready(Ok(if some { reading.rest.next_chunk() } else { None }))
         })
     }
 
@@ -95,10 +96,12 @@ impl Reader {
         coop::poll(cx, |cx| {
             let mut reading = self.lock();
             ready!(reading.poll_rest(cx, &self.waits, place))?;
-            let rest = reading.rest.as_slice();
-            let len = rest.len().min(buf.remaining());
-            buf.put_slice(&rest[..len]);
-            Poll::Ready(Ok(len))
+            let before = buf.filled().len();
+            for rest in reading.rest.slices() {
+                let len = rest.len().min(buf.remaining());
+                buf.put_slice(&rest[..len]);
+            }
+            Poll::Ready(Ok(buf.filled().len() - before))
         })
     }
 
@@ -142,7 +145,7 @@ impl Reader {
         let mut len = 0;
         if reading.has_rest()? {
             while buf.has_remaining_mut() && (!reading.rest.is_empty() || reading.next()) {
-                let rest = reading.rest.as_slice();
+                let rest = reading.rest.chunk();
                 let part = rest.len().min(buf.remaining_mut());
                 buf.put_slice(&rest[..part]);
                 reading.advance(part);
@@ -155,7 +158,7 @@ impl Reader {
     /// The rest of the message that is being read, and the flow's half.
     pub(super) fn into_parts(self) -> (RecvHalf, Message) {
         let Reading { half, rest } = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
-        (half, rest)
+        (half, rest.into_message())
     }
 }
 
@@ -163,7 +166,7 @@ impl Reading {
     /// Takes the next message with bytes, if it is there.
     fn next(&mut self) -> bool {
         for _ in 0..EMPTY_PER_POLL {
-            match self.half.end.take() {
+            match self.half.end.take_chunks() {
                 Some(message) if message.is_empty() => {}
                 Some(message) => {
                     self.rest = message;
@@ -180,7 +183,7 @@ impl Reading {
         if !self.rest.is_empty() || self.next() {
             return Ok(true);
         }
-        Ok(self.half.try_recv()?.is_some_and(|message| {
+        Ok(self.half.try_recv_chunks()?.is_some_and(|message| {
             self.rest = message;
             true
         }))
@@ -193,7 +196,7 @@ impl Reading {
         }
         // Noted before the flow is looked at once more: what arrives after that look wakes.
         waits.with(|waits| waits.note(cx.waker(), place));
-        match ready!(self.half.poll_recv(&Context::from_waker(&waits.waker())))? {
+        match ready!(self.half.poll_recv_chunks(&Context::from_waker(&waits.waker())))? {
             None => Poll::Ready(Ok(false)),
             Some(message) if message.is_empty() => {
                 // The task has its turn again, and goes on.
@@ -210,7 +213,7 @@ impl Reading {
     /// Copies what is there, up to the room in `buf`.
     fn read_into(&mut self, buf: &mut ReadBuf<'_>) {
         while buf.remaining() > 0 && (!self.rest.is_empty() || self.next()) {
-            let rest = self.rest.as_slice();
+            let rest = self.rest.chunk();
             let len = rest.len().min(buf.remaining());
             buf.put_slice(&rest[..len]);
             self.advance(len);
@@ -221,7 +224,7 @@ impl Reading {
         self.rest.advance(len);
         if self.rest.is_empty() {
             // Its frame goes home now, not with the next message.
-            self.rest = Message::new();
+            self.rest = Chunks::new();
         }
     }
 }

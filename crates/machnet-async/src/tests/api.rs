@@ -266,7 +266,7 @@ mod cooperation {
     fn receiving_what_is_always_ready_starves_nobody() {
         let (endpoint, mut rig) = Rig::new();
         let (mut flow, slot) = rig.flow(&endpoint);
-        (0..MESSAGES).for_each(|_| rig.channel.deliver(slot, "x".into()));
+        (0..MESSAGES).for_each(|_| rig.channel.deliver(slot, Message::from("x").into()));
         let turns = turns_of_another(|| async {
             for _ in 0..MESSAGES {
                 flow.recv().await.unwrap().unwrap();
@@ -318,7 +318,7 @@ mod cooperation {
         let (endpoint, mut rig) = Rig::new();
         let (flow, slot) = rig.flow(&endpoint);
         rig.room(slot, u64::MAX);
-        (0..MESSAGES).for_each(|_| rig.channel.deliver(slot, "x".into()));
+        (0..MESSAGES).for_each(|_| rig.channel.deliver(slot, Message::from("x").into()));
         let mut messages = flow.into_messages();
         let turns = turns_of_another(|| async {
             for _ in 0..MESSAGES {

@@ -24,14 +24,14 @@ fn chunks_are_not_copied() {
 
     // What a read leaves of a message stays where it is.
     let message = Bytes::from(vec![7; 5000]);
-    rig.channel.deliver(slot, message.clone().into());
+    rig.channel.deliver(slot, Message::from(message.clone()).into());
     block_on(stream.read_exact(&mut [0; 10])).unwrap();
     let (mut read, write) = stream.into_split();
     let chunk = block_on(read.read_chunk()).unwrap().unwrap();
     assert_eq!((chunk.len(), chunk.as_ptr()), (4990, message[10..].as_ptr()));
 
     // Also when a stream becomes a flow again.
-    rig.channel.deliver(slot, message.clone().into());
+    rig.channel.deliver(slot, Message::from(message.clone()).into());
     block_on(read.read_exact(&mut [0; 20])).unwrap();
     let mut stream = read.reunite(write).unwrap();
     // Written: what the engine takes is the chunk, in pieces if it is longer than a message.
@@ -60,7 +60,7 @@ fn shutdown_sleeps_until_the_fin_is_acknowledged_or_late() {
         let mut stream = flow.into_stream();
         let mut shutdown = Task::new(stream.shutdown());
         assert!(shutdown.poll().is_pending());
-        assert_eq!(rig.channel.intent(slot), Intent::FIN);
+        assert_eq!(rig.channel.intent(slot), Intent::FIN.with(Intent::CHUNKS));
         rig.set_state(slot, state);
         assert_eq!(shutdown.woken(), 1, "{state:?}");
         assert_eq!(ready(shutdown.poll()).err().map(|error| error.kind()), kind, "{state:?}");

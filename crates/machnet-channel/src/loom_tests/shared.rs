@@ -5,7 +5,7 @@ use loom::thread;
 
 use super::model;
 use crate::shared::loom::{Marks, words};
-use crate::shared::{AppSide, DaemonSide, Event, Geometry, Incoming, Note};
+use crate::shared::{AppSide, DaemonSide, Event, Geometry, Incoming, Note, STATUS_BYTES};
 use crate::words::HeapWords;
 use crate::{FlowOptions, FlowState};
 
@@ -214,5 +214,51 @@ fn both_sides_full_and_asleep() {
         };
         run(AppEnd(app, slot), 2, &bells[0], &bells[1]);
         other.join().unwrap();
+    });
+}
+
+/// A question is answered, however it meets the daemon that falls asleep, and the counters are those of the answer; so is the next one.
+#[test]
+fn a_question_is_answered() {
+    model(2, || {
+        let words = HeapWords::new((GEOMETRY.bytes() + STATUS_BYTES) / 8);
+        let mut app = AppSide::new(Arc::clone(&words), &GEOMETRY, 64).with_status(true);
+        let mut daemon = DaemonSide::new(words, &GEOMETRY, 64).with_status(true);
+        let bell = Arc::new(Notify::new());
+        let engine = {
+            let bell = Arc::clone(&bell);
+            thread::spawn(move || {
+                let mut rounds = 0;
+                while rounds == 0 {
+                    if daemon.is_asked() {
+                        rounds += 1;
+                        daemon.answer(&[rounds]);
+                        continue;
+                    }
+                    daemon.arm(false);
+                    if !daemon.has_work(true) {
+                        bell.wait();
+                    }
+                    daemon.disarm();
+                }
+                daemon
+            })
+        };
+        assert_eq!(app.is_answered(), Some(true), "nothing was asked");
+        app.ask();
+        if app.publish() {
+            bell.notify();
+        }
+        // Asked again by who has an answer.
+        let asks_again = app.is_answered() == Some(true);
+        if asks_again {
+            assert_eq!(app.counters(), Some([1]));
+            app.ask();
+            let _ = app.publish();
+        }
+        let mut daemon = engine.join().unwrap();
+        assert_eq!(daemon.is_asked(), asks_again);
+        daemon.answer(&[2]);
+        assert_eq!((app.is_answered(), app.counters()), (Some(true), Some([1 + u64::from(asks_again)])));
     });
 }

@@ -113,7 +113,7 @@ impl Flow {
     }
 
     pub(super) fn show_intent<W: Words + Clone>(&mut self, side: &mut AppSide<W>, slot: u32, intent: Intent) {
-        let intent = intent.with(self.intent);
+        let intent = intent.without(Intent::CHUNKS).with(self.intent);
         if intent != self.intent {
             self.intent = intent;
             side.set_intent(slot, intent);

@@ -9,11 +9,12 @@
 
 use crate::Words;
 use crate::sync::atomic::Ordering;
+use crate::sync::mutant;
 
 /// Bytes of the page.
-pub const STATUS_BYTES: usize = 4096;
+pub const STATUS_BYTES: usize = if cfg!(machnet_loom) { 8 * (COUNTERS + STATUS_COUNTERS) } else { 4096 };
 /// Counters that fit.
-pub const STATUS_COUNTERS: usize = 128;
+pub const STATUS_COUNTERS: usize = if cfg!(machnet_loom) { 1 } else { 128 };
 
 /// Words of the page: a line of the application's, then the daemon's.
 const ASKED: usize = 0;
@@ -64,6 +65,7 @@ impl Status {
         for (word, value) in words.words()[page + COUNTERS..].iter().take(STATUS_COUNTERS).zip(counters) {
             word.store(*value, Ordering::Relaxed);
         }
-        words.words()[page + ANSWERED].store(number, Ordering::Release);
+        let order = if mutant!("status_relaxed") { Ordering::Relaxed } else { Ordering::Release };
+        words.words()[page + ANSWERED].store(number, order);
     }
 }

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::Instant;
@@ -18,31 +19,32 @@ pub(crate) struct Sent {
     pub(crate) at: Instant,
 }
 
-/// Requests that are underway, oldest first. Never contended: the lock is what makes it shareable.
-pub(crate) struct Window(Mutex<Inner>);
-
-struct Inner {
-    underway: VecDeque<Sent>,
-    limit: usize,
+/// Requests that are underway, oldest first.
+///
+/// Only [`both`] uses it, one half after the other in one task: the numbers are atomic so that the halves can share them, and
+/// nobody counts at the same time. What is asked for each message takes no lock: locks were a tenth of what a message costs.
+pub(crate) struct Window {
+    underway: Mutex<VecDeque<Sent>>,
+    limit: u64,
+    sent: AtomicU64,
+    answered: AtomicU64,
     /// No more will be sent.
-    finished: bool,
-    /// Counts what the other half may wait for.
-    changes: u64,
+    finished: AtomicBool,
 }
 
 impl Window {
     pub(crate) fn new(limit: usize) -> Self {
-        Self(Mutex::new(Inner { underway: VecDeque::new(), limit, finished: false, changes: 0 }))
+        let (underway, limit) = (Mutex::default(), limit as u64);
+        Self { underway, limit, sent: AtomicU64::new(0), answered: AtomicU64::new(0), finished: AtomicBool::new(false) }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn queue(&self) -> MutexGuard<'_, VecDeque<Sent>> {
+        self.underway.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// True if no more may be sent for now.
     pub(crate) fn is_full(&self) -> bool {
-        let inner = self.lock();
-        inner.underway.len() >= inner.limit
+        self.underway() >= self.limit
     }
 
     /// Resolves when one more may be sent.
@@ -51,45 +53,40 @@ impl Window {
     }
 
     pub(crate) fn push(&self, sent: Sent) {
-        let mut inner = self.lock();
-        inner.underway.push_back(sent);
-        inner.changes += 1;
+        self.queue().push_back(sent);
+        self.sent.store(self.sent.load(Relaxed) + 1, Relaxed);
     }
 
     /// Says that nothing more will be sent.
     pub(crate) fn finish(&self) {
-        let mut inner = self.lock();
-        inner.finished = true;
-        inner.changes += 1;
+        self.finished.store(true, Relaxed);
     }
 
     /// Resolves when something is underway: true, or when nothing will be any more: false.
     pub(crate) async fn expects(&self) -> bool {
-        poll_fn(|_| {
-            let inner = self.lock();
-            match (inner.underway.is_empty(), inner.finished) {
-                (false, _) => Poll::Ready(true),
-                (true, true) => Poll::Ready(false),
-                (true, false) => Poll::Pending,
-            }
+        poll_fn(|_| match (self.underway() > 0, self.finished.load(Relaxed)) {
+            (true, _) => Poll::Ready(true),
+            (false, true) => Poll::Ready(false),
+            (false, false) => Poll::Pending,
         })
         .await
     }
 
     /// Takes the oldest one: its reply is there.
     pub(crate) fn pop(&self) -> Option<Sent> {
-        let mut inner = self.lock();
-        inner.changes += 1;
-        inner.underway.pop_front()
+        let sent = self.queue().pop_front()?;
+        self.answered.store(self.answered.load(Relaxed) + 1, Relaxed);
+        Some(sent)
     }
 
     /// How many are underway.
     pub(crate) fn underway(&self) -> u64 {
-        self.lock().underway.len() as u64
+        self.sent.load(Relaxed) - self.answered.load(Relaxed)
     }
 
+    /// Differs after what the other half may wait for.
     fn changes(&self) -> u64 {
-        self.lock().changes
+        self.sent.load(Relaxed) + self.answered.load(Relaxed) + u64::from(self.finished.load(Relaxed))
     }
 }
 

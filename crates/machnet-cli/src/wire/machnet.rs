@@ -188,6 +188,8 @@ impl Wire for Machnet {
             (HANDED_OVER, engine.handed_over),
             ("probes_sent", engine.probes_sent),
             ("sent_in_place", engine.sent_in_place),
+            ("engine_rounds", engine.rounds),
+            ("engine_busy_us", engine.busy_ns / 1000),
         ];
         facts.into_iter().map(|(name, count)| (name.to_owned(), Value::from(count))).collect()
     }

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use machnet_channel::{
-    Accepted, Backlog, BacklogProducer, Doorbell, Drain, EngineEnd, FlowOptions, FlowState, FlowStats, Frame, Intake,
-    Intent, Mailbox, Message, Stocker, Wakes,
+    Accepted, Backlog, BacklogProducer, Chunks, Doorbell, Drain, EngineEnd, FlowOptions, FlowState, FlowStats, Frame,
+    Intake, Intent, Mailbox, Message, Stocker, Wakes,
 };
 use slab::Slab;
 
@@ -204,7 +204,7 @@ impl AppChannel for LocalChannel {
         self.flow_mut(slot).set_tell_at(units)
     }
 
-    fn deliver(&mut self, slot: Slot, message: Message) {
+    fn deliver(&mut self, slot: Slot, message: Chunks) {
         self.flow_mut(slot).deliver(message);
         self.touch(slot, Wakes::RX);
     }

@@ -4,13 +4,15 @@
 //! mailboxes, [`Tenants`] serves processes that nobody trusts, through memory shared with each. No call blocks, and none can fail: an engine never waits for an application.
 
 mod local;
+#[cfg(any(test, fuzzing))]
+pub(crate) use tenants::fuzz::tenants as fuzz_tenants;
 mod tenants;
 
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-use machnet_channel::{Doorbell, FlowOptions, FlowState, FlowStats, Frame, Intent, Message};
+use machnet_channel::{Chunks, Doorbell, FlowOptions, FlowState, FlowStats, Frame, Intent, Message};
 
 use crate::EngineStats;
 pub use local::LocalChannel;
@@ -165,7 +167,7 @@ pub trait AppChannel: Send {
     fn set_tell_at(&mut self, slot: Slot, units: u64) -> u64;
 
     /// Hands over a received message.
-    fn deliver(&mut self, slot: Slot, message: Message);
+    fn deliver(&mut self, slot: Slot, message: Chunks);
 
     /// Bytes that wait in the engine's memory for the flow's application to make room for them: all its flows' together. While
     /// it is not less than [`Config::peer_reassembly_bytes`](crate::Config), no buffer is given to long messages of any of them.

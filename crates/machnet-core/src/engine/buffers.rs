@@ -5,7 +5,7 @@
 //! (`docs/adr/0004-reassembly-in-frames.md`). When those of a size are used up, what is sure to be read gets more of it
 //! from [`Reserve`] (`docs/adr/0012-stopped-readers-stop-nobody.md`).
 
-use machnet_channel::{Frame, FramePool, FrameRef, Message, Region};
+use machnet_channel::{Chain, Frame, FramePool, FrameRef, Message, Region};
 
 use super::reserve::Reserve;
 use crate::flow::{Need, Store, UnitSet};
@@ -25,6 +25,9 @@ pub(crate) struct Buffers {
     reserve: Reserve,
     /// Received payloads are to be copied: the driver has few frames left.
     copy_all: bool,
+    /// How many packets' frames a long message may stay in, and how many did and did not of those that might have.
+    chain_frames: u32,
+    chains: [u64; 2],
     /// Somebody waits for a frame: nobody takes a larger one than needed.
     contended: bool,
     /// What the peer at hand may yet reassemble, bytes: messages that are next in their flows, and others.
@@ -37,7 +40,7 @@ pub(crate) struct Buffers {
 
 impl Buffers {
     /// Buffers of about `bytes` in all: half in equal shares for each size up to `max_message`, at least two frames; half in reserve.
-    pub(crate) fn new(bytes: u64, max_message: u32) -> std::io::Result<Self> {
+    pub(crate) fn new(bytes: u64, max_message: u32, chain_frames: u32) -> std::io::Result<Self> {
         let sizes: Vec<u32> =
             std::iter::successors(Some(SMALLEST), |&size| (size < max_message).then_some(4 * size)).collect();
         let share = bytes / 2 / sizes.len() as u64;
@@ -50,6 +53,8 @@ impl Buffers {
             classes,
             reserve: Reserve::new(bytes / 2),
             copy_all: false,
+            chain_frames,
+            chains: [0; 2],
             contended: false,
             peer_room: [u64::MAX; 2],
             spare_units: Vec::new(),
@@ -103,6 +108,11 @@ impl Buffers {
         self.reserve.take(len)
     }
 
+    /// Long messages that stayed in their packets, and those that did not, of applications that take them in pieces.
+    pub(crate) const fn chains(&self) -> [u64; 2] {
+        self.chains
+    }
+
     /// Frames in use, of all classes.
     pub(crate) fn in_use(&self) -> u64 {
         self.classes.iter().map(|pool| u64::from(pool.capacity() - pool.free())).sum::<u64>() + self.reserve.in_use()
@@ -121,6 +131,23 @@ impl Store for Buffers {
         let mut frame = self.take(payload.len() as u32, u64::MAX, need)?;
         frame.bytes_mut()?[..payload.len()].copy_from_slice(payload);
         Some(frame.share(0..payload.len() as u32).into())
+    }
+
+    fn chain(&mut self, total: u32, len: u32) -> Option<Frame> {
+        let parts = total.div_ceil(len);
+        if parts > self.chain_frames || self.copy_all {
+            return None;
+        }
+        // Half of each size is left to those that are copied: this one can be, too.
+        self.take(Chain::list_len(parts), u64::MAX, Need::Later)
+    }
+
+    fn keeps(&self, len: u32, parts: u32, ends: bool) -> bool {
+        (ends || len as usize > COPY_BELOW) && parts < self.chain_frames && !self.copy_all
+    }
+
+    fn note_chain(&mut self, stayed: bool) {
+        self.chains[usize::from(!stayed)] += 1;
     }
 
     fn buffer(&mut self, len: u32, need: Need) -> Option<Frame> {
@@ -154,7 +181,7 @@ mod tests {
     use super::*;
 
     fn buffers(bytes: u64) -> Buffers {
-        Buffers::new(bytes, 1 << 20).unwrap()
+        Buffers::new(bytes, 1 << 20, 4).unwrap()
     }
 
     #[test]
@@ -215,5 +242,19 @@ mod tests {
         let copied_too = buffers.keep(&packet, &packet.as_ref()[100..1000], Need::Next).unwrap();
         assert_ne!(copied_too.as_slice().as_ptr(), lent.as_slice().as_ptr());
         assert_eq!(buffers.in_use(), 2);
+    }
+
+    #[test]
+    fn parts_stay_in_their_packets_while_there_are_frames_enough() {
+        let mut buffers = buffers(0);
+        let list = buffers.chain(4000, 1000).unwrap();
+        assert!(list.bytes().len() as u32 >= Chain::list_len(4) && buffers.chain(4001, 1000).is_none());
+        assert!(buffers.keeps(257, 3, false) && !buffers.keeps(257, 4, true), "four packets and no fifth");
+        assert!(!buffers.keeps(256, 0, false), "a packet for little");
+        assert!(buffers.keeps(1, 0, true), "the end of a message is what is left");
+        buffers.set_copy_all(true);
+        assert!(buffers.chain(4000, 1000).is_none() && !buffers.keeps(257, 3, false));
+        drop(list);
+        assert_eq!((buffers.in_use(), buffers.chains()), (0, [0; 2]));
     }
 }

@@ -45,7 +45,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use crate::driver::RxPacket;
 use crate::flow::{Cut, Limits, Round, State};
 use crate::group::Member;
-use crate::time::Span;
+use crate::time::{Span, earlier};
 use crate::wire::BASE_PAYLOAD;
 use crate::{AppChannel, Config, ConfigError, Driver, DropReason, Drops, Instant, LONG_FRAME, ListenSlot, Slot};
 use aside::Aside;
@@ -109,6 +109,10 @@ pub struct EngineStats {
     pub flows: u64,
     /// Reassembly buffers in use.
     pub buffers_in_use: u64,
+    /// Messages of several packets that stayed in them, for applications that take such in pieces.
+    pub chained: u64,
+    /// Those that might have, and were copied: too long, in parts that overlap, or the driver was short of frames.
+    pub unchained: u64,
     /// Messages that were transmitted from the frame that their application built them in.
     pub sent_in_place: u64,
     /// Messages that were built in a frame and copied all the same: their path carries no packets so long, or they shared one.
@@ -147,6 +151,8 @@ impl EngineStats {
         self.retries_sent += other.retries_sent;
         self.flows += other.flows;
         self.buffers_in_use += other.buffers_in_use;
+        self.chained += other.chained;
+        self.unchained += other.unchained;
         self.sent_in_place += other.sent_in_place;
         self.built_and_copied += other.built_and_copied;
         self.build_frames_missed += other.build_frames_missed;
@@ -320,7 +326,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         seed: [u8; 32],
         group: Option<Box<Member>>,
     ) -> Result<Self, ConfigError> {
-        let capabilities = driver.capabilities();
+        let capabilities = *driver.capabilities();
         let max_payload = config.max_payload.min(capabilities.max_payload);
         config.check(max_payload)?;
         let build_frames = config.build_frames.min(capabilities.build_frames);
@@ -336,12 +342,15 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         let mut rng = ChaCha12Rng::from_seed(seed);
         let mut secret = [0; 16];
         rng.fill_bytes(&mut secret);
-        let buffers = Buffers::new(config.reassembly_bytes, config.max_message).map_err(|_| ConfigError {
-            field: "reassembly_bytes",
-            value: config.reassembly_bytes,
-            min: 0,
-            max: isize::MAX as u64,
-        })?;
+        let buffers =
+            Buffers::new(config.reassembly_bytes, config.max_message, capabilities.chain_frames).map_err(|_| {
+                ConfigError {
+                    field: "reassembly_bytes",
+                    value: config.reassembly_bytes,
+                    min: 0,
+                    max: isize::MAX as u64,
+                }
+            })?;
         let mut instance = rng.next_u64();
         let (index, engines) = group.as_ref().map_or((0, 1), |group| (group.index(), group.len()));
         if let Some(group) = &group {
@@ -435,10 +444,10 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             // It may sleep next, and is not to be woken in vain.
             self.settle_timers();
         }
-        let deadlines = [self.timers.next_deadline(), self.peers.next_deadline(), self.tx.driver.next_deadline()];
-        self.promised = deadlines.into_iter().flatten().min();
+        let own = earlier(self.timers.next_deadline(), self.peers.next_deadline());
+        self.promised = earlier(own, self.tx.driver.next_deadline());
         if let Some(steering) = &mut self.steering {
-            self.promised = [self.promised, steering.next_deadline()].into_iter().flatten().min();
+            self.promised = earlier(self.promised, steering.next_deadline());
         }
         Progress { busy, next_deadline: self.promised, full }
     }
@@ -791,7 +800,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
     }
 
     /// The applications, for tests that play them.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) const fn channel_mut(&mut self) -> &mut C {
         &mut self.channel
     }
@@ -821,6 +830,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         drops.add(&self.tx.driver.drops());
         let [building, long] = self.channel.building();
         let [parts_in_place, parts_copied] = self.tx.built_in_parts();
+        let [chained, unchained] = self.buffers.chains();
         let [sent_in_place, built_and_copied] = self.tx.built_in_frames();
         EngineStats {
             rounds: self.rounds,
@@ -834,6 +844,8 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             retries_sent: self.retries_sent,
             flows: self.flows.len() as u64,
             buffers_in_use: self.buffers.in_use(),
+            chained,
+            unchained,
             sent_in_place,
             built_and_copied,
             build_frames_missed: building.missed,

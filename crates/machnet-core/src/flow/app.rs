@@ -17,6 +17,9 @@ impl Flow {
         let intent = channel.intent(slot);
         self.recv.set_read(channel.consumed(slot));
         self.check_credit();
+        if intent.has(Intent::CHUNKS) {
+            self.recv.take_chunks();
+        }
         if intent.has(Intent::ABORT) {
             self.abort(now, Reason::None, CloseReason::Aborted);
             return false;

@@ -221,7 +221,7 @@ impl Flow {
     fn on_chunk(&mut self, now: Instant, chunk: Chunk<'_>, packet: &FrameRef, store: &mut impl Store) -> Stored {
         match chunk {
             Chunk::Whole { id, payload } => self.recv.whole(id, payload, packet, store),
-            Chunk::Part { id, offset, total, payload } => self.recv.part(id, offset, total, payload, store),
+            Chunk::Part { id, offset, total, payload } => self.recv.part(id, (offset, total), payload, packet, store),
             Chunk::Refused { .. } => Stored::Yes,
             Chunk::Fin { next } => self.recv.fin(next),
             Chunk::Stop(_) => {

@@ -8,7 +8,8 @@
 //! | [`loss`] | packets in flight: numbers, losses, probes |
 //! | [`rack`] | how long a packet may be overtaken before it is lost |
 //! | [`acks`] | numbers received, and when to say so |
-//! | [`receive`] | messages received, reassembly, the credit of the peer |
+//! | [`receive`] | messages received, the credit of the peer |
+//! | [`partial`] | what is there of a long one |
 //! | [`pacer`] | how soon packets may follow each other |
 //! | [`rtt`] | round-trip time |
 //! | [`crate::cc`] | the congestion window |
@@ -41,6 +42,7 @@ mod liveness;
 mod loss;
 pub(crate) mod mtu;
 mod pacer;
+mod partial;
 mod rack;
 mod receive;
 mod rtt;

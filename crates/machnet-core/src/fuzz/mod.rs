@@ -9,9 +9,11 @@
 //!   flow/fuzz/…        sub-machines of a flow against naive models
 //!   engine/fuzz.rs     the timing wheel against a sorted map; tokens
 //!   net/fuzz.rs        the network layer against hostile frames
+//!   channel/tenants/fuzz.rs   applications that write what they like, beside honest ones
 //! ```
 mod wire;
 
+use crate::channel::fuzz_tenants as tenants;
 use crate::engine::fuzz::{timers, token};
 use crate::flow::fuzz::{acks, credit, loss, receive, units};
 use crate::net::fuzz::net;
@@ -38,6 +40,7 @@ pub const TARGETS: &[(&str, Body)] = &[
     ("timers", timers),
     ("token", token),
     ("net", net),
+    ("tenants", tenants),
 ];
 
 /// Runs the target called `name` on `bytes`.

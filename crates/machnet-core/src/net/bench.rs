@@ -29,6 +29,8 @@ pub(crate) struct Port {
     pub(crate) sent: Vec<Vec<u8>>,
     /// Where the sent frames lay in memory.
     pub(crate) places: Vec<usize>,
+    /// How many frames it was offered, each time.
+    pub(crate) offers: Vec<usize>,
     /// And where what was behind it lay, of those of two pieces.
     pub(crate) tails: Vec<usize>,
     /// How many frames it takes before it is full.
@@ -41,7 +43,8 @@ pub(crate) struct Port {
 impl Port {
     pub(crate) fn new(mac: MacAddr, mtu: u32) -> Self {
         let (_, pool) = Region::anonymous(FRAME_SIZE, FRAMES).expect("memory");
-        let (arrived, sent, places, tails) = (VecDeque::new(), Vec::new(), Vec::new(), Vec::new());
+        let (arrived, sent, places) = (VecDeque::new(), Vec::new(), Vec::new());
+        let (offers, tails) = (Vec::new(), Vec::new());
         let capabilities = FrameCapabilities::minimal(mac, mtu);
         Self {
             capabilities,
@@ -50,6 +53,7 @@ impl Port {
             vouches: false,
             sent,
             places,
+            offers,
             tails,
             room: usize::MAX,
             up: true,
@@ -113,6 +117,7 @@ impl FrameDriver for Port {
     }
 
     fn tx_burst(&mut self, batch: &mut VecDeque<TxFrame>) -> usize {
+        self.offers.push(batch.len());
         let count = batch.len().min(self.room);
         self.room -= count;
         for TxFrame { bytes, tail, checksum } in batch.drain(..count) {

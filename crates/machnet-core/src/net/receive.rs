@@ -34,9 +34,18 @@ impl<F: FrameDriver> Net<F> {
         while out.len() - before < max && looks > 0 {
             let want = (max - (out.len() - before)).min(looks);
             let got = self.device.rx_burst(&mut frames, want);
-            for frame in frames.drain(..) {
+            if let Some(first) = frames.first() {
+                first.frame.prefetch(first.range.clone());
+            }
+            let mut burst = frames.drain(..);
+            while let Some(frame) = burst.next() {
+                // Who wrote it was another core, or the device: while this one is looked at, the next comes nearer.
+                if let Some(next) = burst.as_slice().first() {
+                    next.frame.prefetch(next.range.clone());
+                }
                 self.receive(frame, out);
             }
+            drop(burst);
             looks -= got.min(looks);
             if got < want {
                 break;

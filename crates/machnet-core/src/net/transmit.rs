@@ -15,7 +15,10 @@ use super::{ETHERNET_LEN, FrameDriver, MAX_LOOPED, MacAddr, Net, TxFrame, UdpChe
 use crate::driver::Meta;
 use crate::{DropReason, RxPacket, TxPacket, Unreachable};
 
-/// Frames made before the device is asked whether it takes them: what it refuses was made in vain.
+/// Frames made before the device gets them, at first: the peer begins with these while the next are made. All at once, and two hosts that
+/// answer each other take turns in having nothing to do.
+const FIRST_CHUNK: usize = 8;
+/// The same in the end, twice as many each time: what the device refuses was made in vain.
 const CHUNK: usize = 32;
 
 /// What a staged frame was, should the device refuse it.
@@ -67,8 +70,9 @@ impl<F: FrameDriver> Net<F> {
         self.flush_control();
         // What waited for a neighbour goes first, for the order's sake.
         let mut blocked = !self.control.is_empty();
+        let mut chunk = FIRST_CHUNK;
         while !blocked && !batch.is_empty() {
-            while self.staged.len() < CHUNK
+            while self.staged.len() < chunk
                 && let Some(TxPacket { meta, payload, tail }) = batch.pop_front()
             {
                 let (mut packet, mut pieces) = (Datagram { meta, payload }, None);
@@ -82,6 +86,7 @@ impl<F: FrameDriver> Net<F> {
                     break;
                 }
             }
+            chunk = (2 * chunk).min(CHUNK);
             let offered = self.staged.len();
             let taken = self.device.tx_burst(&mut self.staged);
             debug_assert_eq!(offered - taken, self.staged.len());

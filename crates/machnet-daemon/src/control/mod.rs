@@ -15,10 +15,10 @@ mod callers;
 mod manners;
 mod seats;
 mod stat;
+mod survey;
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
@@ -36,6 +36,7 @@ use crate::socket::Listener;
 use callers::{Callers, Heard};
 use manners::{Manners, Verdict};
 use seats::Seats;
+use survey::Survey;
 
 /// How long to leave the socket alone after the system had no descriptor for a caller.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -79,7 +80,7 @@ impl Control {
         let mut callers = Callers::default();
         let mut manners = Manners::new(self.settings.attach_rate, self.settings.penance);
         let mut seats = Seats::new(&self.settings, self.home, self.desk.bells());
-        let mut askers: Vec<OwnedFd> = Vec::new();
+        let mut survey = Survey::new(self.statuses.len());
         let mut until = None;
         loop {
             if self.desk.is_closing() && until.is_none() {
@@ -102,7 +103,7 @@ impl Control {
                 let text = format!("flows had not ended after {:?}; they are cut off", self.settings.drain);
                 return Err(io::Error::new(io::ErrorKind::TimedOut, text));
             }
-            self.wait(&callers, &manners, &seats, until);
+            self.wait(&callers, &manners, &seats, [until, survey.until()]);
             self.desk.clear_control();
             let now = Instant::now();
             callers.accept(&self.listener, now);
@@ -110,10 +111,7 @@ impl Control {
                 match heard {
                     Heard::Attach(caller, attach) => manners.heard(now, caller, attach),
                     Heard::Stat(caller) => {
-                        if askers.is_empty() {
-                            (0..self.statuses.len()).for_each(|engine| self.desk.tell(engine, News::Report, None));
-                        }
-                        askers.push(caller);
+                        survey.ask(caller, now).for_each(|engine| self.desk.tell(engine, News::Report, None));
                     }
                     Heard::Nonsense(caller, why) => seats.refuse_nonsense(&caller, &why),
                 }
@@ -152,9 +150,9 @@ impl Control {
                     let _ = shutdown(&*line, Shutdown::Both);
                 }
             }
-            if !outbox.reports.is_empty() {
-                let json = stat::json(&self, &seats, &callers, outbox.reports.into_values().collect());
-                for asker in askers.drain(..) {
+            if let Some((askers, reports)) = survey.answered(outbox.reports, now) {
+                let json = stat::json(&self, &seats, &callers, reports);
+                for asker in askers {
                     // If it does not fit, or he went away, he has lost it.
                     let _ = send(&asker, &json, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
                 }
@@ -163,7 +161,7 @@ impl Control {
     }
 
     /// Sleeps until there is something to do.
-    fn wait(&self, callers: &Callers, manners: &Manners, seats: &Seats, until: Option<Instant>) {
+    fn wait(&self, callers: &Callers, manners: &Manners, seats: &Seats, others: [Option<Instant>; 2]) {
         let mut fds = vec![PollFd::new(&self.desk.control, PollFlags::IN)];
         fds.extend(callers.sockets().map(|socket| PollFd::new(socket, PollFlags::IN)));
         if callers.take_more() {
@@ -173,7 +171,7 @@ impl Control {
         fds.extend(seats.lines().map(|line| PollFd::new(line, PollFlags::RDHUP)));
         let now = Instant::now();
         let pause = callers.is_paused().then(|| now + PAUSE);
-        let nearest = [callers.nearest(), manners.nearest(), pause, until].into_iter().flatten().min();
+        let nearest = [callers.nearest(), manners.nearest(), pause].into_iter().chain(others).flatten().min();
         let timeout = nearest.and_then(|at| Timespec::try_from(at.saturating_duration_since(now)).ok());
         // An error cannot be but EINTR: another look does no harm.
         let _ = poll(&mut fds, timeout.as_ref());

@@ -14,13 +14,22 @@ use super::seats::Seats;
 /// Longer messages may not fit a socket's buffer: flows are left out then.
 const LONGEST: usize = 150 << 10;
 
-pub(super) fn json(control: &Control, seats: &Seats, callers: &Callers, reports: Vec<Report>) -> Vec<u8> {
-    let report = merged(reports);
-    let with_flows = text(control, seats, callers, &report, true);
-    if with_flows.len() <= LONGEST { with_flows } else { text(control, seats, callers, &report, false) }
+pub(super) fn json(control: &Control, seats: &Seats, callers: &Callers, reports: Vec<Option<Report>>) -> Vec<u8> {
+    let silent: Vec<bool> = reports.iter().map(Option::is_none).collect();
+    let report = merged(reports.into_iter().flatten());
+    let text = |with_flows| text(control, seats, callers, &report, &silent, with_flows);
+    let with_flows = text(true);
+    if with_flows.len() <= LONGEST { with_flows } else { text(false) }
 }
 
-fn text(control: &Control, seats: &Seats, callers: &Callers, report: &Report, with_flows: bool) -> Vec<u8> {
+fn text(
+    control: &Control,
+    seats: &Seats,
+    callers: &Callers,
+    report: &Report,
+    silent: &[bool],
+    with_flows: bool,
+) -> Vec<u8> {
     let engines: Vec<(EngineStats, u64)> =
         control.statuses.iter().map(|status| (status.stats(), status.parks())).collect();
     let (mut sum, mut sleeps) = (EngineStats::default(), 0);
@@ -37,6 +46,12 @@ fn text(control: &Control, seats: &Seats, callers: &Callers, report: &Report, wi
         .filter(|tenant| !tenant.is_over)
         .map(|tenant| application(seats, tenant, with_flows))
         .collect();
+    let of = |((stats, sleeps), silent): (&(EngineStats, u64), &bool)| {
+        let mut value = engine(stats, *sleeps);
+        value["silent"] = (*silent).into();
+        value
+    };
+    let each: Vec<Value> = engines.iter().zip(silent).map(of).collect();
     let value = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "uptime_ns": control.started.elapsed().as_nanos() as u64,
@@ -44,7 +59,7 @@ fn text(control: &Control, seats: &Seats, callers: &Callers, report: &Report, wi
         "home": control.home.to_string(),
         "socket": control.settings.socket.display().to_string(),
         "engine": engine(&sum, sleeps),
-        "engines": engines.iter().map(|(stats, sleeps)| engine(stats, *sleeps)).collect::<Vec<_>>(),
+        "engines": each,
         "memory": { "taken": seats.taken(), "most": control.settings.memory },
         "attached": seats.attached,
         "refused": counts(&mut seats.refused.iter().map(|(name, n)| (*name, *n))),
@@ -56,7 +71,7 @@ fn text(control: &Control, seats: &Seats, callers: &Callers, report: &Report, wi
 }
 
 /// The reports of all engines as one: each application is there once.
-fn merged(reports: Vec<Report>) -> Report {
+fn merged(reports: impl Iterator<Item = Report>) -> Report {
     let mut tenants: BTreeMap<u64, TenantReport> = BTreeMap::new();
     for report in reports {
         for tenant in report.tenants {

@@ -3,6 +3,7 @@
 
 mod client;
 mod control;
+mod halted;
 mod hostile;
 mod kills;
 mod rounds;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use bytes::BufMut as _;
 use machnet_channel::{
     Accepted, BacklogConsumer, CloseReason, FlowState, Intake, Mailbox, Message, RecvEnd, SendEnd, cost_in_units,
 };
@@ -26,6 +27,8 @@ struct Pair {
     ends: [Option<End>; 2],
     /// Lengths of the messages posted by each side.
     sent: [Vec<usize>; 2],
+    /// An engine of it died.
+    died: bool,
 }
 
 struct End {
@@ -65,8 +68,16 @@ impl Flows {
     /// Another flow, and its first message.
     pub(super) fn connect(&mut self, intake: &Arc<Intake>, to: std::net::SocketAddr) {
         if self.flows.len() < MAX {
-            let (send, recv) = Mailbox::connect(intake, to);
-            self.flows.push(Pair { ends: [Some(End::new(send, recv)), None], sent: [Vec::new(), Vec::new()] });
+            let (send, mut recv) = Mailbox::connect(intake, to);
+            // Every other flow in pieces.
+            if self.flows.len() % 2 == 1 {
+                recv.want_chunks();
+            }
+            self.flows.push(Pair {
+                ends: [Some(End::new(send, recv)), None],
+                sent: [Vec::new(), Vec::new()],
+                died: false,
+            });
         }
     }
 
@@ -83,24 +94,59 @@ impl Flows {
             };
             let named = message.as_slice().first().and_then(|&flow| self.flows.get_mut(usize::from(flow)));
             match named {
-                Some(pair) if pair.ends[1].is_none() && message.len() == TAG => pair.ends[1] = Some(end),
+                Some(pair) if pair.ends[1].is_none() && message.len() == TAG => {
+                    let gave_up = pair.died;
+                    if let (1, Some(recv)) = (message.as_slice()[0] % 2, &mut end.recv) {
+                        recv.want_chunks();
+                    }
+                    pair.ends[1] = Some(End { gave_up, ..end });
+                }
                 // A lie of somebody on the path. Whoever it was, he is not read.
                 _ => drop(end),
             }
         }
     }
 
+    pub(super) const fn len(&self) -> usize {
+        self.flows.len()
+    }
+
+    /// A side's engines are dead: its applications have an end, and of these flows nothing is promised.
+    pub(super) fn died(&mut self, side: usize) {
+        for pair in &mut self.flows {
+            let is_over = |end: &Option<End>| end.as_ref().is_none_or(|end| end.mailbox.state().has(FlowState::CLOSED));
+            if is_over(&pair.ends[side]) {
+                continue;
+            }
+            pair.ends.iter_mut().flatten().for_each(|end| end.gave_up = true);
+            pair.died = true;
+        }
+    }
+
     /// Posts a message, if the flow takes any.
     pub(super) fn post(&mut self, flow: usize, side: usize, len: usize) {
-        let Some(pair) = self.flows.get_mut(flow) else { return };
-        let Some(end) = &mut pair.ends[side] else { return };
-        let Some(send) = &mut end.send else { return };
-        if send.is_finished() || !send.has_room() || send.mailbox().state().has(FlowState::WRITE_ENDED) {
-            return;
-        }
-        let message = message(flow, side, pair.sent[side].len(), len);
-        pair.sent[side].push(message.len());
+        let Some((send, message)) = self.next(flow, side, len) else { return };
         assert!(send.post(message.into()).is_ok(), "room was there");
+    }
+
+    /// The same with one that is built where the engine would have it.
+    pub(super) fn build(&mut self, flow: usize, side: usize, len: usize) {
+        let Some((send, message)) = self.next(flow, side, len) else { return };
+        let mut place = send.reserve(message.len());
+        place.put_slice(&message);
+        place.send();
+    }
+
+    /// The next message of a flow that takes one.
+    fn next(&mut self, flow: usize, side: usize, len: usize) -> Option<(&mut SendEnd, Vec<u8>)> {
+        let Pair { ends, sent, .. } = self.flows.get_mut(flow)?;
+        let send = ends[side].as_mut()?.send.as_mut()?;
+        if send.is_finished() || !send.has_room() || send.mailbox().state().has(FlowState::WRITE_ENDED) {
+            return None;
+        }
+        let message = message(flow, side, sent[side].len(), len);
+        sent[side].push(message.len());
+        Some((send, message))
     }
 
     /// Reads up to `limit` messages.

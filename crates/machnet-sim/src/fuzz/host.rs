@@ -1,4 +1,5 @@
-//! The engines, polled as their runners would, and the wire between them, of which every packet is the adversary's.
+//! Two hosts with engines, polled as their runners would, and the wire between them, of which every datagram is the adversary's.
+//! (What else there is on an Ethernet passes: `net` has a fuzz target of its own.)
 
 use std::collections::{BTreeSet, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -8,13 +9,14 @@ use std::time::Duration;
 
 use arbitrary::{Result, Unstructured};
 use machnet_channel::{Backlog, BacklogConsumer, Intake};
-use machnet_core::{Config, Driver, Engine, Instant, LocalChannel};
+use machnet_core::{Config, Engine, EngineStats, Instant, LocalChannel, Member};
 
-use crate::{Fabric, Link, NicConfig, SimDriver, Verdict};
+use crate::fabric::HostId;
+use crate::{Attached, Ethernet, Fabric, Link, NicConfig, Rss, Verdict};
 
 /// Who connects, who accepts, and a stranger without an engine.
 pub(super) const A: usize = 0;
-const B: usize = 1;
+pub(super) const B: usize = 1;
 pub(super) const X: usize = 2;
 
 pub(super) const MAX_MESSAGE: u32 = 10_000;
@@ -33,10 +35,46 @@ pub(super) struct Datagram {
     pub(super) payload: Vec<u8>,
 }
 
-struct Host {
-    engine: Engine<SimDriver, LocalChannel>,
+/// What the hosts are like.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Kind {
+    /// Their NICs speak Ethernet.
+    ethernet: Option<Ethernet>,
+    /// How many engines each has, and what a NIC with several queues does with what it receives.
+    engines: [usize; 2],
+    rss: Rss,
+}
+
+impl Kind {
+    /// What the bits of a byte say.
+    pub(super) const fn of(byte: u8) -> Self {
+        let offload = byte & 4 != 0;
+        Self {
+            ethernet: match byte & 2 {
+                0 => None,
+                _ => Some(Ethernet { tx_checksum: offload, rx_checksum: offload }),
+            },
+            engines: [1 + (byte >> 3 & 1) as usize, 1 + (byte >> 4) as usize % 4 % 3],
+            rss: [Rss::Toeplitz, Rss::Random, Rss::Wrong, Rss::Spray][(byte >> 6) as usize],
+        }
+    }
+}
+
+/// An engine of a host.
+struct Machine {
+    engine: Engine<Attached, LocalChannel>,
     intake: Arc<Intake>,
     deadline: Option<Instant>,
+    /// It stands still until then.
+    stands_until: Instant,
+}
+
+impl Machine {
+    /// A machine that runs, and has something to do: its driver brought something, or a timer is due.
+    fn wants(&self, now: Instant) -> bool {
+        self.stands_until <= now
+            && (self.engine.driver().is_ready() || self.deadline.is_some_and(|deadline| deadline <= now))
+    }
 }
 
 /// Bytes between the stranger and B.
@@ -47,9 +85,14 @@ struct Toll {
 }
 
 pub(super) struct Duel {
+    kind: Kind,
     fabric: Fabric,
-    hosts: [Host; 2],
-    listener: BacklogConsumer,
+    hosts: [HostId; 2],
+    machines: [Vec<Machine>; 2],
+    /// At each engine of B.
+    listeners: Vec<BacklogConsumer>,
+    /// Engines made so far.
+    made: u8,
     now: Instant,
     /// What the engines sent since it was last looked at; packets pass while `open` is set.
     caught: Arc<Mutex<Vec<Datagram>>>,
@@ -82,7 +125,7 @@ fn config() -> Config {
 }
 
 impl Duel {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(kind: Kind) -> Self {
         let fabric = Fabric::new(0);
         let ids = [A, B, X].map(|host| fabric.host(address(host)));
         let (caught, open, toll) =
@@ -92,7 +135,7 @@ impl Duel {
             fabric.route(ids[from], ids[to], &[link]);
             let (caught, open) = (Arc::clone(&caught), Arc::clone(&open));
             fabric.filter(link, move |seen| {
-                if open.load(Ordering::Relaxed) {
+                if open.load(Ordering::Relaxed) || seen.from.port() == 0 {
                     return Verdict::Pass;
                 }
                 let mut caught = caught.lock().unwrap_or_else(PoisonError::into_inner);
@@ -110,20 +153,13 @@ impl Duel {
                 Verdict::Pass
             });
         }
-        let host = |host: usize| {
-            let nic = NicConfig { port: 5000, frames: 96, ..NicConfig::default() };
-            let driver = fabric.nic(ids[host], nic).expect("a NIC");
-            let intake = Intake::new();
-            let channel = LocalChannel::new(Arc::clone(&intake));
-            let engine = Engine::new(driver, channel, config(), [host as u8; 32]).expect("a configuration that works");
-            Host { engine, intake, deadline: None }
-        };
-        let hosts = [host(A), host(B)];
-        let listener = Backlog::listen(&hosts[B].intake, PORT, 4);
         let mut duel = Self {
+            kind,
             fabric,
-            hosts,
-            listener,
+            hosts: [ids[A], ids[B]],
+            machines: [Vec::new(), Vec::new()],
+            listeners: Vec::new(),
+            made: 0,
             now: Instant(1_000_000),
             caught,
             open,
@@ -132,8 +168,47 @@ impl Duel {
             old: VecDeque::new(),
             ids: BTreeSet::new(),
         };
+        duel.start(A);
+        duel.start(B);
+        duel.listeners = duel.machines[B].iter().map(|machine| Backlog::listen(&machine.intake, PORT, 4)).collect();
         duel.poll();
         duel
+    }
+
+    /// A host's engines start; those that it had die without a word.
+    pub(super) fn start(&mut self, host: usize) {
+        self.machines[host].clear();
+        let Kind { ethernet, engines, rss } = self.kind;
+        let nic = NicConfig { port: 5000, frames: 96, ethernet, ..NicConfig::default() };
+        let engines = engines[host];
+        let drivers = match engines {
+            1 => self.fabric.nic(self.hosts[host], nic).map(|nic| vec![nic]),
+            _ => self.fabric.queues(self.hosts[host], nic, engines, 4 * engines as u16, rss),
+        };
+        let drivers = Attached::several(drivers.expect("a NIC")).expect("a network on the NIC");
+        let intakes: Vec<_> = drivers.iter().map(|_| Intake::new()).collect();
+        let mut members = Vec::new();
+        if engines > 1 {
+            self.made += 1;
+            let bells: Vec<_> = intakes.iter().map(|intake| Arc::clone(intake.bell())).collect();
+            members = Member::group(&bells, [self.made; 32]);
+        }
+        for (driver, intake) in drivers.into_iter().zip(intakes) {
+            self.made += 1;
+            let (channel, seed) = (LocalChannel::new(Arc::clone(&intake)), [self.made; 32]);
+            let engine = match members.is_empty() {
+                true => Engine::new(driver, channel, config(), seed),
+                false => Engine::join(driver, channel, config(), seed, members.remove(0)),
+            };
+            let engine = engine.expect("a configuration that works");
+            self.machines[host].push(Machine { engine, intake, deadline: Some(self.now), stands_until: Instant::ZERO });
+        }
+    }
+
+    /// One of a host's engines stands still for a while.
+    pub(super) fn stand(&mut self, host: usize, engine: usize, time: Duration) {
+        let engines = self.machines[host].len();
+        self.machines[host][engine % engines].stands_until = self.now + time;
     }
 
     pub(super) const fn now(&self) -> Instant {
@@ -150,12 +225,19 @@ impl Duel {
         SocketAddr::new(address(B), PORT)
     }
 
-    pub(super) const fn intake(&self, host: usize) -> &Arc<Intake> {
-        &self.hosts[host].intake
+    /// Every engine runs from now on.
+    pub(super) fn calm(&mut self) {
+        self.machines.iter_mut().flatten().for_each(|machine| machine.stands_until = self.now);
+        self.poll();
     }
 
-    pub(super) const fn listener(&mut self) -> &mut BacklogConsumer {
-        &mut self.listener
+    /// Of one of a host's engines.
+    pub(super) fn intake(&self, host: usize, engine: usize) -> &Arc<Intake> {
+        &self.machines[host][engine % self.machines[host].len()].intake
+    }
+
+    pub(super) const fn listeners(&mut self) -> &mut Vec<BacklogConsumer> {
+        &mut self.listeners
     }
 
     /// True if the id was on the wire.
@@ -163,33 +245,45 @@ impl Duel {
         self.ids.contains(&id)
     }
 
-    /// Flows of both engines.
+    /// Flows of all engines.
     pub(super) fn flows(&self) -> u64 {
-        self.hosts.iter().map(|host| host.engine.stats().flows).sum()
+        self.machines.iter().flatten().map(|machine| machine.engine.stats().flows).sum()
     }
 
-    /// Polls both engines until they have nothing more to do, and takes what they send.
+    /// Polls all engines until they have nothing more to do, and takes what they send.
     pub(super) fn poll(&mut self) {
-        for host in 0..self.hosts.len() {
-            self.poll_one(host);
-        }
+        self.poll_some(&[A, B]);
     }
 
-    fn poll_one(&mut self, host: usize) {
+    fn poll_some(&mut self, hosts: &[usize]) {
         for _ in 0..ROUNDS {
-            self.now += Duration::from_nanos(500);
-            self.fabric.advance(self.now);
-            let Host { engine, deadline, .. } = &mut self.hosts[host];
-            let progress = engine.poll(self.now);
-            self.fabric.advance(self.now);
-            *deadline = progress.next_deadline;
+            let mut is_over = true;
+            for &host in hosts {
+                for n in 0..self.machines[host].len() {
+                    is_over &= !self.round(host, n);
+                }
+            }
+            let now = self.now;
             // A timer in the past would be such a round after every other.
-            if !progress.busy && deadline.is_none_or(|at| at > self.now) {
-                self.catch();
-                return;
+            if is_over && !hosts.iter().any(|&host| self.machines[host].iter().any(|machine| machine.wants(now))) {
+                return self.catch();
             }
         }
-        panic!("machine {host} is busy without end at {:?}: {}", self.now, self.report());
+        panic!("a machine is busy without end at {:?}: {}", self.now, self.report());
+    }
+
+    /// A round of an engine, unless it stands still; true if it wants another one.
+    fn round(&mut self, host: usize, engine: usize) -> bool {
+        let machine = &mut self.machines[host][engine];
+        if machine.stands_until > self.now {
+            return false;
+        }
+        self.now += Duration::from_nanos(500);
+        self.fabric.advance(self.now);
+        let progress = machine.engine.poll(self.now);
+        self.fabric.advance(self.now);
+        machine.deadline = progress.next_deadline;
+        progress.busy
     }
 
     fn catch(&mut self) {
@@ -235,7 +329,7 @@ impl Duel {
             self.old.pop_front();
         }
         self.old.push_back(packet.clone());
-        self.poll_one(if packet.to.ip() == address(A) { A } else { B });
+        self.poll_some(&[if packet.to.ip() == address(A) { A } else { B }]);
     }
 
     /// Delivers up to `limit` packets in order.
@@ -270,32 +364,40 @@ impl Duel {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        self.hosts.iter().filter_map(|host| host.deadline).min()
+        let at = |machine: &Machine| machine.deadline.map(|deadline| deadline.max(machine.stands_until));
+        self.machines.iter().flatten().filter_map(at).min()
     }
 
     /// What holds at all times.
     pub(super) fn check(&self) {
-        for host in &self.hosts {
-            assert!(host.engine.stats().flows <= MAX_FLOWS.into());
+        for machine in self.machines.iter().flatten() {
+            assert!(machine.engine.stats().flows <= MAX_FLOWS.into());
         }
         let toll = self.toll.lock().unwrap_or_else(PoisonError::into_inner);
         assert!(toll.sent <= toll.received, "{} bytes sent for {}", toll.sent, toll.received);
     }
 
     pub(super) fn report(&self) -> String {
-        let hosts = self.hosts.iter().map(|host| format!("{:?}, wakes at {:?}\n", host.engine.stats(), host.deadline));
-        format!("{} held, now {:?}\n{}", self.held.len(), self.now, hosts.collect::<String>())
+        let machine =
+            |Machine { engine, deadline, .. }: &Machine| format!("{:?}, wakes at {deadline:?}\n", engine.stats());
+        let machines: String = self.machines.iter().flatten().map(machine).collect();
+        format!("{:?}, {} held, now {:?}\n{machines}", self.kind, self.held.len(), self.now)
     }
 
-    /// No flow is left: every frame is home.
-    pub(super) fn close(mut self) {
+    /// No flow is left: every frame is home. Returns the sums of what the engines counted.
+    pub(super) fn close(mut self) -> EngineStats {
+        let mut sum = EngineStats::default();
         self.held.clear();
-        self.freeze(Duration::from_millis(1));
-        for host in &mut self.hosts {
-            host.engine.driver_mut().reap();
-            let (stats, driver) = (host.engine.stats(), host.engine.driver());
+        // What waits for a neighbour that does not answer is given up by then.
+        self.wait(Duration::from_secs(5));
+        self.machines.iter_mut().flatten().for_each(|machine| machine.engine.driver_mut().give_back());
+        for machine in self.machines.iter().flatten() {
+            let (stats, driver) = (machine.engine.stats(), machine.engine.driver());
             assert_eq!(stats.buffers_in_use, 0, "buffers of {stats:?}");
-            assert_eq!(driver.free_frames(), driver.frames(), "frames");
+            let free = u64::from(driver.free_frames()) + stats.build_frames_waiting;
+            assert_eq!(free, u64::from(driver.frames()), "frames of {stats:?}");
+            sum.add(&stats);
         }
+        sum
     }
 }

@@ -61,7 +61,7 @@ fn drain(recv: &mut RecvEnd) -> u64 {
     std::iter::from_fn(|| recv.take()).count() as u64
 }
 
-/// A million packets, messages of 64 B to 1 MiB both ways, one packet of a hundred lost: once every queue has the size
+/// A million packets, messages of 64 B to 1 MiB both ways, in pieces and not, one packet of a hundred lost: once every queue has the size
 /// it needs, an engine allocates nothing.
 #[test]
 fn an_engine_does_not_allocate() {
@@ -76,6 +76,8 @@ fn an_engine_does_not_allocate() {
     let mut pair = Pair::new(config, 0);
     let mut listener = listen(&mut pair);
     let mut flows: Vec<_> = (0..4).map(|_| open(&mut pair, &mut listener)).collect();
+    // Half of them leave long messages in their packets.
+    flows.iter_mut().take(2).flatten().for_each(|(_, recv)| recv.want_chunks());
     let content = Bytes::from(vec![7; 1 << 20]);
     let mut random = 1_u64;
     // Two to the power of what is drawn, each as likely as any other.
@@ -114,6 +116,10 @@ fn an_engine_does_not_allocate() {
     let after = counters(&pair);
     println!("{received} messages received, {} packets lost; allocations {:?}, then {:?}", after.1, before.0, after.0);
     assert!(received > 1000 && after.1 - before.1 > PACKETS / 200);
+    for host in &pair.hosts {
+        let stats = host.stats();
+        assert!(stats.chained > 1000, "{} stayed in their packets, {} did not", stats.chained, stats.unchained);
+    }
     assert_eq!(before.0, after.0);
 }
 

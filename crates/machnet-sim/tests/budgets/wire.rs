@@ -20,6 +20,8 @@ const QUEUE: usize = 4096;
 /// What a round takes.
 const ROUND: Duration = Duration::from_micros(5);
 
+const FRAMES: u32 = 16 << 10;
+
 type Line = Arc<Mutex<VecDeque<(SocketAddr, SocketAddr, FrameRef)>>>;
 
 /// A NIC at one end of the wire.
@@ -39,8 +41,9 @@ pub(crate) struct Wire {
 
 impl Wire {
     fn new(home: SocketAddr, incoming: Line, outgoing: Line, loss: u64) -> Self {
-        let (_, pool) = Region::anonymous(2048, 16 << 10).unwrap();
-        let capabilities = Capabilities::minimal(1472);
+        let (_, pool) = Region::anonymous(2048, FRAMES).unwrap();
+        let mut capabilities = Capabilities::minimal(1472);
+        capabilities.chain_frames = FRAMES / Capabilities::CHAINED;
         let random = u64::from(home.port()) | 1;
         Self { home, capabilities, pool, incoming, outgoing, loss, random, largest_rx: 0, largest_tx: 0 }
     }

@@ -5,6 +5,7 @@
 //! `MACHNET_SIM_TRACE=n` shows the newest n events of the fabric with a failure.
 
 mod built;
+mod chunks;
 mod common;
 mod cookies;
 mod ending;

@@ -21,8 +21,13 @@
 //! application still lives or not.
 
 mod account;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod gate;
 mod intake;
+#[cfg(any(test, fuzzing))]
+#[cfg_attr(not(test), allow(dead_code, clippy::unwrap_used, reason = "made for tests"))]
+mod rig;
 mod shares;
 mod store;
 mod tenant;
@@ -36,7 +41,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use machnet_channel::shared::{DaemonSide, Malformed};
-use machnet_channel::{Doorbell, FlowOptions, FlowState, FlowStats, Intent, Message};
+use machnet_channel::{Chunks, Doorbell, FlowOptions, FlowState, FlowStats, Intent, Message};
 use slab::Slab;
 
 use super::{AppChannel, Hint, ListenSlot, Slot};
@@ -474,14 +479,14 @@ impl<G: Gate> AppChannel for Tenants<G> {
         self.flows[slot.0 as usize].consumed
     }
 
-    fn deliver(&mut self, slot: Slot, message: Message) {
+    fn deliver(&mut self, slot: Slot, message: Chunks) {
         let flow = &self.flows[slot.0 as usize];
         let (key, of) = (flow.tenant, flow.slot);
         if flow.is_orphan {
             return;
         }
         self.shares.charge(&mut self.tenants[key].share, message.len() as u64 + PIECE);
-        match self.tenants[key].deliver(of, message) {
+        match self.tenants[key].deliver(of, message.into_message()) {
             Ok(()) => self.touch(key),
             Err(why) => self.end(key, &why),
         }

@@ -3,4 +3,5 @@
 mod fairness;
 mod hostile;
 mod life;
-mod rig;
+
+use super::rig;

@@ -131,7 +131,7 @@ impl World {
         let stored = if payload.len() == message.len() {
             self.recv.whole(part.id, payload, &packet(), &mut self.heap)
         } else {
-            self.recv.part(part.id, part.offset, message.len() as u32, payload, &mut self.heap)
+            self.recv.part(part.id, (part.offset, message.len() as u32), payload, &packet(), &mut self.heap)
         };
         match stored {
             Stored::Yes => {
@@ -144,7 +144,7 @@ impl World {
             Stored::Violation(_) | Stored::TooLarge => panic!("{part:?} is legal: {stored:?}"),
         }
         while let Some(message) = self.recv.pop() {
-            self.take(&message);
+            self.take(&message.into_message());
         }
         self.allow();
     }

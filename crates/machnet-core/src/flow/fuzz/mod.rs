@@ -20,6 +20,10 @@ pub(crate) use units::units;
 /// Frames of one size, which may be refused.
 struct Heap {
     pool: FramePool,
+    /// Frames of packets, and of lists of those; and in how many a message may stay.
+    packets: FramePool,
+    lists: FramePool,
+    chain: u32,
     /// Only the oldest message of a flow gets memory.
     only_oldest: bool,
     refuse: bool,
@@ -27,11 +31,15 @@ struct Heap {
 
 const FRAMES: u32 = 32;
 const FRAME_SIZE: u32 = 4096;
+/// Of a message that stays in its packets.
+const MOST_PARTS: u32 = 9;
 
 impl Heap {
     fn new() -> Self {
-        let (_, pool) = Region::anonymous(FRAME_SIZE, FRAMES).expect("memory");
-        Self { pool, only_oldest: false, refuse: false }
+        let pool = |count| Region::anonymous(FRAME_SIZE, count).expect("memory").1;
+        // More packets than all lists together keep.
+        let (packets, lists) = (pool(FRAMES * (MOST_PARTS + 1)), pool(FRAMES));
+        Self { pool: pool(FRAMES), packets, lists, chain: 0, only_oldest: false, refuse: false }
     }
 
     fn gives(&self, need: Need) -> bool {
@@ -41,12 +49,34 @@ impl Heap {
     fn in_use(&self) -> u32 {
         self.pool.capacity() - self.pool.free()
     }
+
+    /// A packet, and `payload` in it.
+    fn packet(&mut self, payload: &[u8]) -> FrameRef {
+        let mut frame = self.packets.take().expect("a frame");
+        frame.bytes_mut().expect("a frame of its own")[..payload.len()].copy_from_slice(payload);
+        frame.share(0..payload.len() as u32)
+    }
+
+    /// Frames of packets, and of lists.
+    fn kept(&self) -> [u32; 2] {
+        [&self.packets, &self.lists].map(|pool| pool.capacity() - pool.free())
+    }
 }
 
 impl Store for Heap {
     fn keep(&mut self, _: &FrameRef, payload: &[u8], need: Need) -> Option<Message> {
         self.gives(need).then(|| payload.to_vec().into())
     }
+
+    fn chain(&mut self, total: u32, len: u32) -> Option<Frame> {
+        if total.div_ceil(len) <= self.chain { self.lists.take() } else { None }
+    }
+
+    fn keeps(&self, _: u32, parts: u32, _: bool) -> bool {
+        parts < self.chain
+    }
+
+    fn note_chain(&mut self, _: bool) {}
 
     fn buffer(&mut self, len: u32, need: Need) -> Option<Frame> {
         assert!(len <= FRAME_SIZE, "no message is longer than the limit");

@@ -7,7 +7,7 @@ use arbitrary::Unstructured;
 use machnet_channel::cost_in_units;
 
 use super::super::receive::{ReceiveQueue, Stored};
-use super::{Heap, packet};
+use super::{Heap, MOST_PARTS, packet};
 
 const MAX_MESSAGE: u32 = 3000;
 
@@ -46,6 +46,9 @@ fn run(u: &mut Unstructured<'_>) -> arbitrary::Result<()> {
     let mut heap = Heap::new();
     let mut limit = u.int_in_range(10..=300)?;
     let mut queue = ReceiveQueue::new(limit, MAX_MESSAGE);
+    if u.arbitrary()? {
+        queue.take_chunks();
+    }
     let mut model: BTreeMap<u32, Known> = BTreeMap::new();
     let (mut next, mut delivered, mut stopped) = (0u32, 0u64, false);
     let packet = packet();
@@ -65,7 +68,8 @@ fn run(u: &mut Unstructured<'_>) -> arbitrary::Result<()> {
             5..=10 => {
                 let id = id(u, next)?;
                 let (offset, total, payload) = part(u)?;
-                match queue.part(id, offset, total, &payload, &mut heap) {
+                let packet = heap.packet(&payload);
+                match queue.part(id, (offset, total), packet.as_ref(), &packet, &mut heap) {
                     Stored::Yes if id >= next && id < u32::MAX / 2 && !stopped => {
                         let known = model.entry(id).or_insert_with(|| Known::new(total as usize));
                         assert_eq!(known.bytes.len(), total as usize, "two totals for one message");
@@ -85,7 +89,10 @@ fn run(u: &mut Unstructured<'_>) -> arbitrary::Result<()> {
                     Stored::Violation(_) | Stored::TooLarge => stopped = stop(&mut queue, &mut model),
                 }
             }
-            12 => heap.refuse = u.arbitrary()?,
+            12 => match u.arbitrary()? {
+                true => heap.refuse = u.arbitrary()?,
+                false => heap.chain = u.int_in_range(0..=MOST_PARTS)?,
+            },
             13 => heap.only_oldest = u.arbitrary()?,
             14 => {
                 limit = limit.max(delivered + u.int_in_range(10..=300)?).max(queue.reserved());
@@ -105,6 +112,7 @@ fn run(u: &mut Unstructured<'_>) -> arbitrary::Result<()> {
         while let Some(message) = queue.pop() {
             let known = model.remove(&next).expect("a message that came");
             assert!(known.is_complete(), "message {next} has holes");
+            let message = message.into_message();
             assert!(
                 message.as_slice().iter().copied().eq(known.bytes.iter().flatten().copied()),
                 "the first copy wins"
@@ -119,7 +127,7 @@ fn run(u: &mut Unstructured<'_>) -> arbitrary::Result<()> {
         assert!(heap.in_use() as usize <= model.len() + 1, "a frame per message at most");
     }
     drop(queue);
-    assert_eq!(heap.in_use(), 0);
+    assert_eq!((heap.in_use(), heap.kept()), (0, [0; 2]));
     Ok(())
 }
 

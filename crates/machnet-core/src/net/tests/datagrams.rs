@@ -79,6 +79,19 @@ fn a_full_device_leaves_the_rest_in_the_batch() {
     assert_eq!(a.held(), 0);
 }
 
+/// The peer is to have work while there is more to be made for it.
+#[test]
+fn a_burst_begins_with_little_for_the_device() {
+    let (mut a, _b) = pair("10.0.0.1/24", "10.0.0.2/24");
+    for (count, offers) in [(57, &[8, 16, 32, 1][..]), (9, &[8, 1]), (8, &[8]), (1, &[1])] {
+        let mut batch: VecDeque<_> = (0..count).map(|n| a.packet("10.0.0.2:9000", &[n; 20])).collect();
+        a.net.device.offers.clear();
+        assert_eq!(a.net.tx_burst(&mut batch), count.into());
+        assert_eq!(a.net.device.offers, offers);
+        a.sent();
+    }
+}
+
 #[test]
 fn without_a_frame_to_copy_into_a_datagram_waits() {
     let (mut a, _b) = pair("10.0.0.1/24", "10.0.0.2/24");

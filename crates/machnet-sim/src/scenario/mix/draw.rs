@@ -101,10 +101,11 @@ pub(super) fn plan(rng: &mut SimRng, most: u64, largest: u32) -> Plan {
     }
 }
 
-/// A dialog with readers of all kinds.
+/// A dialog with readers of all kinds; of four ports in a row one has none that takes messages in pieces.
 pub(super) fn dialog(rng: &mut SimRng, port: u16, most: u64, largest: u32) -> Dialog {
     let mut dialog = Dialog::new(plan(rng, most, largest), plan(rng, most, largest));
     dialog.port = port;
+    dialog.chunked = [port % 2 == 1, port % 4 > 1];
     for (side, pace) in dialog.paces.iter_mut().enumerate() {
         let messages = dialog.plans[1 - side].len() as u64;
         *pace = match rng.below(5) {
