@@ -150,12 +150,10 @@ impl Wire {
             assert_eq!(error.kind(), std::io::ErrorKind::TimedOut, "{error}");
             let (peer, to) = self.start_peer();
             let before = endpoint.stats();
-            for _ in 0..3 {
-                echo_all_sizes(&endpoint, to).await;
-            }
+            echo_all_sizes(&endpoint, to).await;
             // Whatever the device had when its peer was gone is back.
             let after = endpoint.stats();
-            assert!(after.parts_in_place > before.parts_in_place + 100, "{before:?}, {after:?}");
+            assert!(after.parts_in_place > before.parts_in_place + 50, "{before:?}, {after:?}");
             assert_eq!(after.long_frames_missed, before.long_frames_missed, "{after:?}");
             endpoint.shutdown().await.unwrap();
             drop(peer);
@@ -197,7 +195,7 @@ async fn connect(request: Request, endpoint: &Endpoint, to: SocketAddr) -> machn
 
 /// Sends a message: every other one is built in what `reserve` gives.
 async fn send(flow: &mut machnet::Flow, index: u64, content: Vec<u8>) {
-    if index % 2 == 0 {
+    if index.is_multiple_of(2) {
         return flow.send(content).await.unwrap();
     }
     let mut message = flow.reserve(content.len()).await.unwrap();
