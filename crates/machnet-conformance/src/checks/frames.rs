@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::task::Waker;
 
 use machnet_channel::Doorbell;
-use machnet_core::TxPacket;
+use machnet_core::{Capabilities, LONG_FRAME, TxPacket};
 
-use crate::bench::{Bench, Outcome, must, number, payload};
+use crate::bench::{Bench, Outcome, Stop, must, number, payload};
 use crate::{PATIENCE, Shape, Subject};
 
 pub(super) fn exhaustion(subject: &dyn Subject) -> Outcome {
@@ -92,6 +92,54 @@ pub(super) fn held_by_device(subject: &dyn Subject) -> Outcome {
         }
     }
     bench.all_home()
+}
+
+pub(super) fn two_pieces(subject: &dyn Subject) -> Outcome {
+    let mut bench = Bench::shaped(subject, Shape { kept: 60, ..Shape::default() })?;
+    let Capabilities { long_frames, max_payload, .. } = *bench.driver(0).capabilities();
+    if long_frames == 0 {
+        return Err(Stop::NotApplicable("what is sent lies in one piece"));
+    }
+    let all = |bench: &mut Bench| std::iter::from_fn(|| bench.driver(0).long_frame()).collect::<Vec<_>>();
+    let mut long = all(&mut bench);
+    let there = long.len();
+    must!((1..=long_frames as usize).contains(&there), "{there} long frames, of {long_frames}");
+    let Some(mut frame) = long.pop() else { return Ok(()) };
+    drop(long);
+    let message = payload(7, LONG_FRAME as usize);
+    let Some(bytes) = frame.bytes_mut().filter(|bytes| bytes.len() == message.len()) else {
+        return Err(Stop::Wrong("a long frame that is not as long".to_owned()));
+    };
+    bytes.copy_from_slice(&message);
+    let lies = frame.share(0..LONG_FRAME);
+    let longest = max_payload.min(1400) as usize;
+    for n in 0..300 {
+        let front = 4 + n as usize * 5 % 200;
+        let behind = 1 + n as usize * 131 % (longest - front);
+        let at = n as usize * 7919 % (message.len() - behind);
+        let whole = [&payload(n, front)[..], &message[at..at + behind]].concat();
+        // The same end twice, while the device may still have it.
+        for _ in 0..2 {
+            let mut packet = bench.built(0, &whole[..front])?;
+            packet.tail = Some(lies.slice(at as u32..(at + behind) as u32));
+            bench.push(0, &mut VecDeque::from([packet]))?;
+            let got = bench.await_some(1, 1)?;
+            must!(
+                got.len() == 1 && got[0].bytes() == whole,
+                "datagram {n}, of {front} and {behind} bytes, came altered"
+            );
+        }
+    }
+    must!(lies.as_ref() == message, "the message changed where it lies");
+    drop(lies);
+    for _ in 0..PATIENCE {
+        bench.rig.give_back();
+        bench.rig.step();
+        if all(&mut bench).len() == there {
+            return bench.all_home();
+        }
+    }
+    Err(Stop::Wrong(format!("{} long frames are free, {there} were in the beginning", all(&mut bench).len())))
 }
 
 pub(super) fn no_leak(subject: &dyn Subject) -> Outcome {

@@ -52,6 +52,11 @@ pub const CHECKS: &[Check] = &[
         "frames that the device holds are not written, nor is what the sender keeps of them",
         frames::held_by_device,
     ),
+    check(
+        "two_pieces",
+        "a datagram whose end lies elsewhere comes whole; the end is sent again as it is, and comes home",
+        frames::two_pieces,
+    ),
     check("no_leak", "after many rounds of all lengths every frame is home", frames::no_leak),
     check("tail_loss", "a lost datagram whose frame the device keeps is sent again in another", frames::tail_loss),
     check("lengths", "0 bytes, short ones that Ethernet pads, and everything up to the MTU", edges::lengths),

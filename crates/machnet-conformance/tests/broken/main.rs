@@ -14,7 +14,7 @@ use machnet_channel::{Doorbell, Frame, FrameRef};
 use machnet_conformance::{CHECKS, Rig, Shape, Subject};
 use machnet_core::{Capabilities, Driver, Drops, Instant, RxPacket, TxPacket, Unreachable};
 use machnet_sim::{Attached, NicConfig, SimDriver};
-use sim::{Simulated, Wire, v4};
+use sim::{LONG, Simulated, Wire, v4};
 
 /// What is wrong with a driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +54,10 @@ enum Bug {
     Scribbler,
     /// What the sender keeps is sent again as something else.
     Stale,
+    /// Of an end that lies elsewhere the last byte is lost.
+    Frayed,
+    /// Every 100th of those stays.
+    Clinging,
 }
 
 /// Which check finds it.
@@ -66,6 +70,8 @@ const FOUND: &[(Bug, &str)] = &[
     (Bug::Mute, "exhaustion"),
     (Bug::Scribbler, "held_by_reader"),
     (Bug::Stale, "held_by_device"),
+    (Bug::Frayed, "two_pieces"),
+    (Bug::Clinging, "two_pieces"),
     (Bug::Hoarder, "no_leak"),
     (Bug::Latch, "tail_loss"),
     (Bug::Short, "lengths"),
@@ -92,7 +98,7 @@ impl Subject for Bug {
             shape
         };
         let shape = if *self == Self::Shallow { shallow(shape) } else { shape };
-        let nic = NicConfig { headroom: 64, frame_size: 64 + 1472, ..NicConfig::default() };
+        let nic = NicConfig { headroom: 64, frame_size: 64 + 1472, long_frames: LONG, ..NicConfig::default() };
         Wire::made(v4(), shape, nic, |driver| Broken::new(driver, *self))
     }
 
@@ -172,6 +178,10 @@ impl Driver for Broken {
         Driver::frame(&mut self.driver)
     }
 
+    fn long_frame(&mut self) -> Option<Frame> {
+        Driver::long_frame(&mut self.driver)
+    }
+
     fn recycle(&mut self, payload: FrameRef) {
         Driver::recycle(&mut self.driver, payload);
     }
@@ -202,6 +212,13 @@ impl Driver for Broken {
         self.count += 1;
         if self.bug == Bug::Hoarder && self.count.is_multiple_of(500) {
             self.kept.extend(batch.front().map(|packet| packet.payload.clone()));
+        }
+        if let Some(tail) = batch.front_mut().and_then(|packet| packet.tail.as_mut()) {
+            match self.bug {
+                Bug::Frayed => *tail = tail.slice(0..tail.as_ref().len() as u32 - 1),
+                Bug::Clinging if self.count.is_multiple_of(100) => self.kept.push(tail.clone()),
+                _ => {}
+            }
         }
         if self.bug == Bug::Stale
             && let Some(packet) = batch.front_mut()

@@ -21,6 +21,9 @@ pub(crate) enum Frames {
     V6,
 }
 
+/// Long frames of a NIC that gathers.
+pub(crate) const LONG: u32 = 8;
+
 const OFFLOADED: Ethernet = Ethernet { tx_checksum: true, rx_checksum: true };
 const BARE: Ethernet = Ethernet { tx_checksum: false, rx_checksum: false };
 
@@ -31,7 +34,11 @@ impl Subject for Datagrams {
 
     fn pair(&self, shape: Shape) -> io::Result<Box<dyn Rig>> {
         // Frames that hold the MTU and no more: what is longer does not fit.
-        Wire::boxed(v4(), shape, NicConfig { headroom: 64, frame_size: 64 + 1472, ..NicConfig::default() })
+        Wire::boxed(
+            v4(),
+            shape,
+            NicConfig { headroom: 64, frame_size: 64 + 1472, long_frames: LONG, ..NicConfig::default() },
+        )
     }
 
     fn reduced(&self) -> Vec<(&'static str, io::Result<Box<dyn Rig>>)> {
@@ -49,7 +56,7 @@ impl Subject for Turned {
     }
 
     fn pair(&self, shape: Shape) -> io::Result<Box<dyn Rig>> {
-        let nic = NicConfig { headroom: 64, frame_size: 64 + 1472, ..NicConfig::default() };
+        let nic = NicConfig { headroom: 64, frame_size: 64 + 1472, long_frames: LONG, ..NicConfig::default() };
         Wire::made(v4(), shape, nic, Hairpin::alone)
     }
 
@@ -96,7 +103,7 @@ impl Subject for Frames {
         Wire::boxed(
             self.addresses(),
             shape,
-            NicConfig { headroom: 32, ethernet: Some(OFFLOADED), ..NicConfig::default() },
+            NicConfig { headroom: 32, ethernet: Some(OFFLOADED), long_frames: LONG, ..NicConfig::default() },
         )
     }
 
