@@ -556,15 +556,26 @@ impl<G: Gate> AppChannel for Tenants<G> {
     }
 
     fn set_listening(&mut self, listener: ListenSlot, opened: Result<SocketAddr, &io::Error>) {
+        let mut opened = opened;
         let listening = &mut self.listeners[listener.0 as usize];
-        listening.port = opened.ok().map(|address| address.port());
         let (key, slot) = (listening.tenant, listening.slot);
-        if let (Some(port), None) = (listening.port, listening.claimed) {
-            // Any free one: nobody had it.
-            if self.claims.claim(port, self.tenants[key].id).is_some() {
-                listening.claimed = Some(port);
+        let taken = io::Error::from(io::ErrorKind::AddrInUse);
+        if let (Ok(address), None) = (opened, listening.claimed) {
+            // Any free one: nobody had it, unless somebody asked for it by its number, at another engine, in this moment.
+            let tenant = &self.tenants[key];
+            match self.claims.claim(address.port(), tenant.id) {
+                Some(first) => {
+                    listening.claimed = Some(address.port());
+                    // It counted for itself, and is the same port once more.
+                    tenant.account.listeners.change((!first).into(), 0);
+                }
+                None => {
+                    self.hints.push_back(Hint::Unlisten(listener));
+                    opened = Err(&taken);
+                }
             }
         }
+        listening.port = opened.ok().map(|address| address.port());
         if let Some(side) = &mut self.tenants[key].side {
             side.set_listening(slot, opened);
             self.touch(key);
@@ -573,6 +584,10 @@ impl<G: Gate> AppChannel for Tenants<G> {
 
     fn can_accept(&mut self, listener: ListenSlot) -> bool {
         let listening = &self.listeners[listener.0 as usize];
+        if listening.port.is_none() {
+            // Another application has the port.
+            return false;
+        }
         let (key, slot) = (listening.tenant, listening.slot);
         let tenant = &mut self.tenants[key];
         let takes = tenant.takes_flows();

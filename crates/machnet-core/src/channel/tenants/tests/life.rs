@@ -1,10 +1,14 @@
 //! Coming, talking, going.
 
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
 use machnet_channel::{CloseReason, FlowState, Intent};
 
 use super::rig::{App, GEOMETRY, Rig, quota};
-use crate::channel::tenants::{Ended, Ports, Quota};
-use crate::{AppChannel as _, EngineStats};
+use crate::channel::tenants::{Account, Claims, Ended, Ports, Quota};
+use crate::{AppChannel as _, Config, EngineStats};
 
 /// Two applications of one daemon, the first listening at 9000 and the second connected to it.
 fn connected(rig: &mut Rig) -> (App, App, u32, u32) {
@@ -228,7 +232,7 @@ fn a_port_of_another_application_is_in_use() {
     let taken = other.listen(9000);
     rig.run(&mut [&mut server, &mut other], |apps| apps[1].listeners.contains_key(&taken));
     let error = other.listeners[&taken].as_ref().unwrap_err();
-    assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse);
+    assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
     assert!(error.to_string().contains("another application of the daemon listens on port 9000"), "{error}");
     assert!(!server.side.unlisten(listener));
     let _ = server.side.publish();
@@ -238,6 +242,35 @@ fn a_port_of_another_application_is_in_use() {
     let again = other.listen(9000);
     rig.run(&mut [&mut server, &mut other], |apps| apps[1].listeners.contains_key(&again));
     assert!(other.listeners[&again].is_ok());
+}
+
+/// At another engine, in the moment in which this one chose it. One of its own is one port, and counts once.
+#[test]
+fn a_free_port_that_was_taken_meanwhile_is_refused_and_closed() {
+    const OTHER: u64 = 77;
+    let (claims, account) = (Arc::new(Claims::default()), Account::new(Vec::new()));
+    let mut rig = Rig::one_of(Config::default(), 256, Arc::clone(&claims));
+    let mut app = rig.attach_as(Quota { ports: Ports::new(vec![0..=u16::MAX]), ..quota() }, Arc::clone(&account), 0);
+    let listen = |app: &mut App, rig: &mut Rig| {
+        let listener = app.listen(0);
+        rig.run(&mut [app], |apps| apps[0].listeners.contains_key(&listener));
+        let opened = app.listeners[&listener].as_ref().map(SocketAddr::port).map_err(io::Error::kind);
+        (listener, opened)
+    };
+    // The rig's driver gives the first that is free there.
+    let next = listen(&mut app, &mut rig).1.unwrap() + 1;
+    assert_eq!(claims.claim(next, OTHER), Some(true));
+    let (refused, opened) = listen(&mut app, &mut rig);
+    assert_eq!(opened, Err(io::ErrorKind::AddrInUse));
+    assert!(!app.side.unlisten(refused));
+    let _ = app.side.publish();
+    rig.run(&mut [&mut app], |apps| !apps[0].listeners.contains_key(&refused));
+    assert_eq!(account.listeners.get(), 1);
+    assert!(claims.give_up(next, OTHER), "it is still the other's");
+    // Now it is the application's own, as if by another engine, which is not in the account here.
+    assert_eq!(claims.claim(next, app.id), Some(true));
+    assert_eq!(listen(&mut app, &mut rig).1, Ok(next));
+    assert_eq!(account.listeners.get(), 1);
 }
 
 /// Also what it had not looked at yet. (Whether the peer reads it is the peer's business: here it ends at the same time.)
