@@ -53,7 +53,7 @@ impl Flow {
     pub(crate) fn abort(&mut self, now: Instant, reason: Reason, closed: CloseReason) {
         match self.state {
             State::Open => {
-                self.state = State::Aborting { until: now + (3 * self.rtt.pto(0)).max(ABORTING) };
+                self.state = State::Aborting { until: now + (3 * self.rtt.pto(0)).max(ABORTING), is_late: false };
                 self.abort = Control::Wanted;
                 self.abort_reason = reason;
                 self.closed = Some(closed);
@@ -61,6 +61,16 @@ impl Flow {
             }
             State::Connecting { .. } | State::HalfOpen { .. } => self.close(closed),
             State::Aborting { .. } | State::Tombstone { .. } | State::Closed => {}
+        }
+    }
+
+    /// ABORT was repeated for long enough; unless this host stood still, and it waits to be sent: once more, then.
+    pub(super) fn end_abort(&mut self, now: Instant) {
+        match self.state {
+            State::Aborting { is_late: false, .. } if self.abort == Control::Wanted => {
+                self.state = State::Aborting { until: now + ABORTING, is_late: true };
+            }
+            _ => self.close(CloseReason::Aborted),
         }
     }
 

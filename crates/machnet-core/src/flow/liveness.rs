@@ -40,7 +40,7 @@ impl Flow {
             State::Connecting { give_up, next_init, .. } => return Some(next_init.min(give_up)),
             State::HalfOpen { give_up, .. } => return Some(give_up),
             State::Tombstone { until, .. } => Some(until),
-            State::Aborting { until } => Some(until).or_earlier(self.sent.deadline(&self.rtt)),
+            State::Aborting { until, .. } => Some(until).or_earlier(self.sent.deadline(&self.rtt)),
             State::Open => {
                 // Only the pace is waited for: nothing else would bring the flow its turn.
                 let pace = self.pacer.deadline().filter(|_| self.sent.in_flight() < self.cc.window());
@@ -66,9 +66,9 @@ impl Flow {
                     self.close(CloseReason::ConnectTimeout);
                 }
             }
-            State::Aborting { until } => {
+            State::Aborting { until, .. } => {
                 if until <= now {
-                    self.close(CloseReason::Aborted);
+                    self.end_abort(now);
                 } else {
                     self.on_sent_timer(now);
                 }

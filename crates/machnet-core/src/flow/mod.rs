@@ -108,6 +108,8 @@ pub(crate) enum State {
     Open,
     Aborting {
         until: Instant,
+        /// That was put off.
+        is_late: bool,
     },
     Tombstone {
         until: Instant,
