@@ -75,6 +75,14 @@ impl<F: FrameDriver> FrameDriver for Meddled<F> {
         self.device.frame()
     }
 
+    fn long_frame(&mut self) -> Option<Frame> {
+        self.device.long_frame()
+    }
+
+    fn gathers(&self, tail: &FrameRef) -> bool {
+        self.device.gathers(tail)
+    }
+
     fn owns(&self, bytes: &FrameRef) -> bool {
         self.device.owns(bytes)
     }
