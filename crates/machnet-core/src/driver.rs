@@ -99,7 +99,8 @@ pub struct Capabilities {
     /// *gathers* each packet from its headers in one frame and a piece of the message in another ([`TxPacket::tail`]). 0 if what is sent
     /// must lie in one piece.
     pub long_frames: u32,
-    /// In how many frames one received message may stay; 0 if it is to be copied out of them.
+    /// In how many frames one received message may stay; 0 if it is to be copied out of them, which is faster where the application
+    /// copies in any case (`docs/adr/0024-long-messages-stay-in-their-packets.md`).
     pub chain_frames: u32,
     /// True if peers are on this very host: nothing in between loses packets, or carries only shorter ones than `max_payload`.
     pub is_local: bool,

@@ -128,7 +128,6 @@ impl Shm {
         capabilities.descriptors = geometry.descriptors as u16;
         capabilities.can_sleep = true;
         capabilities.is_local = true;
-        capabilities.chain_frames = config.frames / Capabilities::CHAINED;
         Ok(Self {
             name,
             capabilities,

@@ -66,7 +66,6 @@ impl Udp {
         let mut capabilities = Capabilities::minimal(max_payload.min(frame_size));
         capabilities.segments = u16::try_from(segments).unwrap_or(u16::MAX);
         capabilities.can_sleep = true;
-        capabilities.chain_frames = config.frames / Capabilities::CHAINED;
         Ok(Self {
             capabilities,
             pool,

@@ -79,8 +79,8 @@ macro_rules! read_methods {
             self.reader.poll_peek(cx, &mut Place::Reserved, buf)
         }
 
-        /// Waits for bytes and takes those that lie in one piece, without a copy: the rest of a packet, or of a message of the
-        /// peer's. `None` at the end of the stream.
+        /// Waits for bytes and takes those that lie in one piece, without a copy: the rest of a message of the
+        /// peer's, or over DPDK of one of its packets. `None` at the end of the stream.
         ///
         /// The bytes may lie in a frame of the engine's memory, which goes home when they are dropped.
         ///

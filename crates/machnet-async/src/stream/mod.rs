@@ -68,7 +68,7 @@ use writer::Writer;
 ///
 /// # Reading
 ///
-/// What the peer wrote stays in the packets that brought it, as far as the driver has enough of them
+/// Over DPDK, what the peer wrote stays in the packets that brought it, as far as the driver has enough of them
 /// ([`Flow::recv_chunks`](crate::Flow::recv_chunks)), until a read copies it to its buffer or [`FlowStream::read_chunk`] takes it.
 ///
 /// # Waiting
