@@ -90,8 +90,8 @@ impl Flow {
         self.recv.recv()
     }
 
-    /// [`Flow::recv`] for who needs no message in one piece: the engine leaves messages of several packets where the device wrote them,
-    /// and nothing is copied before the application reads.
+    /// [`Flow::recv`] for who needs no message in one piece: over DPDK, the engine leaves messages of several packets where the device
+    /// wrote them, and nothing is copied before the application reads. Other drivers copy them into one piece, which is faster there.
     ///
     /// The first call asks for it; messages that have begun to arrive, and those that are longer than an eighth of the driver's frames hold, or
     /// arrive while less than half of these is free, come in one piece still. Not cheaper for messages of one packet, which `recv` does not copy
