@@ -4,8 +4,6 @@
 //! mailboxes, [`Tenants`] serves processes that nobody trusts, through memory shared with each. No call blocks, and none can fail: an engine never waits for an application.
 
 mod local;
-#[cfg(any(test, fuzzing))]
-pub(crate) use tenants::fuzz::tenants as fuzz_tenants;
 mod tenants;
 
 use std::net::SocketAddr;
@@ -16,6 +14,8 @@ use machnet_channel::{Chunks, Doorbell, FlowOptions, FlowState, FlowStats, Frame
 
 use crate::EngineStats;
 pub use local::LocalChannel;
+#[cfg(any(test, fuzzing))]
+pub(crate) use tenants::fuzz::tenants as fuzz_tenants;
 pub use tenants::{
     Account, Arrival, Claims, Counters, Ended, FlowReport, Gate, News, Ports, Quota, Report, TenantReport, Tenants,
 };

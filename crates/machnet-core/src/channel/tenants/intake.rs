@@ -319,10 +319,7 @@ impl<G: Gate> Tenants<G> {
     fn claim(&self, key: usize, port: u16) -> io::Result<()> {
         let Tenant { id, account, .. } = &self.tenants[key];
         let first = if port == 0 { Some(true) } else { self.claims.claim(port, *id) };
-        let Some(first) = first else {
-            let text = format!("another application of the daemon listens on port {port}");
-            return Err(io::Error::new(io::ErrorKind::AddrInUse, text));
-        };
+        let first = first.ok_or_else(|| in_use(port))?;
         account.listeners.change(0, first.into());
         Ok(())
     }
@@ -345,4 +342,10 @@ impl<G: Gate> Tenants<G> {
         tenant.listeners[slot as usize] = listener;
         listener
     }
+}
+
+/// Of a port that was claimed by another application.
+pub(super) fn in_use(port: u16) -> io::Error {
+    let text = format!("another application of the daemon listens on port {port}");
+    io::Error::new(io::ErrorKind::AddrInUse, text)
 }

@@ -559,7 +559,7 @@ impl<G: Gate> AppChannel for Tenants<G> {
         let mut opened = opened;
         let listening = &mut self.listeners[listener.0 as usize];
         let (key, slot) = (listening.tenant, listening.slot);
-        let taken = io::Error::from(io::ErrorKind::AddrInUse);
+        let taken;
         if let (Ok(address), None) = (opened, listening.claimed) {
             // Any free one: nobody had it, unless somebody asked for it by its number, at another engine, in this moment.
             let tenant = &self.tenants[key];
@@ -571,6 +571,7 @@ impl<G: Gate> AppChannel for Tenants<G> {
                 }
                 None => {
                     self.hints.push_back(Hint::Unlisten(listener));
+                    taken = intake::in_use(address.port());
                     opened = Err(&taken);
                 }
             }
