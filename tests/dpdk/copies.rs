@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::BufMut as _;
 use machnet::dpdk::{DpdkUrl, Port};
-use machnet::{Driver as _, Endpoint};
+use machnet::{Driver as _, Endpoint, Flow};
 use machnet_channel::{Doorbell, Frame, FrameRef};
 use machnet_core::Drops;
 use machnet_core::net::{FrameCapabilities, FrameDriver, Net, RxFrame, TxFrame};
@@ -120,19 +120,42 @@ fn watched(url: &str) -> (Endpoint, Notes) {
     (Endpoint::builder().driver(driver).config(config).start().unwrap(), places)
 }
 
+/// Two hosts of the network `10.NET.0.0/24` on a wire, both in this process, and a flow from the second to the first.
+struct Ends {
+    server: Endpoint,
+    client: Endpoint,
+    out: Flow,
+    flow: Flow,
+    /// What the two devices moved: the server's, and the client's.
+    here: Notes,
+    there: Notes,
+}
+
+async fn ends(wire: &Wire, net: u8) -> Ends {
+    let (server, here) = watched(&format!("{}?ip=10.{net}.0.1/24&huge=no", wire.here));
+    // In this process, so with a number of its own.
+    let far = wire.there.replacen("net_memif", "net_memif9", 1);
+    let (client, there) = watched(&format!("{far}?ip=10.{net}.0.2/24&huge=no"));
+    let mut listener = server.listen(PORT).await.unwrap();
+    let out = loop {
+        match client.connect(listener.local_addr()).await {
+            Ok(flow) => break flow,
+            // The link is only coming up.
+            Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::TimedOut, "{error}"),
+        }
+    };
+    let (flow, _) = listener.accept().await.unwrap();
+    Ends { server, client, out, flow, here, there }
+}
+
 /// No payload is copied between device and application: each message that came in one packet and has more than 256 bytes lies inside
 /// a frame, at the address at which the device delivered it, and stays there while it is held.
 #[test]
 fn what_arrives_is_lent_where_the_device_wrote_it() {
     bounded(async {
         let wire = Wire::memif("server", "client");
-        let (server, Notes { received: places, .. }) = watched(&format!("{}?ip=10.91.0.1/24&huge=no", wire.here));
-        // In this process, so with a number of its own.
-        let there = wire.there.replacen("net_memif", "net_memif9", 1);
-        let (client, _) = watched(&format!("{there}?ip=10.91.0.2/24&huge=no"));
-        let mut listener = server.listen(PORT).await.unwrap();
-        let mut out = client.connect(listener.local_addr()).await.unwrap();
-        let (mut flow, _) = listener.accept().await.unwrap();
+        let Ends { mut out, mut flow, here: Notes { received: places, .. }, server: _server, client: _client, .. } =
+            ends(&wire, 91).await;
         let mut held = Vec::new();
         for n in 0..200_u32 {
             // From just more than what is copied to what still fits a first packet.
@@ -161,20 +184,8 @@ fn what_arrives_is_lent_where_the_device_wrote_it() {
 /// keeps what it was given. It arrives as it was written, where the other device wrote it.
 fn what_is_built_is_read_where_it_was_written(wire: &Wire) {
     bounded(async {
-        let here = || watched(&format!("{}?ip=10.92.0.1/24&huge=no", wire.here));
-        // In this process, so with a number of its own.
-        let there = wire.there.replacen("net_memif", "net_memif9", 1);
-        let there = || watched(&format!("{there}?ip=10.92.0.2/24&huge=no"));
-        let ((server, Notes { received, .. }), (client, Notes { sent, .. })) = (here(), there());
-        let mut listener = server.listen(PORT).await.unwrap();
-        let mut out = loop {
-            match client.connect(listener.local_addr()).await {
-                Ok(flow) => break flow,
-                // The link is only coming up.
-                Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::TimedOut, "{error}"),
-            }
-        };
-        let (mut flow, _) = listener.accept().await.unwrap();
+        let Ends { server, client, mut out, mut flow, here: Notes { received, .. }, there: Notes { sent, .. } } =
+            ends(wire, 92).await;
         let (mut in_place, mut built) = (0, 0);
         for n in 0..400_u32 {
             let len = [1024, 1025, 1100, 1148][n as usize % 4];
@@ -222,19 +233,7 @@ fn what_is_built_long_is_read_where_it_was_written(wire: &Wire) {
     /// Lower headers, the packet's own, an acknowledgement with all of its bitmap, and the part's.
     const HEADS: usize = 62 + 16 + 24 + 128 + 12 + 16;
     bounded(async {
-        let (server, _) = watched(&format!("{}?ip=10.93.0.1/24&huge=no", wire.here));
-        // In this process, so with a number of its own.
-        let there = wire.there.replacen("net_memif", "net_memif9", 1);
-        let (client, Notes { sent, tails, .. }) = watched(&format!("{there}?ip=10.93.0.2/24&huge=no"));
-        let mut listener = server.listen(PORT).await.unwrap();
-        let mut out = loop {
-            match client.connect(listener.local_addr()).await {
-                Ok(flow) => break flow,
-                // The link is only coming up.
-                Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::TimedOut, "{error}"),
-            }
-        };
-        let (mut flow, _) = listener.accept().await.unwrap();
+        let Ends { server, client, mut out, mut flow, there: Notes { sent, tails, .. }, .. } = ends(wire, 93).await;
         let (mut whole, mut built, mut long) = (0, 0, 0);
         for n in 0..600_usize {
             // At first of all lengths, then those of which a device with many descriptors keeps most.
@@ -282,20 +281,7 @@ fn over_virtio_what_is_built_long_is_read_where_it_was_written() {
 /// stream reads.
 fn a_long_message_is_read_where_the_device_wrote_it(wire: &Wire) {
     bounded(async {
-        let here = || watched(&format!("{}?ip=10.93.0.1/24&huge=no", wire.here));
-        // In this process, so with a number of its own.
-        let there = wire.there.replacen("net_memif", "net_memif9", 1);
-        let there = || watched(&format!("{there}?ip=10.93.0.2/24&huge=no"));
-        let ((server, Notes { received, .. }), (client, _)) = (here(), there());
-        let mut listener = server.listen(PORT).await.unwrap();
-        let mut out = loop {
-            match client.connect(listener.local_addr()).await {
-                Ok(flow) => break flow,
-                // The link is only coming up.
-                Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::TimedOut, "{error}"),
-            }
-        };
-        let (mut flow, _) = listener.accept().await.unwrap();
+        let Ends { server, client, mut out, mut flow, here: Notes { received, .. }, .. } = ends(wire, 93).await;
         let lies_in_a_packet = |piece: &[u8]| {
             let lies = place(piece);
             received.lock().unwrap().iter().any(|frame| frame.start < lies.start && lies.end <= frame.end)
