@@ -317,12 +317,17 @@ impl Flow {
         if self.fin == Control::Wanted && self.send.all_sent() {
             let chunk = Chunk::Fin { next: self.send.next_id() };
             if chunk.len() <= out.len() - at {
-                at += chunk.emit(&mut out[at..]);
-                self.fin = Control::Sent;
-                contents.push(Sent::Fin);
+                self.put_fin(chunk, out, &mut at, contents);
             }
         }
         at - start
+    }
+
+    #[inline]
+    fn put_fin(&mut self, fin: Chunk<'_>, out: &mut [u8], at: &mut usize, contents: &mut Vec<Sent>) {
+        *at += fin.emit(&mut out[*at..]);
+        self.fin = Control::Sent;
+        contents.push(Sent::Fin);
     }
 
     /// Ends the packet with `part`, from where it lies: its headers in front of it, or elsewhere. False if it is to be copied.
@@ -362,9 +367,7 @@ impl Flow {
             return false;
         }
         if ends {
-            *at += fin.emit(&mut out[*at..]);
-            self.fin = Control::Sent;
-            contents.push(Sent::Fin);
+            self.put_fin(fin, out, at, contents);
         }
         *at += Chunk::emit_before_whole(part.id, part.len as usize, &mut out[*at..]);
         contents.push(Sent::Message(part));
@@ -391,9 +394,7 @@ impl Flow {
         }
         let fin = Chunk::Fin { next: self.send.next_id() };
         if self.fin == Control::Wanted && self.send.all_sent() && fin.len() <= space {
-            *at += fin.emit(&mut out[*at..]);
-            self.fin = Control::Sent;
-            contents.push(Sent::Fin);
+            self.put_fin(fin, out, at, contents);
         }
         let len = part.len as usize;
         *at += if is_whole {
