@@ -38,7 +38,7 @@ pub struct EngineStats {
     pub built_and_copied: u64,
     /// Messages that could have been built in a frame, and found none: built in ordinary memory, and copied.
     pub build_frames_missed: u64,
-    /// Frames that applications have to build in, or have built in and that are not home ([`Config::build_frames`]).
+    /// Frames that applications have to build in, or have built in and that are not home ([`Config::build_frames`](crate::Config::build_frames)).
     pub build_frames_away: u64,
     /// Those of them that nobody has taken yet.
     pub build_frames_waiting: u64,
@@ -48,7 +48,7 @@ pub struct EngineStats {
     pub parts_copied: u64,
     /// Messages that could have been built in a long frame, and found none.
     pub long_frames_missed: u64,
-    /// Long frames that applications have to build in, or have built in and that are not home ([`Config::long_frames`]).
+    /// Long frames that applications have to build in, or have built in and that are not home ([`Config::long_frames`](crate::Config::long_frames)).
     pub long_frames_away: u64,
     /// Those of them that nobody has taken yet.
     pub long_frames_waiting: u64,
