@@ -13,6 +13,7 @@
 
 mod callers;
 mod manners;
+mod peers;
 mod seats;
 mod stat;
 mod survey;
@@ -106,8 +107,11 @@ impl Control {
             self.wait(&callers, &manners, &seats, [until, survey.until()]);
             self.desk.clear_control();
             let now = Instant::now();
-            callers.accept(&self.listener, now);
-            for heard in callers.hear(now) {
+            let (heard, lacks) = callers.look(&self.listener, now);
+            if let Some(error) = lacks {
+                tracing::warn!(%error, "cannot accept a caller");
+            }
+            for heard in heard {
                 match heard {
                     Heard::Attach(caller, attach) => manners.heard(now, caller, attach),
                     Heard::Stat(caller) => {
@@ -164,7 +168,7 @@ impl Control {
     fn wait(&self, callers: &Callers, manners: &Manners, seats: &Seats, others: [Option<Instant>; 2]) {
         let mut fds = vec![PollFd::new(&self.desk.control, PollFlags::IN)];
         fds.extend(callers.sockets().map(|socket| PollFd::new(socket, PollFlags::IN)));
-        if callers.take_more() {
+        if !callers.is_paused() {
             fds.push(PollFd::new(self.listener.socket(), PollFlags::IN));
         }
         // What they say there is for the engine.

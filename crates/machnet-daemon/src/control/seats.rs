@@ -17,11 +17,12 @@ use machnet_core::{Account, Arrival, Ended};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, sendmsg, socketpair,
-    sockopt,
 };
 
 use crate::config::{Allowance, Settings, show_size};
 use crate::desk::Shared;
+
+use super::peers::Credentials;
 
 /// Words of a page.
 const PAGE_WORDS: usize = 512;
@@ -57,13 +58,6 @@ pub(super) type Came = (usize, Box<Arrival<Shared>>, Arc<OwnedFd>);
 
 /// What goes to the application: the regions, and the ends of connections.
 type Descriptors = Vec<OwnedFd>;
-
-/// Who calls, as the kernel says.
-struct Credentials {
-    process: i32,
-    user: u32,
-    group: u32,
-}
 
 #[derive(Debug)]
 pub(super) struct Seats {
@@ -212,10 +206,8 @@ impl Seats {
             let text = format!("the daemon speaks versions {from} to {to}, the application {oldest} to {newest}");
             (Refusal::Version, text)
         })?;
-        let peer = sockopt::socket_peercred(caller);
-        let peer = peer.map_err(|error| (Refusal::NotPermitted, format!("cannot tell who calls: {error}")))?;
-        let who =
-            Credentials { process: peer.pid.as_raw_nonzero().get(), user: peer.uid.as_raw(), group: peer.gid.as_raw() };
+        let who = Credentials::of(caller);
+        let who = who.map_err(|error| (Refusal::NotPermitted, format!("cannot tell who calls: {error}")))?;
         let at = self.find(&who)?;
         let allowance = &self.allow[at];
         self.check_quota(at)?;
