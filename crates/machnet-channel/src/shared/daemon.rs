@@ -390,9 +390,7 @@ impl<W: Words + Clone> DaemonSide<W> {
     /// that meant nothing do not: see [`DaemonSide::ignores_marks`].
     #[must_use]
     pub fn has_work(&self, pieces: bool) -> bool {
-        self.pass
-            || (pieces && self.receiver.has_data())
-            || (self.in_vain < MARKS_IN_VAIN && self.is_wanted())
+        self.pass || (pieces && self.receiver.has_data()) || (self.in_vain < MARKS_IN_VAIN && self.is_wanted())
     }
 
     /// True if there are marks or a question that [`DaemonSide::has_work`] did not count, for the last of them meant nothing. Among them may be one

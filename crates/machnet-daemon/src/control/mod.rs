@@ -4,7 +4,7 @@
 //!   socket ─ accept ─▶ callers (1 s to say what they want, 32 at a time)
 //!      ├─ ATTACH ─ held back? ─ admit ─▶ WELCOME with the regions' descriptors; a seat; told to the engines
 //!      │            └─ no ─▶ REFUSED, why
-//!      └─ STAT ─▶ asks the engines ─▶ one message of JSON
+//!      └─ STAT ─▶ asks the engines, now and then ─▶ one message of JSON
 //!   connections of seats: watched for their end
 //! ```
 //!
@@ -14,6 +14,7 @@
 mod callers;
 mod manners;
 mod peers;
+mod ration;
 mod seats;
 mod stat;
 mod survey;
@@ -104,18 +105,20 @@ impl Control {
                 let text = format!("flows had not ended after {:?}; they are cut off", self.settings.drain);
                 return Err(io::Error::new(io::ErrorKind::TimedOut, text));
             }
-            self.wait(&callers, &manners, &seats, [until, survey.until()]);
+            self.wait(&callers, &manners, &seats, [until, survey.nearest()]);
             self.desk.clear_control();
             let now = Instant::now();
             let (heard, lacks) = callers.look(&self.listener, now);
             if let Some(error) = lacks {
-                tracing::warn!(%error, "cannot accept a caller");
+                seats.say_lacking(&error);
             }
             for heard in heard {
                 match heard {
                     Heard::Attach(caller, attach) => manners.heard(now, caller, attach),
                     Heard::Stat(caller) => {
-                        survey.ask(caller, now).for_each(|engine| self.desk.tell(engine, News::Report, None));
+                        if !survey.ask(caller) {
+                            seats.turn_away();
+                        }
                     }
                     Heard::Nonsense(caller, why) => seats.refuse_nonsense(&caller, &why),
                 }
@@ -154,13 +157,14 @@ impl Control {
                     let _ = shutdown(&*line, Shutdown::Both);
                 }
             }
-            if let Some((askers, reports)) = survey.answered(outbox.reports, now) {
+            if let Some(reports) = survey.reported(outbox.reports, now) {
                 let json = stat::json(&self, &seats, &callers, reports);
-                for asker in askers {
+                survey.answer(now, |asker| {
                     // If it does not fit, or he went away, he has lost it.
-                    let _ = send(&asker, &json, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
-                }
+                    let _ = send(asker, &json, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+                });
             }
+            survey.due(now).into_iter().for_each(|engine| self.desk.tell(engine, News::Report, None));
         }
     }
 

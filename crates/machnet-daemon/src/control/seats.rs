@@ -23,6 +23,7 @@ use crate::config::{Allowance, Settings, show_size};
 use crate::desk::Shared;
 
 use super::peers::Credentials;
+use super::ration::Ration;
 
 /// Words of a page.
 const PAGE_WORDS: usize = 512;
@@ -77,6 +78,10 @@ pub(super) struct Seats {
     pub(super) refused: BTreeMap<&'static str, u64>,
     /// Applications that are no longer served, by [`Ended::label`].
     pub(super) ended: BTreeMap<&'static str, u64>,
+    /// What may be written of callers, of those who come and go, and of those who are sent away.
+    refusals: Ration,
+    visits: Ration,
+    offences: Ration,
 }
 
 const fn label(why: Refusal) -> &'static str {
@@ -106,6 +111,9 @@ impl Seats {
             attached: 0,
             refused: BTreeMap::new(),
             ended: BTreeMap::new(),
+            refusals: Ration::new("refusals"),
+            visits: Ration::new("applications that came or went"),
+            offences: Ration::new("applications that are no longer served"),
         }
     }
 
@@ -145,7 +153,9 @@ impl Seats {
                     return Vec::new();
                 }
                 let engines = came.len();
-                tracing::info!(id, name = seat.name, pid = seat.process, uid = seat.user, engines, "attached");
+                if self.visits.may(Instant::now()) {
+                    tracing::info!(id, name = seat.name, pid = seat.process, uid = seat.user, engines, "attached");
+                }
                 self.taken += seat.bytes;
                 self.attached += 1;
                 self.seats.insert(id, seat);
@@ -181,13 +191,33 @@ impl Seats {
 
     /// A caller that came too often.
     pub(super) fn refuse_for_now(&mut self, caller: &OwnedFd, why: String, name: &str) {
-        *self.refused.entry("too often").or_default() += 1;
-        tell(caller, Refusal::Quota, why, name);
+        self.tell(caller, "too often", Refusal::Quota, why, name);
+    }
+
+    /// Somebody who asks how it goes, and has not read what he was answered.
+    pub(super) fn turn_away(&mut self) {
+        *self.refused.entry("unread").or_default() += 1;
+    }
+
+    /// The system has nothing left for another caller.
+    pub(super) fn say_lacking(&mut self, error: &rustix::io::Errno) {
+        if self.refusals.may(Instant::now()) {
+            tracing::warn!(%error, "cannot accept a caller");
+        }
     }
 
     fn refuse(&mut self, caller: &OwnedFd, why: Refusal, text: String, name: &str) {
-        *self.refused.entry(label(why)).or_default() += 1;
-        tell(caller, why, text, name);
+        self.tell(caller, label(why), why, text, name);
+    }
+
+    /// Tells a caller why it is not let in.
+    fn tell(&mut self, caller: &OwnedFd, label: &'static str, why: Refusal, text: String, name: &str) {
+        *self.refused.entry(label).or_default() += 1;
+        if self.refusals.may(Instant::now()) {
+            tracing::info!(name, why = label, text, "not let in");
+        }
+        // If it cannot be told, it finds the socket closed.
+        let _ = send_reply(caller, &Reply::Refused(Refused { why, versions: VERSIONS, text }), &[]);
     }
 
     #[expect(clippy::type_complexity, reason = "the parts of one answer")]
@@ -323,7 +353,9 @@ impl Seats {
         let line = seat.channels.swap_remove(at).line;
         if *why != Ended::Gone && !std::mem::replace(&mut seat.is_over, true) {
             *self.ended.entry(why.label()).or_default() += 1;
-            tracing::warn!(id, name = seat.name, pid = seat.process, %why, "no longer served");
+            if self.offences.may(Instant::now()) {
+                tracing::warn!(id, name = seat.name, pid = seat.process, %why, "no longer served");
+            }
         }
         if !seat.channels.is_empty() {
             return Some(line);
@@ -332,17 +364,12 @@ impl Seats {
         self.taken -= seat.bytes;
         if !seat.is_over {
             *self.ended.entry(why.label()).or_default() += 1;
-            tracing::info!(id, name = seat.name, "gone");
+            if self.visits.may(Instant::now()) {
+                tracing::info!(id, name = seat.name, "gone");
+            }
         }
         Some(line)
     }
-}
-
-/// Tells a caller why it is not let in.
-fn tell(caller: &OwnedFd, why: Refusal, text: String, name: &str) {
-    tracing::info!(name, why = label(why), text, "not let in");
-    // If it cannot be told, it finds the socket closed.
-    let _ = send_reply(caller, &Reply::Refused(Refused { why, versions: VERSIONS, text }), &[]);
 }
 
 /// As many flows as asked for, in steps, and at most as many as allowed.
