@@ -127,9 +127,10 @@ fn number(value: &Value, key: &str) -> f64 {
     value[key].as_f64().unwrap_or_default()
 }
 
+/// For a terminal: what applications call themselves must not write on it where they like.
 fn text(value: &Value, key: &str) -> String {
     match &value[key] {
-        Value::String(text) => text.clone(),
+        Value::String(text) => text.escape_debug().to_string(),
         Value::Null => "-".to_owned(),
         other => other.to_string(),
     }
@@ -184,7 +185,7 @@ fn show(value: &Value) {
     );
     for application in value["applications"].as_array().into_iter().flatten() {
         println!(
-            "\n{} (process {}, user {}, as {:?}): {} flows, ports {}",
+            "\n{} (process {}, user {}, as \"{}\"): {} flows, ports {}",
             text(application, "name"),
             text(application, "pid"),
             text(application, "uid"),
@@ -215,5 +216,17 @@ fn show(value: &Value) {
                 text(flow, "packets_sent"),
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_application_calls_itself_does_not_reach_the_terminal_as_it_is() {
+        let value = json!({ "name": "\u{1b}[2Jtop\n\u{202e}x ä", "n": 3, "none": null });
+        assert_eq!(text(&value, "name"), "\\u{1b}[2Jtop\\n\\u{202e}x ä");
+        assert_eq!([text(&value, "n"), text(&value, "none")], ["3", "-"]);
     }
 }
