@@ -61,6 +61,9 @@ fn ask(path: &Path) -> anyhow::Result<Value> {
     connect(&socket, &SocketAddrUnix::new(path).with_context(at)?).map_err(|error| match error.kind() {
         ErrorKind::NotFound => anyhow::anyhow!("{}: there is no such socket", at()),
         ErrorKind::ConnectionRefused => anyhow::anyhow!("{}: nobody listens there any more", at()),
+        ErrorKind::PermissionDenied => {
+            anyhow::anyhow!("{}: no permission: who may connect to the socket may ask", path.display())
+        }
         _ => anyhow::Error::from(error).context(at()),
     })?;
     send(&socket, &Call::Stat.emit(), SendFlags::NOSIGNAL).with_context(at)?;
@@ -183,6 +186,9 @@ fn show(value: &Value) {
         counts(&value["refused"]),
         counts(&value["ended"])
     );
+    if number(value, "left_out") > 0.0 {
+        println!("{} applications are not shown, for want of room", text(value, "left_out"));
+    }
     for application in value["applications"].as_array().into_iter().flatten() {
         println!(
             "\n{} (process {}, user {}, as \"{}\"): {} flows, ports {}",

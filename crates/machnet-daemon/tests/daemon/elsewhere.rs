@@ -16,7 +16,6 @@ use crate::stage::Stage;
 const AT: &str = "serving at ";
 
 #[test]
-#[expect(clippy::print_stderr, reason = "a test that did not run says so")]
 fn applications_of_other_containers_are_served() {
     let kind = if rustix::process::geteuid().is_root() { "-pf" } else { "-rpf" };
     let unshare = || {
