@@ -72,7 +72,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         let now = self.now;
         let Some((flow, maps)) = self.steering.as_mut().and_then(|steering| steering.get(key)) else { return true };
         if !flow.is_settled()
-            && let Some(pair) = maps.and_then(|maps| maps.find(now, flow.peer, flow.target))
+            && let Some(pair) = maps.and_then(|maps| maps.find(now, flow.peer, &flow.ports, flow.target))
         {
             (flow.pair, flow.forward) = (pair, Forward::Hits);
         }
