@@ -71,7 +71,7 @@ impl Cluster {
         Self::with(run, link, clients, servers, nic, config())
     }
 
-    fn with(run: &Run, link: &Link, clients: Host, servers: Host, nic: NicConfig, config: Config) -> Self {
+    pub(super) fn with(run: &Run, link: &Link, clients: Host, servers: Host, nic: NicConfig, config: Config) -> Self {
         let mut world = run.world(costs());
         let mut host = |n, host: Host| world.machines(ip(n), nic, config, host.engines, host.ports, host.rss);
         let (clients, servers) = (host(1, clients), host(2, servers));
