@@ -55,19 +55,11 @@ pub(crate) fn check() -> Result<()> {
     run(with_feature("clippy").args(["--all-targets", "--", "-D", "warnings"]), LIMIT)?;
     let mut tests = with_feature("test");
     tests.env("MACHNET_BULK_MIB", BULK);
-    tests.args([
-        "--lib",
-        "--bins",
-        "--test",
-        "ports",
-        "--test",
-        "memory",
-        "--test",
-        "dpdk",
-        "--",
-        "--test-threads",
-        "1",
-    ]);
+    tests.args(["--lib", "--bins", "--test", "dpdk"]);
+    for name in test_programs()? {
+        tests.args(["--test", &name]);
+    }
+    tests.args(["--", "--test-threads", "1"]);
     run(&mut tests, LIMIT)?;
     // The program, as a test of its package would have it: `cargo build` chooses other features, and builds all again.
     run(with_feature("test").args(["--test", "cli", "--no-run"]), LIMIT)?;
@@ -179,6 +171,18 @@ impl Drop for HugePages {
             println!("huge pages stay reserved: {error:#}");
         }
     }
+}
+
+/// All of the driver's own: none of them is run without its feature.
+fn test_programs() -> Result<Vec<String>> {
+    let directory = root().join("crates/machnet-dpdk/tests");
+    let mut names = Vec::new();
+    for entry in fs::read_dir(&directory).with_context(|| format!("cannot read {}", directory.display()))? {
+        let path = entry?.path();
+        names.extend(path.file_stem().map(|name| name.to_string_lossy().into_owned()));
+    }
+    names.sort_unstable();
+    Ok(names)
 }
 
 fn with_feature(command: &str) -> Command {
