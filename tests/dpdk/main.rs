@@ -58,6 +58,11 @@ fn config(max_payload: u32) -> Config {
     config
 }
 
+/// The keys that say where memory comes from: no huge pages. `MACHNET_DPDK_MEMORY` has others.
+fn memory() -> String {
+    std::env::var("MACHNET_DPDK_MEMORY").unwrap_or_else(|_| "huge=no".to_owned())
+}
+
 /// The two ends of a wire, as URLs without addresses.
 struct Wire {
     here: String,
@@ -107,11 +112,11 @@ impl Wire {
     }
 
     fn open(&self) -> Endpoint {
-        open(&format!("{}?ip=10.90.0.1/24&ip=fd90::1/64&huge=no{}", self.here, self.more[0]))
+        open(&format!("{}?ip=10.90.0.1/24&ip=fd90::1/64&{}{}", self.here, memory(), self.more[0]))
     }
 
     fn start_peer(&self) -> (Process, SocketAddr) {
-        let url = format!("{}?ip=10.90.0.2/24&ip=fd90::2/64&huge=no{}", self.there, self.more[1]);
+        let url = format!("{}?ip=10.90.0.2/24&ip=fd90::2/64&{}{}", self.there, memory(), self.more[1]);
         let peer = Process::start(&["--exact", "child", "--nocapture"], format_args!("serve {url}"));
         let address = peer.hear_address();
         (peer, address)

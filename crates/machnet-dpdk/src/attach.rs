@@ -18,7 +18,7 @@ use crate::config::control;
 use crate::gate::Gate;
 use crate::quirks::Quirks;
 use crate::refusal::{self, Kernels};
-use crate::{Device, Facts, ffi, log};
+use crate::{Device, Facts, ffi, interface, log};
 
 /// How long a device that waits for its peer while it is attached may do so.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -200,7 +200,7 @@ pub(crate) fn attach(device: &Device, address: Option<IpAddr>, queues: u16) -> i
             let quirks = Quirks::of(name);
             quirks.check(arguments)?;
             if let Some(interface) = quirks.interface(arguments) {
-                Kernels::here().has(interface)?;
+                interface::is_there(interface)?;
             }
             let arguments = quirks.with_queues(arguments, queues)?;
             let arguments = address.map_or_else(|| arguments.clone(), |ip| quirks.with_mac_of(&arguments, ip));

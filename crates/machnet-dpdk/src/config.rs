@@ -14,8 +14,7 @@ use crate::gate::Gate;
 use crate::link::Link;
 use crate::pool::{HEADROOM, Pool};
 use crate::quirks::{Quirks, Revival};
-use crate::refusal::{self, Kernels};
-use crate::{Device, Eal, Facts, HugePages, Port, ffi, log};
+use crate::{Device, Eal, Facts, HugePages, Port, ffi, interface, log, refusal};
 
 /// An Ethernet header.
 pub(crate) const ETHERNET: u32 = 14;
@@ -336,7 +335,7 @@ impl PortBuilder {
         interface: Option<&str>,
     ) -> io::Result<u32> {
         // Which refuses what is longer, one frame after the other, when it is sent.
-        let by_kernel = interface.and_then(|name| Some((name, Kernels::here().mtu(name)?)));
+        let by_kernel = interface.and_then(|name| Some((name, interface::mtu(name)?)));
         let by_buffer = buffer.map_or(u32::MAX, |bytes| bytes.saturating_sub(ETHERNET));
         // Who has buffers does not know how long they are.
         let known = buffer.is_none() && longest_frame > ETHERNET;

@@ -116,22 +116,6 @@ impl Kernels {
         names(&class).iter().filter(|name| has(name)).find_map(on_pci).and_then(|address| self.of_pci(&address))
     }
 
-    /// Whether the kernel has an interface called `name`.
-    pub(crate) fn has(&self, name: &str) -> io::Result<()> {
-        let class = self.root.join("class/net");
-        // Without its files nobody knows.
-        if name.contains('/') || (class.exists() && !class.join(name).exists()) {
-            let text = format!("there is no interface {name}: there are {}", names(&class).join(", "));
-            return Err(io::Error::new(ErrorKind::NotFound, text));
-        }
-        Ok(())
-    }
-
-    /// The longest packet of an interface.
-    pub(crate) fn mtu(&self, name: &str) -> Option<u32> {
-        read(&self.root.join("class/net").join(name).join("mtu")).parse().ok()
-    }
-
     /// The network devices on PCI, for who named another.
     fn list(&self) -> String {
         let devices = self.root.join("bus/pci/devices");
@@ -201,7 +185,6 @@ mod tests {
         }
         write("bus/pci/devices/0000:00:03.0/class", "0x020000\n");
         write("bus/pci/devices/0000:00:03.0/virtio2/net/eth0/address", "02:fc:00:00:00:01\n");
-        write("bus/pci/devices/0000:00:03.0/virtio2/net/eth0/mtu", "1400\n");
         write("bus/pci/devices/0000:00:04.0/class", "0x020000\n");
         write("bus/pci/devices/0000:00:05.0/class", "0x018000\n");
         write("class/net/br0/address", "02:fc:00:00:00:01\n");
@@ -237,16 +220,5 @@ mod tests {
             none.to_string(),
             "there is no PCI device 0000:00:09.0; those for networks are 0000:00:03.0, 0000:00:04.0"
         );
-    }
-
-    #[test]
-    fn interfaces_are_the_kernels() {
-        let (_root, kernels) = machine();
-        kernels.has("eth0").unwrap();
-        assert_eq!((kernels.mtu("eth0"), kernels.mtu("eth1")), (Some(1400), None));
-        for name in ["eth1", "../net/eth0"] {
-            let error = kernels.has(name).unwrap_err();
-            assert!(error.to_string().ends_with(": there are br0, eth0"), "{error}");
-        }
     }
 }

@@ -120,6 +120,28 @@ fn devices_that_are_not_there() {
     }
 }
 
+/// The network namespace says what there is, not `/sys`, which may be another's.
+#[test]
+fn interfaces_are_those_of_the_network_namespace() {
+    let inside = |rest: &str| {
+        let mut command = Command::new("unshare");
+        if !rustix::process::getuid().is_root() {
+            command.arg("--map-root-user");
+        }
+        let make = "ip link add machnet-v0 mtu 1400 type veth peer name machnet-v1 && exec \"$@\"";
+        command.args(["--net", "sh", "-c", make, "sh"]).arg(std::env::current_exe().unwrap());
+        command.args(["--exact", "child", "--nocapture"]).env(URL, format!("dpdk://vdev:net_af_packet0,iface={rest}"));
+        said(&command.output().unwrap())
+    };
+    let url = |name: &str| format!("{name}?ip=10.0.0.1/24&huge=no");
+    assert_eq!(inside(&url("machnet-v0")), "open");
+    let missing = inside(&url("machnet-v7"));
+    assert!(missing.contains("there are lo, machnet-v0, machnet-v1"), "{missing}");
+    let too_long = inside(&format!("{}&mtu=1450", url("machnet-v0")));
+    let mend = "machnet-v0 takes at most 1400: ip link set dev machnet-v0 mtu 1450";
+    assert!(too_long.starts_with("InvalidInput") && too_long.contains(mend), "{too_long}");
+}
+
 /// No NIC that carries somebody's traffic is taken away: a machine in whose PCI devices the kernel has none for a network is left out.
 #[test]
 fn devices_that_the_kernel_has() {
