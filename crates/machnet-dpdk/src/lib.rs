@@ -35,6 +35,7 @@ mod ffi;
 mod gate;
 mod gather;
 mod interface;
+mod lent;
 mod link;
 mod log;
 mod pool;

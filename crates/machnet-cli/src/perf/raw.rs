@@ -77,7 +77,7 @@ impl Raw {
         let payload = &payload[..payload.len().min(len.saturating_sub(HEADERS))];
         bytes[len - payload.len()..].copy_from_slice(payload);
         let bytes = frame.share(start as u32..(start + len) as u32);
-        self.batch.push_back(TxFrame { bytes, checksum: UdpChecksum::Done, tail: None });
+        self.batch.push_back(TxFrame { bytes, checksum: UdpChecksum::Done, tail: None, queue: 0 });
         true
     }
 
@@ -162,7 +162,12 @@ pub(super) fn serve(url: &Url, once: bool) -> anyhow::Result<()> {
                 // Its client is gone.
                 raw.batch.clear();
             }
-            raw.batch.push_back(TxFrame { bytes: frame.share(range), checksum: UdpChecksum::Done, tail: None });
+            raw.batch.push_back(TxFrame {
+                bytes: frame.share(range),
+                checksum: UdpChecksum::Done,
+                tail: None,
+                queue: 0,
+            });
         }
     }
     raw.flush();

@@ -239,6 +239,10 @@ impl FromStr for Url {
         } else if scheme == Scheme::Shm && !rest.is_empty() && !rest.contains(':') {
             Place::Host { name: rest.to_owned(), port: DEFAULT_PORT }
         } else {
+            if let Some((_, more)) = rest.split_once('?') {
+                let may = if scheme == Scheme::Udp { "nothing but ?engines=N" } else { "nothing" };
+                return Err(format!("{may} may follow the address, but ?{} does", more.escape_debug()));
+            }
             Place::host(rest.strip_suffix('/').unwrap_or(rest))?
         };
         Ok(Self { scheme, place, engines })
@@ -363,7 +367,8 @@ mod tests {
             ("udp://h", "no port"),
             ("udp://h:70000", "\"70000\" is no port"),
             ("udp://h:7?engines=65", "\"65\" is no number of engines: 1 to 64"),
-            ("tcp://h:7?engines=2", "is no port"),
+            ("udp://h:7?queues=2", "nothing but ?engines=N may follow the address, but ?queues=2 does"),
+            ("tcp://h:7?engines=2", "nothing may follow the address, but ?engines=2 does"),
             ("udp://::1:70", "brackets"),
             ("uds://", "no path"),
             ("unix://", "no path; wanted is for example unix:///run"),
