@@ -139,7 +139,8 @@ impl Endpoint {
     /// Ends every flow and listener of the endpoint, also those held elsewhere, and resolves when the engine is gone:
     /// everything that was sent is acknowledged by then, or its linger is over. From the first poll on `connect`,
     /// `listen`, `accept` and `send` fail with `NotConnected`, and `recv` does after what has arrived. A tenth of a
-    /// second is usual: the engine stays to answer what peers repeat.
+    /// second is usual: the engine stays to answer what peers repeat. Five seconds after a peer did that, and did not show that it
+    /// has everything since; ten and more, up to twice [`Config::dead_peer_timeout`], if it goes on.
     ///
     /// # Errors
     /// `Other`: the engine failed, and what was underway is lost. `NetworkDown`: so is the daemon that had it.

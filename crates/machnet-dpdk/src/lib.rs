@@ -41,6 +41,7 @@ mod log;
 mod pool;
 mod port;
 mod quirks;
+mod refusal;
 mod url;
 
 pub use config::{Dpdk, PortBuilder};

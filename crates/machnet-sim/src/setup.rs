@@ -10,7 +10,7 @@ use crate::NicConfig;
 /// The service port of every scenario.
 pub const PORT: u16 = 7000;
 
-/// Longer than any tombstone lives: `dead_peer_timeout`, counted from the peer's last question.
+/// Longer than any tombstone lives: twice `dead_peer_timeout` and a little, if the peer goes on asking.
 pub const TOMBSTONES: Duration = Duration::from_secs(15);
 
 /// The address of machine `n`.

@@ -58,7 +58,7 @@ struct Raw {
 
 impl Raw {
     fn open(url: &Url) -> anyhow::Result<Self> {
-        let mut ports = url.dpdk()?.0.port().open()?.split(1)?;
+        let mut ports = url.port()?.0.port().open()?.split(1)?;
         let port = ports.pop().context("a port for one is none")?;
         let mac = port.capabilities().mac;
         Ok(Self { port, mac, batch: VecDeque::new(), received: Vec::new() })

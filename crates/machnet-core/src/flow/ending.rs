@@ -2,6 +2,7 @@
 
 use machnet_channel::CloseReason;
 
+use super::rtt::MAX_PTO;
 use super::{Control, Flow, State};
 use crate::Instant;
 use crate::time::Span;
@@ -11,6 +12,8 @@ use crate::wire::{Reason, Reset};
 const ABORTING: Span = Span::from_secs(1);
 /// The least life of a tombstone: the peer's retransmissions must meet it.
 const TOMBSTONE: Span = Span::from_millis(100);
+/// How long a tombstone waits for the next question of a peer that asked, at most: five of its longest back-offs.
+const ASKED: Span = Span::from_nanos(5 * MAX_PTO.as_nanos());
 
 impl Flow {
     /// RESET arrived. Returns false if it does not answer something outstanding.
@@ -92,8 +95,32 @@ impl Flow {
     pub(super) fn entomb(&mut self, now: Instant, reason: CloseReason) {
         self.closed = Some(reason);
         self.quiet();
-        let until = now + (3 * self.rtt.pto(0)).max(TOMBSTONE);
+        let until = now + self.briefly();
         self.state = State::Tombstone { until, limit: until + 2 * self.limits.dead_peer_timeout };
+    }
+
+    /// A packet of the peer has met a tombstone; `asks`: for an answer.
+    pub(super) fn stay(&mut self, now: Instant, asks: bool) {
+        let (briefly, is_over_there) = (self.briefly(), self.is_over_there());
+        let State::Tombstone { until, limit } = &mut self.state else { return };
+        if is_over_there {
+            // What it asked it asked before it heard us.
+            *until = (*until).min(now + briefly);
+        } else if asks {
+            // Our last answers were lost. It backs off, and silence when it asks again would look to it like our death.
+            *until = (now + self.limits.dead_peer_timeout.min(ASKED)).min(*limit);
+        }
+    }
+
+    /// How long a tombstone stays that nobody asks.
+    fn briefly(&self) -> Span {
+        (3 * self.rtt.pto(0)).max(TOMBSTONE)
+    }
+
+    /// The peer has our FIN and our STOP, and all before them that it wants: the flow is over there too, whatever of our
+    /// answers it missed.
+    fn is_over_there(&self) -> bool {
+        self.stop == Control::Acked && self.fin == Control::Acked && (self.peer_stopped || self.is_finished())
     }
 
     pub(super) fn close(&mut self, reason: CloseReason) {

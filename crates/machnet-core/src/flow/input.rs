@@ -49,15 +49,11 @@ impl Flow {
         let number = self.check_with(header, block.as_ref())?;
         self.packets_received += 1;
         self.on_traffic(now);
-        if let State::Tombstone { until, limit } = &mut self.state
-            && data.chunks().elicits()
-        {
-            // The peer still asks, so our last answers were lost. It backs off, and silence when it asks again would look
-            // to it like our death: stay for as long as it may go on asking.
-            *until = (now + self.limits.dead_peer_timeout).min(*limit);
-        }
         if let Some(block) = &block {
             self.on_ack(round, block, store);
+        }
+        if matches!(self.state, State::Tombstone { .. }) {
+            self.stay(now, data.chunks().elicits());
         }
         if let Some(range) = data.chunks().refused() {
             self.on_refused(now, range);

@@ -19,4 +19,5 @@ mod loss;
 mod mtu;
 mod regressions;
 mod seeds;
+mod tombstones;
 mod transfer;
