@@ -98,6 +98,8 @@ pub struct Allowance {
     pub group: Option<u32>,
     /// How many may be attached at a time. Default 16.
     pub applications: u32,
+    /// How many of them one user may have, so that he leaves some to others. As many as there may be, if it is none.
+    pub per_user: Option<u32>,
     /// The sizes of what is shared with each.
     pub geometry: Geometry,
     /// What each may use.
@@ -136,6 +138,7 @@ impl Allowance {
             user: None,
             group: None,
             applications: 16,
+            per_user: None,
             geometry: Geometry { flows: 128, listeners: 64, descriptors: 1024, data: 1 << 20, max_piece: 16_640 },
             quota: Quota { flows: 128, listeners: 64, memory: 256 << 20, ports: Ports::new(vec![0..=u16::MAX]) },
         }
@@ -272,8 +275,20 @@ const ENGINE_KEYS: &[&str] = &[
     "peer_reassembly",
 ];
 
-const ALLOW_KEYS: &[&str] =
-    &["name", "user", "group", "ports", "applications", "flows", "listeners", "memory", "pipe", "pieces", "piece"];
+const ALLOW_KEYS: &[&str] = &[
+    "name",
+    "user",
+    "group",
+    "ports",
+    "applications",
+    "per_user",
+    "flows",
+    "listeners",
+    "memory",
+    "pipe",
+    "pieces",
+    "piece",
+];
 
 /// A value, if one was given.
 fn set<T>(place: &mut T, given: Option<T>) {
@@ -345,6 +360,8 @@ impl Allowance {
         allowance.user = section.take(reader, "user", user);
         allowance.group = section.take(reader, "group", group);
         set_u32(&mut allowance.applications, section.take(reader, "applications", number(1..=1024)));
+        let most = allowance.applications.into();
+        allowance.per_user = section.take(reader, "per_user", number(1..=most)).map(|most| most as u32);
         let Quota { flows, listeners, memory, ports: may } = &mut allowance.quota;
         *may = section.take(reader, "ports", ports).unwrap_or_default();
         set_u32(flows, section.take(reader, "flows", number(1..=16_384)));

@@ -18,7 +18,7 @@ fn the_example_says_what_is_the_default() {
             Some(rest) if rest.split_once(" = ").is_some_and(|(key, _)| !key.contains(' ')) => rest,
             _ => line,
         })
-        .filter(|line| !["user", "group", "core", "nice", "congestion"].iter().any(|key| line.starts_with(key)))
+        .filter(|line| !["user", "group", "core", "nice", "congestion", "per_user"].iter().any(|key| line.starts_with(key)))
         .flat_map(|line| [line, "\n"])
         .collect();
     assert!(uncommented.contains("\nmode = \"0660\""), "{uncommented}");
@@ -143,6 +143,7 @@ fn each_mistake_is_named_with_its_line() {
         ("[engine]\nspeed = 3", 2, "unknown key \"engine.speed\"; known here are engines, core, cores, nice, idle"),
         ("[limits]\napplications = 0", 2, "from 1 to 1024"),
         ("[limits]\nmemory = \"1TB\"", 2, "\"64KiB\", from 1MiB to"),
+        ("[[allow]]\napplications = 4\nper_user = 5", 3, "allow.per_user = 5: wanted is a whole number from 1 to 4"),
         ("[[allow]]\nports = 80", 2, "wanted is a list such as [7000, \"9000-9099\"]"),
         ("[[allow]]\nports = [\"9-1\"]", 2, "\"9-1\": wanted is a list"),
         ("[[allow]]\nports = [70000]", 2, "wanted is a list"),

@@ -240,7 +240,7 @@ impl Seats {
         let who = who.map_err(|error| (Refusal::NotPermitted, format!("cannot tell who calls: {error}")))?;
         let at = self.find(&who)?;
         let allowance = &self.allow[at];
-        self.check_quota(at)?;
+        self.check_quota(at, who.user)?;
         let geometry = geometry_for(allowance, attach.flows);
         let engines = self.engines_for(attach, flows);
         // So that a few messages fit the quota at a time.
@@ -304,13 +304,21 @@ impl Seats {
         })
     }
 
-    fn check_quota(&self, at: usize) -> Result<(), (Refusal, String)> {
+    fn check_quota(&self, at: usize, user: u32) -> Result<(), (Refusal, String)> {
         if self.seats.len() >= self.most {
             let text = format!("{} applications are attached, which is all that the daemon takes", self.seats.len());
             return Err((Refusal::Quota, text));
         }
-        let Allowance { applications, name, .. } = &self.allow[at];
-        let alike = self.seats.values().filter(|seat| seat.allowance == at).count();
+        let Allowance { applications, per_user, name, .. } = &self.allow[at];
+        let alike = || self.seats.values().filter(|seat| seat.allowance == at);
+        let same = alike().filter(|seat| seat.user == user).count();
+        if per_user.is_some_and(|most| same >= most as usize) {
+            let text = format!(
+                "{same} applications of {name:?} and user {user} are attached, which is all that one user may have"
+            );
+            return Err((Refusal::Quota, text));
+        }
+        let alike = alike().count();
         if alike >= *applications as usize {
             let text = format!("{alike} applications of {name:?} are attached, which is all that the daemon takes");
             return Err((Refusal::Quota, text));

@@ -83,6 +83,14 @@ fn quotas_and_permissions() {
     drop(first);
     until(|| attach(&stage.socket(), hello()).is_ok());
 
+    let shared = Stage::with(|settings| settings.allow[0].per_user = Some(1));
+    let first = Client::attached(&shared.socket());
+    let Err(Refused { why, text, .. }) = attach(&shared.socket(), hello()) else { panic!("let in") };
+    assert_eq!(why, Refusal::Quota);
+    assert!(text.contains(&format!("user {} are attached, which is all that one user", geteuid().as_raw())), "{text}");
+    drop(first);
+    until(|| attach(&shared.socket(), hello()).is_ok());
+
     let nobody = Stage::with(|settings| settings.allow[0].user = Some(geteuid().as_raw() + 1));
     let Err(Refused { why, text, .. }) = attach(&nobody.socket(), hello()) else { panic!("let in") };
     assert_eq!(why, Refusal::NotPermitted);
