@@ -40,9 +40,12 @@ fn a_peer_that_has_asked_is_waited_for_five_seconds() {
     let (a, b) = pair.open();
     pair.world.run_for(millis(10)).unwrap();
     let from = pair.world.now();
-    pair.world.fabric().filter(pair.back, move |seen| {
-        if seen.at < from + millis(5) { Verdict::Drop } else { Verdict::Pass }
-    });
+    pair.world.fabric().filter(
+        pair.back,
+        move |seen| {
+            if seen.at < from + millis(5) { Verdict::Drop } else { Verdict::Pass }
+        },
+    );
     drop((a, b));
     for machine in [pair.a, pair.b] {
         pair.world.shut_down(machine);
