@@ -31,11 +31,25 @@ fn child() {
     let Some(role) = process::role() else { return };
     let role: Vec<&str> = role.iter().map(String::as_str).collect();
     runtime().block_on(async {
-        let ["serve", url] = role[..] else { panic!("no such role: {role:?}") };
-        let endpoint = open(url);
-        let listener = endpoint.listen(PORT).await.unwrap();
-        say(listener.local_addr());
-        serve(listener).await.unwrap();
+        match role[..] {
+            ["serve", url] => {
+                let endpoint = open(url);
+                let listener = endpoint.listen(PORT).await.unwrap();
+                say(listener.local_addr());
+                serve(listener).await.unwrap();
+            }
+            ["default", to] => {
+                let to: SocketAddr = to.parse().unwrap();
+                match Endpoint::default_for(to.ip()) {
+                    Ok(endpoint) => {
+                        echo_all_sizes(&endpoint, to).await;
+                        say("echoed");
+                    }
+                    Err(error) => say(error.to_string().replace('\n', " ")),
+                }
+            }
+            _ => panic!("no such role: {role:?}"),
+        }
     });
 }
 
@@ -56,6 +70,11 @@ fn config(max_payload: u32) -> Config {
     config.congestion = Some(Congestion::Cubic);
     config.dead_peer_timeout = Duration::from_secs(5);
     config
+}
+
+/// The keys that say where memory comes from: no huge pages. `MACHNET_DPDK_MEMORY` has others.
+fn memory() -> String {
+    std::env::var("MACHNET_DPDK_MEMORY").unwrap_or_else(|_| "huge=no".to_owned())
 }
 
 /// The two ends of a wire, as URLs without addresses.
@@ -107,11 +126,11 @@ impl Wire {
     }
 
     fn open(&self) -> Endpoint {
-        open(&format!("{}?ip=10.90.0.1/24&ip=fd90::1/64&huge=no{}", self.here, self.more[0]))
+        open(&format!("{}?ip=10.90.0.1/24&ip=fd90::1/64&{}{}", self.here, memory(), self.more[0]))
     }
 
     fn start_peer(&self) -> (Process, SocketAddr) {
-        let url = format!("{}?ip=10.90.0.2/24&ip=fd90::2/64&huge=no{}", self.there, self.more[1]);
+        let url = format!("{}?ip=10.90.0.2/24&ip=fd90::2/64&{}{}", self.there, memory(), self.more[1]);
         let peer = Process::start(&["--exact", "child", "--nocapture"], format_args!("serve {url}"));
         let address = peer.hear_address();
         (peer, address)
@@ -243,6 +262,37 @@ fn count(key: u64, most: u64) -> u64 {
         bytes < most
     };
     (0..).take_while(fits).count() as u64
+}
+
+/// Who knows nothing of DPDK is moved to it by `MACHNET_ENDPOINT`.
+#[test]
+fn the_environment_chooses_a_port() {
+    bounded(async {
+        let wire = Wire::memif("server", "client");
+        let endpoint = wire.open();
+        let listener = endpoint.listen(PORT).await.unwrap();
+        let to = listener.local_addr();
+        tokio::spawn(async { serve(listener).await });
+        let says = async |url: String| {
+            let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+            child.args(["--exact", "child", "--nocapture"]).env(process::ROLE, format!("default {to}"));
+            child.env("MACHNET_ENDPOINT", url);
+            let output = tokio::task::spawn_blocking(move || child.output()).await.unwrap().unwrap();
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            text.lines().find_map(|line| line.strip_prefix("@ ")).unwrap_or(&text).to_owned()
+        };
+        let there = format!("{}?ip=10.90.0.2/24&{}", wire.there, memory());
+        assert_eq!(says(there.clone()).await, "echoed");
+        for (url, part) in [
+            (format!("{there}&color=red"), "unknown key \"color\""),
+            (wire.there.clone(), "no own address for vdev:net_memif"),
+            ("dpdk://eth0".to_owned(), "\"eth0\" names no DPDK port"),
+            (there.replace("role=client", "role=emperor"), "Unknown role: emperor"),
+        ] {
+            let said = says(url.clone()).await;
+            assert!(said.contains(part), "{url}: {said}");
+        }
+    });
 }
 
 #[test]

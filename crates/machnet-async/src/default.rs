@@ -403,8 +403,6 @@ mod tests {
                 "\"dpdk\" is not in this build (its feature `dpdk` is off); known schemes: udp, shm, unix",
                 io::ErrorKind::Unsupported,
             ),
-            #[cfg(feature = "dpdk")]
-            ("dpdk://0000:00:06.0", "no own address: add ip=", io::ErrorKind::InvalidInput),
             ("xdp://eth1", "\"xdp\" is not in this version", io::ErrorKind::Unsupported),
             ("unix://", "no path after \"unix://\"", io::ErrorKind::InvalidInput),
             ("unix://run/m.sock", "\"run/m.sock\" is no absolute path", io::ErrorKind::InvalidInput),

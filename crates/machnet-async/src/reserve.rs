@@ -50,9 +50,15 @@ impl Flow {
     ///
     /// The buffer becomes the message as it is, without a copy; what was reserved and not written is not sent. Where the device reads
     /// packets in place (DPDK) a buffer of 1 KiB or more is memory that it reads, up to 64 KiB (or what fits a packet, if the device sends no
-    /// packets of two pieces): nothing of it is copied on its way to the device. If no such memory is ready
-    /// ([`Config::build_frames`](crate::Config), [`Config::long_frames`](crate::Config)) the buffer is ordinary memory, and the message copied
-    /// once, as those given to [`Flow::send`] are. Waiting is for room only.
+    /// packets of two pieces), and the message is not copied on its way to the device. Copied once, as those given to [`Flow::send`] are, is
+    /// - a message of more than 64 KiB, or of less than 1 KiB written;
+    /// - one for which no such memory was ready: an endpoint's first, and its first of more than a packet, for they ask for it; and others
+    ///   beyond what is lent ([`Config::build_frames`](crate::Config), [`Config::long_frames`](crate::Config)). Waiting is for room only;
+    /// - of one of several packets the last part, if that has fewer than 64 bytes;
+    /// - what shares a packet with the next message.
+    ///
+    /// [`Endpoint::stats`](crate::Endpoint::stats) counts them: `build_frames_missed`, `long_frames_missed`, `built_and_copied`,
+    /// `parts_copied`. `docs/drivers.md` has the whole list.
     ///
     /// # Errors
     /// As [`Flow::send`], with a [`SendErrorReason`](crate::SendErrorReason) as source: `InvalidInput` if `len` is over

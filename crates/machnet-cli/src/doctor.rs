@@ -33,6 +33,9 @@ struct Report {
     interfaces: Vec<Interface>,
     #[serde(skip_serializing_if = "Option::is_none")]
     port: Option<Port>,
+    /// Why the port cannot be opened, and what would mend it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    port_error: Option<String>,
 }
 
 /// Whether something works here.
@@ -90,13 +93,19 @@ struct Port {
 }
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
-    let report = Report { checks: checks(), interfaces: interfaces(Path::new("/sys/class/net")), port: port(options)? };
+    let (checks, interfaces) = (checks(), interfaces(Path::new("/sys/class/net")));
+    // Whoever asks for a port that does not open wants to know the rest all the more.
+    let (port, port_error) = match port(options) {
+        Ok(port) => (port, None),
+        Err(error) => (None, Some(format!("{error:#}"))),
+    };
+    let report = Report { checks, interfaces, port, port_error };
     if options.json {
         println!("{}", serde_json::to_string(&report)?);
     } else {
         report.print();
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(if report.port_error.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 #[cfg(feature = "dpdk")]
@@ -133,17 +142,18 @@ fn port(_options: &Options) -> anyhow::Result<Option<Port>> {
 
 fn checks() -> Vec<Check> {
     let name = format!("doctor-{}", std::process::id());
-    let root = "run it as root, or give it the capability: setcap cap_net_raw+ep PROGRAM";
+    let raw = "run it as root, or give it the capability: setcap cap_net_raw+ep PROGRAM";
+    let sys = |path: &str| Path::new("/sys").join(path);
     vec![
         tried("UDP sockets", Udp::bind("127.0.0.1:0"), "see the error"),
         tried("shared memory", Shm::bind(&name), "see the error"),
-        tried("AF_PACKET", open(AddressFamily::PACKET), root),
-        tried("AF_XDP", open(AddressFamily::XDP), root),
+        tried("AF_PACKET", open(AddressFamily::PACKET), raw),
+        tried("AF_XDP", open(AddressFamily::XDP), "run it as root: it loads a program into the kernel, too"),
         dpdk_in_this_program(),
         libdpdk(),
-        huge_pages(Path::new("/sys/kernel/mm/hugepages")),
-        iommu(),
-        vfio(),
+        huge_pages(&sys("kernel/mm/hugepages")),
+        iommu(&sys("kernel/iommu_groups"), &sys("module/vfio/parameters/enable_unsafe_noiommu_mode")),
+        vfio(&sys("bus/pci/drivers/vfio-pci")),
     ]
 }
 
@@ -159,10 +169,12 @@ fn tried<T>(name: &'static str, result: io::Result<T>, mend: &str) -> Check {
 }
 
 fn dpdk_in_this_program() -> Check {
-    let works = cfg!(feature = "dpdk");
-    let found = if works { "built with it" } else { "built without it" };
+    #[cfg(feature = "dpdk")]
+    let (works, found) = (true, format!("built with it: {}", machnet::dpdk::Eal::version()));
+    #[cfg(not(feature = "dpdk"))]
+    let (works, found) = (false, "built without it".to_owned());
     let mend = "cargo install --path crates/machnet-cli --features dpdk";
-    Check { name: "DPDK here", works, found: found.to_owned(), mend: (!works).then(|| mend.to_owned()) }
+    Check { name: "DPDK here", works, found, mend: (!works).then(|| mend.to_owned()) }
 }
 
 /// The library, and the drivers that it would load.
@@ -214,23 +226,28 @@ fn huge_pages(directory: &Path) -> Check {
     Check { name: "huge pages", works, found, mend: (!works).then(|| mend.to_owned()) }
 }
 
-fn iommu() -> Check {
-    let groups = begins(Path::new("/sys/kernel/iommu_groups"), "").count();
+fn iommu(groups: &Path, without: &Path) -> Check {
+    let groups = begins(groups, "").count();
+    let does_without = text(without).as_deref() == Some("Y");
+    let works = groups > 0 || does_without;
+    let and = if does_without { ", vfio does without" } else { "" };
     let mend = "boot with intel_iommu=on or amd_iommu=on; in a VM without one: \
-                echo 1 > /sys/module/vfio/parameters/enable_unsafe_noiommu_mode";
-    Check {
-        name: "IOMMU",
-        works: groups > 0,
-        found: format!("{groups} groups"),
-        mend: (groups == 0).then(|| mend.to_owned()),
-    }
+                modprobe vfio, then echo 1 > /sys/module/vfio/parameters/enable_unsafe_noiommu_mode";
+    Check { name: "IOMMU", works, found: format!("{groups} groups{and}"), mend: (!works).then(|| mend.to_owned()) }
 }
 
-fn vfio() -> Check {
-    let works = Path::new("/sys/bus/pci/drivers/vfio-pci").exists();
-    let found = if works { "loaded" } else { "not loaded" };
+fn vfio(directory: &Path) -> Check {
+    let works = directory.exists();
+    let addresses = begins(directory, "").filter_map(|path| Some(path.file_name()?.to_str()?.to_owned()));
+    let mut devices: Vec<_> = addresses.filter(|name| name.contains(':')).collect();
+    devices.sort();
+    let found = match (works, devices.is_empty()) {
+        (false, _) => "not loaded".to_owned(),
+        (true, true) => "loaded, has no device".to_owned(),
+        (true, false) => format!("loaded, has {}", devices.join(" ")),
+    };
     let mend = "modprobe vfio-pci, then dpdk-devbind.py -b vfio-pci ADDRESS for the NIC";
-    Check { name: "vfio-pci", works, found: found.to_owned(), mend: (!works).then(|| mend.to_owned()) }
+    Check { name: "vfio-pci", works, found, mend: (!works).then(|| mend.to_owned()) }
 }
 
 fn interfaces(directory: &Path) -> Vec<Interface> {
@@ -311,6 +328,9 @@ impl Report {
                 println!("- {note}");
             }
         }
+        if let Some(error) = &self.port_error {
+            println!("\n{error}");
+        }
     }
 }
 
@@ -339,6 +359,22 @@ mod tests {
         let pages = huge_pages(&root.path().join("huge"));
         assert!(pages.works && pages.found == "3 of 8 of 2048kB free");
         assert!(!huge_pages(&root.path().join("none")).works);
+
+        let (groups, without) = (root.path().join("groups"), root.path().join("noiommu"));
+        assert!(!iommu(&groups, &without).works);
+        write("noiommu", "N\n");
+        assert!(!iommu(&groups, &without).works);
+        write("noiommu", "Y\n");
+        let check = iommu(&groups, &without);
+        assert!(check.works && check.mend.is_none(), "who did as was said is told so: {}", check.found);
+        write("groups/0/type", "DMA\n");
+        assert_eq!(iommu(&groups, &root.path().join("none")).found, "1 groups");
+
+        assert!(!vfio(&root.path().join("vfio")).works);
+        write("vfio/new_id", "");
+        assert_eq!(vfio(&root.path().join("vfio")).found, "loaded, has no device");
+        write("vfio/0000:00:06.0/class", "");
+        assert_eq!(vfio(&root.path().join("vfio")).found, "loaded, has 0000:00:06.0");
 
         write("net/eth7/operstate", "up\n");
         write("net/eth7/mtu", "9001\n");

@@ -20,11 +20,13 @@ mod ping;
 mod stat;
 mod wire;
 
-use std::io;
+use std::io::{self, IsTerminal as _};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use rustix::process::{Resource, getrlimit, setrlimit};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 #[derive(Parser)]
 #[command(name = "machnet", version, about = "Share an engine, measure flows and their rivals, ping Machnet hosts")]
@@ -64,9 +66,12 @@ impl std::fmt::Display for Interrupted {
 impl std::error::Error for Interrupted {}
 
 fn main() -> ExitCode {
-    let filter = tracing_subscriber::EnvFilter::from_default_env();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
     let cli = Cli::parse();
+    // An operator wants to read what a daemon does; who measures wants to read what was measured. RUST_LOG says otherwise.
+    let level = if matches!(cli.command, Command::Daemon(_)) { LevelFilter::INFO } else { LevelFilter::ERROR };
+    let filter = EnvFilter::builder().with_default_directive(level.into()).from_env_lossy();
+    let is_terminal = io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(is_terminal).with_writer(io::stderr).init();
     // As many sockets as this process may have: a thousand TCP connections are no error.
     let mut files = getrlimit(Resource::Nofile);
     files.current = files.maximum;

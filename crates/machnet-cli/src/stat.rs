@@ -61,6 +61,9 @@ fn ask(path: &Path) -> anyhow::Result<Value> {
     connect(&socket, &SocketAddrUnix::new(path).with_context(at)?).map_err(|error| match error.kind() {
         ErrorKind::NotFound => anyhow::anyhow!("{}: there is no such socket", at()),
         ErrorKind::ConnectionRefused => anyhow::anyhow!("{}: nobody listens there any more", at()),
+        ErrorKind::PermissionDenied => {
+            anyhow::anyhow!("{}: no permission: who may connect to the socket may ask", path.display())
+        }
         _ => anyhow::Error::from(error).context(at()),
     })?;
     send(&socket, &Call::Stat.emit(), SendFlags::NOSIGNAL).with_context(at)?;
@@ -127,9 +130,10 @@ fn number(value: &Value, key: &str) -> f64 {
     value[key].as_f64().unwrap_or_default()
 }
 
+/// For a terminal: what applications call themselves must not write on it where they like.
 fn text(value: &Value, key: &str) -> String {
     match &value[key] {
-        Value::String(text) => text.clone(),
+        Value::String(text) => text.escape_debug().to_string(),
         Value::Null => "-".to_owned(),
         other => other.to_string(),
     }
@@ -182,9 +186,12 @@ fn show(value: &Value) {
         counts(&value["refused"]),
         counts(&value["ended"])
     );
+    if number(value, "left_out") > 0.0 {
+        println!("{} applications are not shown, for want of room", text(value, "left_out"));
+    }
     for application in value["applications"].as_array().into_iter().flatten() {
         println!(
-            "\n{} (process {}, user {}, as {:?}): {} flows, ports {}",
+            "\n{} (process {}, user {}, as \"{}\"): {} flows, ports {}",
             text(application, "name"),
             text(application, "pid"),
             text(application, "uid"),
@@ -215,5 +222,17 @@ fn show(value: &Value) {
                 text(flow, "packets_sent"),
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_application_calls_itself_does_not_reach_the_terminal_as_it_is() {
+        let value = json!({ "name": "\u{1b}[2Jtop\n\u{202e}x ä", "n": 3, "none": null });
+        assert_eq!(text(&value, "name"), "\\u{1b}[2Jtop\\n\\u{202e}x ä");
+        assert_eq!([text(&value, "n"), text(&value, "none")], ["3", "-"]);
     }
 }

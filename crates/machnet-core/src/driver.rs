@@ -25,7 +25,8 @@ pub struct Meta {
     pub local: SocketAddr,
     /// The address on the other side.
     pub remote: SocketAddr,
-    /// The queue it arrived on; 0 on transmission.
+    /// The queue it arrived on. On transmission the engine of the peer's that it is for, as far as that is known: for devices whose queues
+    /// lead to the peer's of the same number, and that have several for one engine.
     pub queue: u16,
 }
 

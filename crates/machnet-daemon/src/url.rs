@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
+use machnet_shm::Shm;
+
 /// A vNIC, as configurations name it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -49,8 +51,13 @@ impl FromStr for DriverUrl {
                     .map(Self::Udp)
                     .ok_or_else(|| format!("{rest:?} is no IP address with or without a port; {wanted}"))
             }
-            "shm" if !rest.trim_end_matches('/').is_empty() => Ok(Self::Shm(rest.trim_end_matches('/').to_owned())),
-            "shm" => Err(format!("the name is missing; {wanted}")),
+            "shm" => match rest.trim_end_matches('/') {
+                "" => Err(format!("the name is missing; {wanted}")),
+                name => {
+                    Shm::check_name(name).map_err(|error| error.to_string())?;
+                    Ok(Self::Shm(name.to_owned()))
+                }
+            },
             #[cfg(feature = "dpdk")]
             "dpdk" => text.parse().map(|url| Self::Dpdk(Box::new(url))).map_err(|error| format!("{error}")),
             #[cfg(not(feature = "dpdk"))]

@@ -31,7 +31,7 @@ mod found {
     const LOG: &str = "rte_log";
 
     /// What is bound: the shim's, and what is called as it is.
-    const FUNCTIONS: &str = "dpdk_.*|rte_eal_(init|has_hugepages)|rte_(strerror|log_set_global_level|version)|rte_dev_probe|\
+    const FUNCTIONS: &str = "dpdk_.*|rte_eal_(init|has_hugepages|get_runtime_dir)|rte_(strerror|log_set_global_level|version)|rte_dev_probe|\
         rte_thread_(un)?register|rte_eth_dev_(get_port_by_name|adjust_nb_rx_tx_desc)|\
         rte_eth_(tx_done_cleanup|promiscuous_enable|allmulticast_enable)|rte_pktmbuf_free_bulk|rte_mempool_(free|avail_count|in_use_count)";
 

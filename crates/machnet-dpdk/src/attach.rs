@@ -2,6 +2,7 @@
 
 use std::io::{self, ErrorKind};
 use std::net::IpAddr;
+use std::os::unix::fs::FileTypeExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
@@ -12,17 +13,13 @@ use std::time::Duration;
 
 use dpdk_sys::rte_mempool;
 use machnet_core::net::MacAddr;
-use rustix::io::Errno;
 
 use crate::config::control;
 use crate::gate::Gate;
 use crate::quirks::Quirks;
-use crate::{Device, Facts, ffi, log};
+use crate::refusal::{self, Kernels};
+use crate::{Device, Facts, ffi, interface, log};
 
-/// What drivers log about a socket's path.
-const IN_USE: &str = "Address already in use";
-/// What AF_XDP's driver logs.
-const FEW_QUEUES: &str = "larger than combined queue count";
 /// How long a device that waits for its peer while it is attached may do so.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -179,25 +176,32 @@ pub(crate) fn attach(device: &Device, address: Option<IpAddr>, queues: u16) -> i
     match device {
         Device::Pci(address) => {
             if ffi::port_by_name(address).is_none() {
-                probe(address, address).map_err(|error| unprobed(&error, address))?;
+                let kernels = |error| Kernels::here().of_pci(address).unwrap_or_else(|| unprobed(&error, address));
+                probe(address, address).map_err(kernels)?;
             }
             let id = ffi::port_by_name(address).ok_or_else(|| {
-                not_found(format!(
-                    "no DPDK driver took {address}: bind it to vfio-pci (dpdk-devbind.py -b vfio-pci {address}); {}",
-                    known()
-                ))
+                let untaken = || {
+                    let ports = known();
+                    not_found(format!("no DPDK driver took {address}, which may be none for a network; {ports}"))
+                };
+                Kernels::here().of_pci(address).unwrap_or_else(untaken)
             })?;
             Ok(found(id, address))
         }
         Device::Mac(mac) => {
             let has = |port: &u16| ffi::facts(*port).is_ok_and(|facts| facts.mac == mac.0);
-            let id = ffi::ports()
-                .find(has)
-                .ok_or_else(|| not_found(format!("no port has the address {mac}; {}", known())))?;
+            let id = ffi::ports().find(has).ok_or_else(|| {
+                let nobodys = || not_found(format!("no port has the address {mac}; {}", known()));
+                Kernels::here().of_mac(*mac).unwrap_or_else(nobodys)
+            })?;
             Ok(found(id, &mac.to_string()))
         }
         Device::Vdev { name, arguments } => {
             let quirks = Quirks::of(name);
+            quirks.check(arguments)?;
+            if let Some(interface) = quirks.interface(arguments) {
+                interface::is_there(interface)?;
+            }
             let arguments = quirks.with_queues(arguments, queues)?;
             let arguments = address.map_or_else(|| arguments.clone(), |ip| quirks.with_mac_of(&arguments, ip));
             attach_vdev(name, &arguments)
@@ -278,24 +282,8 @@ fn probe(device: &str, name: &str) -> io::Result<()> {
 }
 
 fn unprobed(error: &io::Error, device: &str) -> io::Error {
-    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
-    let (kind, mend) = if log::mentions(IN_USE) {
-        (
-            ErrorKind::AddrInUse,
-            "another process serves its socket, or this one did (memif closes it at the process's end, unless socket-abstract=no): take another path",
-        )
-    } else if log::mentions(FEW_QUEUES) {
-        let mend =
-            "its interface has fewer queues than engines are wanted: ethtool -L INTERFACE combined N, or fewer engines";
-        (ErrorKind::InvalidInput, mend)
-    } else if log::mentions("failed to parse device") || matches!(errno, Some(Errno::NODEV | Errno::NOENT)) {
-        let mend = "there is no such device, no driver for it is installed, or the kernel has it (bind PCI devices to vfio-pci)";
-        (ErrorKind::NotFound, mend)
-    } else if matches!(errno, Some(Errno::PERM | Errno::ACCESS)) {
-        (ErrorKind::PermissionDenied, "it takes root, or the right to its files")
-    } else {
-        (error.kind(), "its arguments or its surroundings do not fit")
-    };
+    let (kind, mend) =
+        refusal::reason(error, &log::said()).unwrap_or((error.kind(), "its arguments or its surroundings do not fit"));
     io::Error::new(kind, format!("DPDK cannot attach {device} ({error}): {mend}{}", what_was_said()))
 }
 
@@ -315,17 +303,58 @@ fn known() -> String {
     if names.is_empty() { "there are no ports".to_owned() } else { format!("there are: {}", names.join(", ")) }
 }
 
-/// Removes the socket that a process left behind which was killed.
+/// Removes the socket that a process left behind which was killed; nothing else that may be there.
 fn remove_stale(path: &Path) -> io::Result<()> {
-    let refused = |error: &io::Error| error.kind() == ErrorKind::ConnectionRefused;
+    let taken =
+        |what: &str| io::Error::new(ErrorKind::AddrInUse, format!("{} {what}: take another path", path.display()));
+    // Who connects to what is no socket is refused, too.
+    let is_socket = match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        other => other.is_ok_and(|file| file.file_type().is_socket()),
+    };
+    if !is_socket {
+        return Err(taken("is there, and is no socket"));
+    }
     match UnixStream::connect(path) {
-        Err(error) if refused(&error) => std::fs::remove_file(path),
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => std::fs::remove_file(path)
+            .map_err(|error| taken(&format!("was left by another process, and cannot be removed ({error})"))),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         // Another kind of socket is alive, too.
-        Ok(_) | Err(_) if path.exists() => Err(io::Error::new(
-            ErrorKind::AddrInUse,
-            format!("{} is in use by another process, or is no socket: take another path", path.display()),
-        )),
-        _ => Ok(()),
+        _ => Err(taken("is in use by another process")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    /// The path of a device's socket is said by people, who err.
+    #[test]
+    fn only_sockets_that_nobody_serves_are_removed() {
+        let directory = std::env::temp_dir().join(format!("machnet-stale-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let path = directory.join("s");
+        remove_stale(&path).unwrap();
+        let refused = |part: &str| {
+            let error = remove_stale(&path).unwrap_err();
+            assert!(error.kind() == ErrorKind::AddrInUse && error.to_string().contains(part), "{error}");
+        };
+
+        std::fs::write(&path, "precious").unwrap();
+        refused("is no socket: take another path");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+        std::fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("/nowhere", &path).unwrap();
+        refused("is no socket");
+        std::fs::remove_file(&path).unwrap();
+
+        let listener = UnixListener::bind(&path).unwrap();
+        refused("is in use by another process");
+        drop(listener);
+        remove_stale(&path).unwrap();
+        assert!(!path.exists());
+        std::fs::remove_dir(&directory).unwrap();
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io::{self, ErrorKind};
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -13,7 +14,7 @@ use crate::gate::Gate;
 use crate::link::Link;
 use crate::pool::{HEADROOM, Pool};
 use crate::quirks::{Quirks, Revival};
-use crate::{Device, Eal, Facts, HugePages, Port, ffi, log};
+use crate::{Device, Eal, Facts, HugePages, Port, ffi, interface, log, refusal};
 
 /// An Ethernet header.
 pub(crate) const ETHERNET: u32 = 14;
@@ -29,13 +30,15 @@ const LONG_FRAMES: u32 = 64;
 /// No more unless asked for: what endpoints take by default.
 const USUAL_LONG_FRAMES: u32 = 256;
 /// 256 MiB.
-const MAX_LONG_FRAMES: u32 = 4096;
+pub(crate) const MAX_LONG_FRAMES: u32 = 4096;
+/// Frames of an engine: fewer than these stand in each other's way, and more are 2 GiB.
+pub(crate) const FRAMES: RangeInclusive<u32> = 64..=1_000_000;
 /// Second pieces of frames that are on their way to the device, which has as many as descriptors, twice over while it is attached again.
 const TAILS: u32 = 64;
 /// Behind the headers, so that payloads lie aligned; as the network layer has it.
 const ALIGNED: u32 = 64;
 /// Longest frame that an mbuf's 16-bit lengths hold, with all that is in front of it.
-const MAX_MTU: u32 = 16_000;
+pub(crate) const MAX_MTU: u32 = 16_000;
 
 /// A host on a DPDK port: a [`Driver`](machnet_core::Driver).
 pub type Dpdk = Net<Port>;
@@ -157,7 +160,8 @@ impl PortBuilder {
     ///
     /// # Errors
     /// `InvalidInput`: a setting outside its limits, or the device's; `NotFound`: no such device; `AddrInUse`: this or
-    /// another process has it; `OutOfMemory`; as [`Eal::start`]; else what DPDK says.
+    /// another process has it, or the kernel; `ConnectionRefused`: nobody serves its socket yet; `PermissionDenied`; `OutOfMemory`; as
+    /// [`Eal::start`]; else what DPDK says.
     pub fn open(&self) -> io::Result<Port> {
         self.open_for(None)
     }
@@ -182,8 +186,8 @@ impl PortBuilder {
     }
 
     fn check(&self) -> io::Result<()> {
-        if !(64..=1_000_000).contains(&self.frames) {
-            return Err(bad(format!("{} frames: there must be 64 to 1000000", self.frames)));
+        if !FRAMES.contains(&self.frames) {
+            return Err(bad(format!("{} frames: there must be {} to {}", self.frames, FRAMES.start(), FRAMES.end())));
         }
         if let Some(frames) = self.long_frames
             && frames > MAX_LONG_FRAMES
@@ -243,7 +247,8 @@ impl PortBuilder {
             _ => Quirks::of(&facts.driver),
         };
         let arguments = attached.arguments();
-        facts.mtu = self.choose_mtu(&facts, raw.max_frame, quirks.longest_frame(arguments))?;
+        let interface = quirks.interface(arguments).map(str::to_owned);
+        facts.mtu = self.choose_mtu(&facts, raw.max_frame, quirks.longest_frame(arguments), interface.as_deref())?;
         let wanted = |capabilities: u64, one: u64| if self.checksums { capabilities & one } else { 0 };
         let descriptors = ffi::adjust_descriptors(id, self.descriptors)?;
         let usual = (u32::from(descriptors.1) / 2 + LONG_FRAMES).min(USUAL_LONG_FRAMES);
@@ -281,7 +286,6 @@ impl PortBuilder {
             Revival::Start => Comeback::Start,
             Revival::Alone => Comeback::Alone,
         };
-        let interface = quirks.interface(arguments).map(str::to_owned);
         let gated = if self.engines > 1 || quirks.frees_by_interrupts { self.engines } else { 0 };
         let gates = (0..gated).map(|_| Gate::new(quirks.frees_by_interrupts)).collect();
         let device = (id, facts.name.clone());
@@ -323,7 +327,15 @@ impl PortBuilder {
     }
 
     /// The MTU: what is wished for, or the device's but no more than usual.
-    fn choose_mtu(&self, facts: &Facts, longest_frame: u32, buffer: Option<u32>) -> io::Result<u32> {
+    fn choose_mtu(
+        &self,
+        facts: &Facts,
+        longest_frame: u32,
+        buffer: Option<u32>,
+        interface: Option<&str>,
+    ) -> io::Result<u32> {
+        // Which refuses what is longer, one frame after the other, when it is sent.
+        let by_kernel = interface.and_then(|name| Some((name, interface::mtu(name)?)));
         let by_buffer = buffer.map_or(u32::MAX, |bytes| bytes.saturating_sub(ETHERNET));
         // Who has buffers does not know how long they are.
         let known = buffer.is_none() && longest_frame > ETHERNET;
@@ -331,6 +343,15 @@ impl PortBuilder {
         let by_device = if facts.max_mtu == 0 { u32::MAX } else { facts.max_mtu.into() };
         let most = by_device.min(by_buffer).min(by_frame).min(MAX_MTU);
         let usual = if facts.mtu == 0 { self.usual } else { facts.mtu.min(self.usual) };
+        if let Some((name, at_most)) = by_kernel
+            && self.mtu.is_some_and(|mtu| mtu > at_most && mtu <= most)
+        {
+            return Err(bad(format!(
+                "an MTU of {mtu}: the interface {name} takes at most {at_most}: ip link set dev {name} mtu {mtu}",
+                mtu = self.mtu.unwrap_or_default()
+            )));
+        }
+        let usual = by_kernel.map_or(usual, |(_, at_most)| usual.min(at_most));
         match self.mtu {
             None => Ok(usual.min(most)),
             Some(mtu) if mtu <= most => Ok(mtu),
@@ -340,12 +361,11 @@ impl PortBuilder {
 
     /// Says which port an error is about, and what DPDK said.
     fn about(&self, error: io::Error) -> io::Error {
-        if log::mentions("Failed to connect socket") {
-            let text =
-                format!("{}: nobody serves its socket yet: start the server first{}", self.device, what_was_said());
-            return io::Error::new(ErrorKind::ConnectionRefused, text);
-        }
-        io::Error::new(error.kind(), format!("{}: {error}{}", self.device, what_was_said()))
+        let (kind, text) = match refusal::reason(&error, &log::said()) {
+            Some((kind, mend)) => (kind, format!("{mend} ({error})")),
+            None => (error.kind(), error.to_string()),
+        };
+        io::Error::new(kind, format!("{}: {text}{}", self.device, what_was_said()))
     }
 }
 

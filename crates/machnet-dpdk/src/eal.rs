@@ -10,6 +10,9 @@ use crate::{ffi, gate, log};
 /// Where the kernel says how many huge pages there are.
 const HUGE_PAGES: &str = "/sys/kernel/mm/hugepages";
 
+/// Where it says which cores there are.
+const CORES: &str = "/sys/devices/system/cpu";
+
 /// MiB that EAL may take if nothing is said, without huge pages: address space, of which only what is used costs memory.
 const MEMORY: u32 = 512;
 
@@ -156,6 +159,11 @@ impl Eal {
         // EAL binds the thread that starts it to a core, so that is one of its own.
         let thread = std::thread::Builder::new().name("dpdk-init".to_owned());
         let result = thread.spawn(move || ffi::eal_init(&arguments))?.join();
+        // Which nobody else has, nor needs any more: it is empty, and would stay for ever.
+        let directory = ffi::runtime_directory();
+        if directory.ends_with(own_prefix()) {
+            let _ = std::fs::remove_dir(directory);
+        }
         let result = result.unwrap_or_else(|_| Err(io::Error::other("starting DPDK panicked")));
         result.map_err(|error| self.explain(&error))?;
         // Whose gates close by what it logs.
@@ -165,6 +173,9 @@ impl Eal {
     /// What DPDK is started with.
     fn arguments(&self) -> io::Result<Vec<String>> {
         let mut arguments = vec!["machnet".to_owned(), "--no-telemetry".to_owned()];
+        if let Some(cores) = self.cores.as_deref().filter(|cores| !are_cores(cores, Path::new(CORES))) {
+            return Err(no_cores(cores));
+        }
         let mut add = |words: &[&str]| arguments.extend(words.iter().map(|&word| word.to_owned()));
         let core;
         add(&[
@@ -191,7 +202,7 @@ impl Eal {
             }
             (None, true) => add(&["--in-memory"]),
             (None, false) => {
-                own = format!("machnet-{}", std::process::id());
+                own = own_prefix();
                 add(&["--no-shconf", "--file-prefix", &own]);
             }
         }
@@ -254,7 +265,11 @@ impl Eal {
             || about("lcore") && about("unavailable")
         {
             let cores = self.cores.as_deref().unwrap_or_default();
-            (io::ErrorKind::InvalidInput, format!("\"{cores}\" names no cores of this machine, as 0 or 0-1 do"))
+            (io::ErrorKind::InvalidInput, no_cores(cores).to_string())
+        } else if about("cannot open shared object file") {
+            (io::ErrorKind::NotFound, "there is no such plugin".to_owned())
+        } else if about("Unable to parse device") {
+            (io::ErrorKind::InvalidInput, "allow= names no device, as 0000:00:06.0 does".to_owned())
         } else if about("no mounted hugetlbfs") {
             let mend = format!(
                 "with a prefix (\"{prefix}\") huge pages come from a hugetlbfs, and none is mounted: `mount -t hugetlbfs none /dev/hugepages`; \
@@ -288,6 +303,27 @@ impl Eal {
 
 fn bad(text: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, text)
+}
+
+fn no_cores(cores: &str) -> io::Error {
+    bad(format!("\"{}\" names no cores of this machine, as 0 or 0-1 do", cores.escape_debug()))
+}
+
+/// The prefix of who says none, and has no huge pages.
+fn own_prefix() -> String {
+    format!("machnet-{}", std::process::id())
+}
+
+/// True if `text` names cores, as EAL's `-l` takes them, that are in `directory`. EAL says what is wrong with others on four screens.
+fn are_cores(text: &str, directory: &Path) -> bool {
+    let is_there = |core: u32| directory.join(format!("cpu{core}")).exists();
+    text.split(',').all(|part| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        match (first.parse(), last.parse()) {
+            (Ok(first), Ok(last)) => first <= last && (first..=last).all(is_there),
+            _ => false,
+        }
+    })
 }
 
 /// The first core that this process may run on.
@@ -341,6 +377,20 @@ mod tests {
         }
         let error = Eal::new().huge_pages(HugePages::Never).memory(0).arguments().unwrap_err();
         assert!(error.to_string().contains("0 MiB"), "{error}");
+    }
+
+    #[test]
+    fn cores_are_those_of_the_machine() {
+        let directory = tempfile::tempdir().unwrap();
+        for core in [0, 1, 3] {
+            std::fs::create_dir(directory.path().join(format!("cpu{core}"))).unwrap();
+        }
+        for text in ["0", "0,1", "0-1", "3,0-1"] {
+            assert!(are_cores(text, directory.path()), "{text}");
+        }
+        for text in ["", "2", "0-3", "1-0", "x", "0,", "-1", "1-", "4294967295", "0-4294967295", "(0)"] {
+            assert!(!are_cores(text, directory.path()), "{text}");
+        }
     }
 
     #[test]

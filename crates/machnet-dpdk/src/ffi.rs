@@ -1,8 +1,10 @@
 //! Every call into DPDK, with its argument why it is sound. Ports are numbers; DPDK checks those it is given, except on
 //! the fast path, where [`Port`](crate::Port) owns them.
 
-use std::ffi::{CStr, CString, c_int, c_void};
+use std::ffi::{CStr, CString, OsStr, c_int, c_void};
 use std::io;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::PathBuf;
 use std::ptr::NonNull;
 
 use dpdk_sys::{dpdk_counters, dpdk_facts, rte_mbuf, rte_mempool};
@@ -10,9 +12,18 @@ use dpdk_sys::{dpdk_counters, dpdk_facts, rte_mbuf, rte_mempool};
 /// A pool's mbuf.
 pub(crate) type Mbuf = *mut rte_mbuf;
 
+/// Of a driver that returned -1, which most do for want of a number: it is none.
+#[derive(Debug, thiserror::Error)]
+#[error("its driver says no more than that it failed")]
+pub(crate) struct Unsaid;
+
 /// What DPDK returns: a negative errno, or something else.
 fn check(code: c_int) -> io::Result<c_int> {
-    if code < 0 { Err(error(-code)) } else { Ok(code) }
+    match code {
+        -1 => Err(io::Error::other(Unsaid)),
+        ..0 => Err(error(-code)),
+        0.. => Ok(code),
+    }
 }
 
 /// DPDK's numbers are the system's, and from 1000 on its own.
@@ -77,6 +88,14 @@ pub(crate) fn eal_init(arguments: &[String]) -> io::Result<()> {
         code if code < 0 => Err(last_error()),
         _ => Ok(()),
     }
+}
+
+/// Where EAL's files are, once it was started, or tried to.
+pub(crate) fn runtime_directory() -> PathBuf {
+    // SAFETY: returns a string that lives as long as the program, and changes while EAL is started only, which happens once.
+    let text = unsafe { dpdk_sys::rte_eal_get_runtime_dir() };
+    // SAFETY: as above.
+    PathBuf::from(OsStr::from_bytes(unsafe { CStr::from_ptr(text) }.to_bytes()))
 }
 
 /// The release of the library in use.

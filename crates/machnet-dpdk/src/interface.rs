@@ -12,6 +12,7 @@ use std::path::Path;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use machnet_core::net::NetConfig;
 use nix::ifaddrs::getifaddrs;
+use nix::libc::{IFF_RUNNING, IFF_UP, SIOCGIFFLAGS, SIOCGIFMTU, ifreq, ioctl};
 
 use crate::Device;
 use crate::quirks::Quirks;
@@ -69,8 +70,7 @@ impl Interface {
         on_link.retain(|net| !addresses.iter().any(|own| own.contains(net)));
         on_link.sort();
         on_link.dedup();
-        let mtu = read(&format!("{CLASS}/{name}/mtu")).trim().parse().ok();
-        Ok(Self { name: name.to_owned(), addresses, gateway_v4, gateway_v6, on_link, mtu })
+        Ok(Self { name: name.to_owned(), addresses, gateway_v4, gateway_v6, on_link, mtu: mtu(name) })
     }
 
     /// The interface for the hardware of `device`; `None` if the kernel has none, or has given it away.
@@ -102,10 +102,39 @@ impl Interface {
     }
 }
 
+/// Whether the kernel has an interface called `name`.
+///
+/// # Errors
+/// `NotFound`, with those that it has.
+pub(crate) fn is_there(name: &str) -> io::Result<()> {
+    let mut names: Vec<_> = getifaddrs()?.map(|one| one.interface_name).collect();
+    if names.iter().any(|one| one == name) {
+        return Ok(());
+    }
+    names.sort();
+    names.dedup();
+    let text = format!("there is no interface {name}: there are {}", names.join(", "));
+    Err(io::Error::new(ErrorKind::NotFound, text))
+}
+
 /// Whether the kernel's interface `name` is up and has a carrier; `None` if nobody knows.
 pub(crate) fn is_running(name: &str) -> Option<bool> {
-    use nix::libc::{IFF_RUNNING, IFF_UP, SIOCGIFFLAGS, ifreq, ioctl};
-    let socket = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).ok()?;
+    let request = ask(name, SIOCGIFFLAGS)?;
+    // SAFETY: what this request writes.
+    let flags = i32::from(unsafe { request.ifr_ifru.ifru_flags });
+    Some(flags & (IFF_UP | IFF_RUNNING) == IFF_UP | IFF_RUNNING)
+}
+
+/// The longest packet of the kernel's interface `name`, bytes. Not from `/sys`, which may be another network namespace's.
+pub(crate) fn mtu(name: &str) -> Option<u32> {
+    let request = ask(name, SIOCGIFMTU)?;
+    // SAFETY: what this request writes.
+    u32::try_from(unsafe { request.ifr_ifru.ifru_mtu }).ok()
+}
+
+/// Asks the kernel about an interface of this process's network namespace.
+fn ask(name: &str, about: nix::libc::Ioctl) -> Option<ifreq> {
+    let socket = std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
     // SAFETY: a structure of numbers, for which zeros are right.
     let mut request: ifreq = unsafe { std::mem::zeroed() };
     if name.len() >= request.ifr_name.len() {
@@ -114,13 +143,8 @@ pub(crate) fn is_running(name: &str) -> Option<bool> {
     for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
         *to = from.cast_signed();
     }
-    // SAFETY: an open socket, and a structure of the kind that this request reads and writes, its name ended by a zero.
-    if unsafe { ioctl(socket.as_raw_fd(), SIOCGIFFLAGS, &raw mut request) } != 0 {
-        return None;
-    }
-    // SAFETY: what this request writes.
-    let flags = i32::from(unsafe { request.ifr_ifru.ifru_flags });
-    Some(flags & (IFF_UP | IFF_RUNNING) == IFF_UP | IFF_RUNNING)
+    // SAFETY: an open socket, and a structure of the kind that these requests read and write, its name ended by a zero.
+    (unsafe { ioctl(socket.as_raw_fd(), about, &raw mut request) } == 0).then_some(request)
 }
 
 fn is_link_local(address: IpAddr) -> bool {
@@ -257,6 +281,10 @@ mod tests {
         assert_eq!(with_mac(Path::new(CLASS), "00:00:00:00:00:00"), ["lo"]);
         assert_eq!((is_running("nonesuch0"), is_running("a-name-that-is-too-long")), (None, None));
         assert!(is_running("lo").is_some());
+        assert_eq!((mtu("lo"), mtu("nonesuch0")), (Some(65536), None));
+        is_there("lo").unwrap();
+        let error = is_there("nonesuch0").unwrap_err();
+        assert!(error.to_string().contains("there are ") && error.to_string().contains("lo"), "{error}");
         let memif: Device = "vdev:net_memif0,role=client".parse().unwrap();
         assert_eq!(Interface::of(&memif).unwrap(), None);
         let lo: Device = "vdev:net_af_packet0,iface=lo".parse().unwrap();

@@ -35,11 +35,13 @@ mod ffi;
 mod gate;
 mod gather;
 mod interface;
+mod lent;
 mod link;
 mod log;
 mod pool;
 mod port;
 mod quirks;
+mod refusal;
 mod url;
 
 pub use config::{Dpdk, PortBuilder};

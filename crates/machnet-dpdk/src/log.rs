@@ -69,11 +69,6 @@ pub(crate) fn said() -> Vec<String> {
     LOG.lock().unwrap_or_else(PoisonError::into_inner).lines.iter().cloned().collect()
 }
 
-/// True if one of the last lines contains `part`.
-pub(crate) fn mentions(part: &str) -> bool {
-    LOG.lock().unwrap_or_else(PoisonError::into_inner).lines.iter().any(|line| line.contains(part))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -14,6 +14,7 @@ use machnet_core::{DropReason, Drops};
 use crate::config::PortBuilder;
 use crate::ffi::{self, Mbuf};
 use crate::gate::Gate;
+use crate::lent::{Lent, take_back};
 use crate::link::Link;
 use crate::pool::Pool;
 use crate::{Device, Facts};
@@ -28,7 +29,7 @@ pub struct Port {
     /// Before the pool, which the device uses.
     link: Arc<Link>,
     gate: Option<Arc<Gate>>,
-    /// Sent from is the first.
+    /// In order. Sent from is the first, or that which leads to the peer's engine.
     queues: Box<[u16]>,
     /// Which of them is received from next.
     turn: usize,
@@ -39,9 +40,8 @@ pub struct Port {
     pool: Pool,
     /// More than the device can have: one that it lost is in front of others that it gave back.
     unusual: usize,
-    /// What the device has not given back, oldest first, and the same as mbufs.
-    lent: VecDeque<FrameRef>,
-    lent_mbufs: VecDeque<Mbuf>,
+    /// What the device has not given back, of each queue.
+    lent: Box<[Lent]>,
     empty: u32,
     drops: Drops,
     longest: u32,
@@ -96,9 +96,8 @@ impl Port {
             longest: facts.mtu + crate::config::ETHERNET,
             pool,
             unusual: 2 * queues.len() * usize::from(facts.tx_descriptors),
+            lent: queues.iter().map(|_| Lent::default()).collect(),
             queues,
-            lent: VecDeque::new(),
-            lent_mbufs: VecDeque::new(),
             facts,
             empty: 0,
             drops: Drops::default(),
@@ -191,8 +190,32 @@ impl Port {
         count
     }
 
-    /// Gives the first `count` frames of `batch`, at most a burst, to the device; returns how many it took.
+    /// Where in `queues` a frame is sent from: where queues lead to the peer's of the same number, from that of the engine that it is for,
+    /// or one that has none; else from the first.
+    fn place(&self, frame: &TxFrame) -> usize {
+        let queues = self.queues.len();
+        if queues == 1 || self.capabilities.spreads {
+            return 0;
+        }
+        self.queues.binary_search(&frame.queue).unwrap_or(usize::from(frame.queue) % queues)
+    }
+
+    /// Gives the first `count` frames of `batch`, at most a burst and all with one place, to the device; returns how many it took. If their
+    /// queue takes none for long, its engine over there stands still: they go on the others, to be handed over or dropped there, for what
+    /// is behind them is for engines that do not.
     fn give(&mut self, batch: &mut VecDeque<TxFrame>, count: usize) -> usize {
+        let (first, queues) = (batch.front().map_or(0, |frame| self.place(frame)), self.queues.len());
+        let mut given = self.give_at(first, batch, count);
+        if self.lent[first].offered(given) {
+            for n in 1..queues {
+                given += self.give_at((first + n) % queues, batch, count - given);
+            }
+        }
+        given
+    }
+
+    /// Likewise, on the queue at one place.
+    fn give_at(&mut self, place: usize, batch: &mut VecDeque<TxFrame>, count: usize) -> usize {
         let mut mbufs: [Mbuf; BURST] = [std::ptr::null_mut(); BURST];
         // What is behind them, if any has something.
         let mut tails: [Mbuf; BURST] = [std::ptr::null_mut(); BURST];
@@ -218,7 +241,7 @@ impl Port {
         }
         let taken = match self.link.enter(self.gate.as_deref()) {
             // SAFETY: a started port of ours with that queue, and so many prepared mbufs.
-            Some(at) => unsafe { dpdk_sys::dpdk_tx_burst(at.id, self.queues[0], mbufs.as_mut_ptr(), count as u16) },
+            Some(at) => unsafe { dpdk_sys::dpdk_tx_burst(at.id, self.queues[place], mbufs.as_mut_ptr(), count as u16) },
             None => 0,
         };
         let taken = usize::from(taken).min(count);
@@ -227,71 +250,46 @@ impl Port {
             unsafe { dpdk_sys::dpdk_unprepare(mbuf) };
         }
         if two {
-            self.lend_pieces(batch, (&mbufs, &tails), taken, count);
+            self.lend_pieces(place, batch, (&mbufs, &tails), taken, count);
             return taken;
         }
-        self.lent_mbufs.extend(&mbufs[..taken]);
-        self.lent.extend(batch.drain(..taken).map(|frame| frame.bytes));
+        self.lent[place].extend(batch.drain(..taken).map(|frame| frame.bytes), &mbufs[..taken]);
         taken
     }
 
     /// The device took the first `taken` of `count` frames, some of which have a second piece: lent each for itself, behind the first.
     fn lend_pieces(
         &mut self,
+        place: usize,
         batch: &mut VecDeque<TxFrame>,
         (mbufs, tails): (&[Mbuf; BURST], &[Mbuf; BURST]),
         taken: usize,
         count: usize,
     ) {
         for n in taken..count {
-            self.take_back(mbufs[n]);
+            take_back(&mut self.pool, mbufs[n]);
             if !tails[n].is_null() {
                 // SAFETY: attached, and not taken.
                 unsafe { dpdk_sys::dpdk_unprepare(tails[n]) };
-                self.take_back(tails[n]);
+                take_back(&mut self.pool, tails[n]);
             }
         }
         for (n, frame) in batch.drain(..taken).enumerate() {
-            self.lent_mbufs.push_back(mbufs[n]);
-            self.lent.push_back(frame.bytes);
+            self.lent[place].push(frame.bytes, mbufs[n]);
             if let Some(tail) = frame.tail {
-                self.lent_mbufs.push_back(tails[n]);
-                self.lent.push_back(tail);
+                self.lent[place].push(tail, tails[n]);
             }
-        }
-    }
-
-    /// Separates an mbuf that the device is done with, and that is ours again, from its frame's other piece.
-    fn take_back(&mut self, mbuf: Mbuf) {
-        if let Some(gather) = self.pool.gather() {
-            // SAFETY: the device is done with it, say the callers.
-            unsafe { gather.detach(mbuf) };
         }
     }
 
     /// Frames that the device has.
     fn held(&self) -> usize {
-        self.lent.len() - self.pool.tails_lent()
+        self.lent.iter().map(Lent::len).sum::<usize>() - self.pool.tails_lent()
     }
 
-    /// Takes back what the device is done with, out of order.
-    #[cold]
-    fn search(&mut self) {
-        for _ in 0..self.lent.len() {
-            let (Some(frame), Some(mbuf)) = (self.lent.pop_front(), self.lent_mbufs.pop_front()) else { break };
-            // SAFETY: an mbuf that was prepared and given to the device.
-            if unsafe { dpdk_sys::dpdk_done(&raw const mbuf, 1) } == 1 {
-                self.take_back(mbuf);
-                self.pool.frames().recycle(frame);
-            } else {
-                self.lent.push_back(frame);
-                self.lent_mbufs.push_back(mbuf);
-            }
-        }
-    }
-
-    /// How many frames at the front of `batch` can be transmitted at once.
+    /// How many frames at the front of `batch` can be transmitted at once, and on the same queue.
     fn sendable(&self, batch: &VecDeque<TxFrame>) -> usize {
+        let place = batch.front().map_or(0, |frame| self.place(frame));
         let mut tails = self.pool.tails_left();
         let good = |frame: &&TxFrame| {
             let mut length = frame.bytes.as_ref().len();
@@ -302,7 +300,10 @@ impl Port {
                 tails -= 1;
                 length += tail.as_ref().len();
             }
-            self.pool.mbuf(&frame.bytes).is_some() && length > 0 && length <= self.longest as usize
+            self.place(frame) == place
+                && self.pool.mbuf(&frame.bytes).is_some()
+                && length > 0
+                && length <= self.longest as usize
         };
         batch.iter().take(BURST).take_while(good).count()
     }
@@ -310,7 +311,8 @@ impl Port {
     /// Puts the first frame into one piece, if it has two: the device has as many second pieces as it may have.
     #[cold]
     fn put_together(batch: &mut VecDeque<TxFrame>) -> bool {
-        let Some(TxFrame { bytes, tail: Some(tail), checksum }) = batch.pop_front_if(|frame| frame.tail.is_some())
+        let Some(TxFrame { bytes, tail: Some(tail), checksum, queue }) =
+            batch.pop_front_if(|frame| frame.tail.is_some())
         else {
             return false;
         };
@@ -319,7 +321,7 @@ impl Port {
             Err(bytes) => (bytes, Some(tail)),
         };
         let is_whole = tail.is_none();
-        batch.push_front(TxFrame { bytes, tail, checksum });
+        batch.push_front(TxFrame { bytes, tail, checksum, queue });
         is_whole
     }
 }
@@ -412,26 +414,11 @@ impl FrameDriver for Port {
 
     fn reap(&mut self) {
         register_thread();
-        loop {
-            let (mbufs, _) = self.lent_mbufs.as_slices();
-            // SAFETY: so many mbufs that were prepared and given to the device.
-            let done = unsafe { dpdk_sys::dpdk_done(mbufs.as_ptr(), mbufs.len()) };
-            let all = done == mbufs.len();
-            if self.pool.tails_lent() > 0 {
-                for at in 0..done {
-                    self.take_back(self.lent_mbufs[at]);
-                }
-            }
-            self.lent_mbufs.drain(..done);
-            for frame in self.lent.drain(..done) {
-                self.pool.frames().recycle(frame);
-            }
-            if !all || self.lent_mbufs.is_empty() {
-                break;
-            }
+        for lent in &mut self.lent {
+            lent.reap(&mut self.pool);
         }
         if self.held() > self.unusual {
-            self.search();
+            self.lent.iter_mut().for_each(|lent| lent.search(&mut self.pool));
         }
         self.pool.restock();
     }

@@ -37,9 +37,14 @@ pub(crate) struct Quirks {
     /// The device argument that says how long a frame may be, how long it is without, and how many of its bytes are not the
     /// frame's.
     pub(crate) buffer: Option<(&'static str, u32, u32)>,
-    /// The argument with the path of a Unix socket that the device listens on, if its arguments contain the second. A
-    /// socket that a killed process left behind is removed.
-    pub(crate) listens: Option<(&'static str, When)>,
+    /// The argument with the path of a Unix socket that the device listens on, if its arguments are all such. A socket that a killed
+    /// process left behind is removed.
+    pub(crate) listens: Option<(&'static str, &'static [When])>,
+    /// The argument that it cannot do without.
+    needs: Option<&'static str>,
+    /// The arguments that it takes, if it would take none of those it is given as soon as it does not know one (memif, rte_eth_memif.c:
+    /// what `rte_kvargs_parse` does not parse is left out).
+    takes: &'static [&'static str],
     /// Attaching it waits for the peer, if it is the one that listens.
     pub(crate) waits: bool,
     /// The argument that names an interface of the kernel's, which the device is.
@@ -143,7 +148,27 @@ impl Quirks {
     /// The socket that a virtual device will listen on.
     pub(crate) fn socket<'a>(&self, arguments: &'a str) -> Option<&'a str> {
         let (name, when) = self.listens?;
-        argument(arguments, name).filter(|_| when.holds(arguments))
+        argument(arguments, name).filter(|_| when.iter().all(|when| when.holds(arguments)))
+    }
+
+    /// Refuses arguments that its driver would refuse without a word, or take otherwise than they are meant.
+    pub(crate) fn check(&self, arguments: &str) -> io::Result<()> {
+        let bad = |text| Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        if let Some(name) = self.needs
+            && argument(arguments, name).is_none_or(str::is_empty)
+        {
+            return bad(format!("{driver} needs {name}=…, as in vdev:{driver}0,{name}=…", driver = self.driver));
+        }
+        let mut names = arguments.split(',').filter_map(|argument| argument.split('=').next());
+        match names.find(|name| !self.takes.is_empty() && !name.is_empty() && !self.takes.contains(name)) {
+            Some(name) => bad(format!(
+                "{} takes no argument \"{}\": it takes {}",
+                self.driver,
+                name.escape_debug(),
+                self.takes.join(", ")
+            )),
+            None => Ok(()),
+        }
     }
 
     /// True if the kernel receives what `device` receives.
@@ -316,7 +341,30 @@ mod tests {
         assert_eq!(socket("net_vhost0", "iface=/a,client=1"), None);
         assert_eq!(socket("virtio_user0", "path=/a"), None);
         assert_eq!(socket("virtio_user0", "path=/a,server=1"), Some("/a"));
-        assert_eq!(socket("net_memif0", "role=server,socket=/a"), Some("/a"));
-        assert_eq!(socket("net_memif0", "role=client,socket=/a"), None);
+        assert_eq!(socket("net_memif0", "role=server,socket=/a,socket-abstract=no"), Some("/a"));
+        assert_eq!(socket("net_memif0", "role=server,socket=/a"), None, "an abstract one is no file");
+        assert_eq!(socket("net_memif0", "role=client,socket=/a,socket-abstract=no"), None);
+    }
+
+    #[test]
+    fn arguments_that_would_mean_something_else_are_refused() {
+        let refused = |name: &str, arguments: &str, part: &str| {
+            let error = Quirks::of(name).check(arguments).unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        };
+        refused("net_memif0", "roll=server,socket=/a", "takes no argument \"roll\": it takes id, role,");
+        refused("net_vhost0", "", "net_vhost needs iface=…");
+        refused("net_af_packet0", "iface=,qpairs=2", "net_af_packet needs iface=…");
+        refused("net_virtio_user0", "queues=1", "net_virtio_user needs path=…");
+        for (name, arguments) in [
+            ("net_memif0", ""),
+            ("net_memif0", "role=server,id=1,bsize=2048,rsize=10,socket=/a,socket-abstract=no,mac=02:00:00:00:00:01"),
+            ("net_memif0", "zero-copy=yes,secret=a=b,owner-uid=1,owner-gid=1"),
+            ("net_vhost0", "iface=/a,whatever=1"),
+            ("net_null0", "size=64"),
+            ("net_ena", ""),
+        ] {
+            Quirks::of(name).check(arguments).unwrap();
+        }
     }
 }

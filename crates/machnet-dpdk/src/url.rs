@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use machnet_core::MAX_ENGINES;
 use machnet_core::net::NetConfig;
 
+use crate::config::{FRAMES, MAX_LONG_FRAMES, MAX_MTU};
 use crate::quirks::Quirks;
 use crate::{Device, Dpdk, Eal, HugePages, Interface, NoDevice, Port, PortBuilder};
 
@@ -187,10 +188,10 @@ const KEYS: [(&str, &str, bool); 17] = [
     ("port", "a number up to 65535", false),
     ("engines", "a number from 1 to 64", false),
     ("queues", "a number from 1 to 65535, one for each engine at least", false),
-    ("mtu", "a number of bytes, such as 1500", false),
-    ("frames", "a number, such as 4096", false),
-    ("long_frames", "a number up to 4096, such as 64", false),
-    ("descriptors", "a number up to 65535, such as 256", false),
+    ("mtu", "a number of bytes up to 16000, such as 1500", false),
+    ("frames", "a number from 64 to 1000000, such as 2048", false),
+    ("long_frames", "a number from 0 to 4096, such as 64", false),
+    ("descriptors", "a number from 1 to 65535, such as 256", false),
     ("checksums", "software or device", false),
     ("huge", "auto, yes or no", false),
     ("memory", "a number of MiB, such as 512", false),
@@ -229,10 +230,10 @@ impl FromStr for DpdkUrl {
                 "port" => net.port = pair.read()?,
                 "engines" => port = port.engines(pair.read_within(1..=MAX_ENGINES)?),
                 "queues" => port = port.queues(pair.read_within(1..=u16::MAX)?),
-                "mtu" => port = port.mtu(pair.read()?),
-                "frames" => port = port.frames(pair.read()?),
-                "long_frames" => port = port.long_frames(pair.read_within(0..=4096)?),
-                "descriptors" => port = port.descriptors(pair.read()?),
+                "mtu" => port = port.mtu(pair.read_within(0..=MAX_MTU)?),
+                "frames" => port = port.frames(pair.read_within(FRAMES)?),
+                "long_frames" => port = port.long_frames(pair.read_within(0..=MAX_LONG_FRAMES)?),
+                "descriptors" => port = port.descriptors(pair.read_within(1..=u16::MAX)?),
                 "checksums" => port = port.checksum_offload(pair.choice(&[("software", false), ("device", true)])?),
                 "huge" => {
                     let pages = [("auto", HugePages::Auto), ("yes", HugePages::Always), ("no", HugePages::Never)];
@@ -344,7 +345,6 @@ mod tests {
             ("?ip=10.0.0.5/33", "wanted is an address with its prefix"),
             ("?ip=10.0.0.5/24&huge=maybe", "wanted is auto, yes or no"),
             ("?ip=10.0.0.5/24&mtu=big", "wanted is a number of bytes"),
-            ("?ip=10.0.0.5/24&descriptors=65536", "up to 65535"),
             ("?ip=10.0.0.5/24&port=1&port=2", "port is there twice"),
             ("?ip=10.0.0.5/24&gateway=10.0.0.1&gateway=10.0.0.2", "gateway is there twice"),
             ("?ip=10.0.0.5/24&color=red", "unknown key \"color\"; known are ip,"),
@@ -371,6 +371,30 @@ mod tests {
         ] {
             let error = text.parse::<DpdkUrl>().unwrap().address().unwrap_err();
             assert!(error.to_string().contains(why), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_number_beyond_its_limits_is_refused_with_them() {
+        let (frames, mtu, long) = (FRAMES, MAX_MTU, MAX_LONG_FRAMES);
+        for (key, least, most) in [
+            ("frames", *frames.start(), *frames.end()),
+            ("long_frames", 0, long),
+            ("descriptors", 1, u16::MAX.into()),
+            ("mtu", 0, mtu),
+            ("engines", 1, MAX_ENGINES as u32),
+            ("queues", 1, u16::MAX.into()),
+        ] {
+            let read = |value: u64| format!("{DEVICE}?{key}={value}").parse::<DpdkUrl>();
+            let wrong = |value: u64| read(value).unwrap_err().to_string();
+            read(least.into()).unwrap();
+            read(most.into()).unwrap();
+            let said = wrong(u64::from(most) + 1);
+            assert!(said.contains(&format!("{key}=")) && said.contains(&most.to_string()), "{said}");
+            if let Some(less) = least.checked_sub(1) {
+                let said = wrong(less.into());
+                assert!(said.contains(&format!("from {least} to {most}")), "{said}");
+            }
         }
     }
 

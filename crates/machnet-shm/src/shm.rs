@@ -96,6 +96,14 @@ impl Shm {
         Self::builder().attach(name)
     }
 
+    /// Says what is wrong with a name that cannot be a wire's.
+    ///
+    /// # Errors
+    /// `InvalidInput`, which says what a name may be.
+    pub fn check_name(name: &str) -> io::Result<()> {
+        Name::new(name).map(drop)
+    }
+
     /// Settings to change before binding or attaching.
     #[must_use]
     pub const fn builder() -> ShmBuilder {

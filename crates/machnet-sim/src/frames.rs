@@ -69,7 +69,7 @@ impl FrameDriver for SimDriver {
         let mut taken = 0;
         self.wants_descriptor = false;
         while !batch.is_empty() && self.has_descriptor() {
-            let Some(TxFrame { bytes, tail, checksum }) = batch.pop_front() else { break };
+            let Some(TxFrame { bytes, tail, checksum, .. }) = batch.pop_front() else { break };
             let mut frame = self.whole(&bytes, tail.as_ref()).into_owned();
             ethernet::complete(&mut frame, checksum);
             let payload = ethernet::read(&frame).map_or(0, |udp| udp.payload.len());

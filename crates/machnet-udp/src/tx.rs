@@ -115,12 +115,13 @@ fn run_length(batch: &VecDeque<TxPacket>, most: usize) -> usize {
     let Some(first) = batch.front() else {
         return 0;
     };
-    let size = first.payload.as_ref().len();
+    let (size, way) = (first.payload.as_ref().len(), (first.meta.local, first.meta.remote));
     let (mut run, mut total) = (1, size);
     for packet in batch.iter().skip(1) {
         let len = packet.payload.as_ref().len();
         // Empty datagrams cannot be told apart in one buffer.
-        if run == most || len == 0 || len > size || total + len > MAX_DATAGRAM || packet.meta != first.meta {
+        let elsewhere = (packet.meta.local, packet.meta.remote) != way;
+        if run == most || len == 0 || len > size || total + len > MAX_DATAGRAM || elsewhere {
             break;
         }
         run += 1;

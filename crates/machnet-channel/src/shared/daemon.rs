@@ -38,7 +38,8 @@ use crate::{FlowOptions, FlowState, FlowStats, Intent, PipeReceiver, PipeSender,
 
 /// Marks that mean nothing, of which one call of [`DaemonSide::next_event`] looks at so many in a row.
 const IN_VAIN: u32 = 32;
-/// Superfluous marks are rare: of those who mean well each names a flow that there is, or was a moment ago.
+/// Superfluous marks are rare: of those who mean well each names a flow that there is, or was a moment ago. Questions count as such: who means
+/// well asks now and then, and rings.
 const MARKS_IN_VAIN: u32 = 1024;
 
 /// What an application did.
@@ -146,7 +147,7 @@ pub struct DaemonSide<W> {
     listeners_marked: u64,
     /// A pass of `next_event` is underway.
     pass: bool,
-    /// Marks looked at, and how many of the last meant nothing.
+    /// Marks, and sets of them, looked at; and how many of the last meant nothing.
     looks: u64,
     in_vain: u32,
     flows: Box<[Flow]>,
@@ -222,6 +223,7 @@ impl<W: Words + Clone> DaemonSide<W> {
     pub fn answer(&mut self, counters: &[u64]) {
         if let Some(asked) = self.status.question(&self.words, self.answered) {
             self.answered = asked;
+            self.in_vain = self.in_vain.saturating_add(1);
             self.status.answer(&self.words, asked, counters);
         }
     }
@@ -270,6 +272,8 @@ impl<W: Words + Clone> DaemonSide<W> {
             }
             self.pass = true;
             self.looks += 1;
+            // Until one of it means something: there may be none in it.
+            self.in_vain = self.in_vain.saturating_add(1);
         }
     }
 
@@ -382,21 +386,22 @@ impl<W: Words + Clone> DaemonSide<W> {
     }
 
     /// True if [`DaemonSide::next_event`] or [`DaemonSide::peek`] would find something. After [`DaemonSide::arm`]: do not
-    /// sleep then. Pieces that were peeked at and left count: `pieces` says whether to look for any. Marks of who made very many that
-    /// meant nothing do not: see [`DaemonSide::ignores_marks`].
+    /// sleep then. Pieces that were peeked at and left count: `pieces` says whether to look for any. Marks and questions of who made very many
+    /// that meant nothing do not: see [`DaemonSide::ignores_marks`].
     #[must_use]
     pub fn has_work(&self, pieces: bool) -> bool {
-        self.pass
-            || (pieces && self.receiver.has_data())
-            || (self.in_vain < MARKS_IN_VAIN && self.has_marks())
-            || (!mutant!("status_look") && self.is_asked())
+        self.pass || (pieces && self.receiver.has_data()) || (self.in_vain < MARKS_IN_VAIN && self.is_wanted())
     }
 
-    /// True if there are marks that [`DaemonSide::has_work`] did not count, for the last of them meant nothing. Among them may be one
+    /// True if there are marks or a question that [`DaemonSide::has_work`] did not count, for the last of them meant nothing. Among them may be one
     /// that does: look again before long.
     #[must_use]
     pub fn ignores_marks(&self) -> bool {
-        self.in_vain >= MARKS_IN_VAIN && self.has_marks()
+        self.in_vain >= MARKS_IN_VAIN && self.is_wanted()
+    }
+
+    fn is_wanted(&self) -> bool {
+        self.has_marks() || (!mutant!("status_look") && self.is_asked())
     }
 
     fn has_marks(&self) -> bool {

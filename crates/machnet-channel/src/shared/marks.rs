@@ -52,8 +52,12 @@ pub(super) fn take_listeners<W: Words>(words: &W, layout: &Layout, from: Side) -
     if word.load(Ordering::Relaxed) == 0 {
         return 0;
     }
-    let listeners = layout.geometry().listeners;
-    word.swap(0, Ordering::AcqRel) & (u64::MAX >> (BITS - listeners))
+    word.swap(0, Ordering::AcqRel) & listeners(layout)
+}
+
+/// The bits that name one.
+fn listeners(layout: &Layout) -> u64 {
+    u64::MAX >> (BITS - layout.geometry().listeners)
 }
 
 /// The looking side's place in a set of marks.
@@ -116,6 +120,6 @@ impl Looker {
         self.bits != 0
             || self.named != [0; 8]
             || words.words()[place.summary..place.flows].iter().any(|word| word.load(Ordering::Relaxed) != 0)
-            || words.words()[place.listeners].load(Ordering::Relaxed) != 0
+            || words.words()[place.listeners].load(Ordering::Relaxed) & listeners(layout) != 0
     }
 }

@@ -87,6 +87,34 @@ fn marks_that_mean_nothing_come_to_count_for_nothing() {
     assert!(!daemon.ignores_marks());
 }
 
+/// The same of who says without end that there are marks where there are none, names listeners that cannot be, or asks whether the
+/// daemon is there.
+#[test]
+fn other_words_that_mean_nothing_keep_nobody_awake_either() {
+    let words = HeapWords::new((GEOMETRY.bytes() + STATUS_BYTES) / 8);
+    let daemon = || DaemonSide::new(Arc::clone(&words), &GEOMETRY, 1 << 20).with_status(true);
+    let place = Layout::new(&GEOMETRY).marks(Side::App);
+    let asked = GEOMETRY.bytes() / 8;
+    for (at, ignored) in [(place.summary, true), (place.listeners, false), (asked, true)] {
+        let (mut daemon, mut calls) = (daemon(), 0);
+        loop {
+            calls += 1;
+            words.words()[at].store(u64::MAX << 63 | calls, Relaxed);
+            if at == place.listeners {
+                words.words()[at].store(u64::MAX << GEOMETRY.listeners, Relaxed);
+            }
+            if !daemon.has_work(true) {
+                break;
+            }
+            assert_eq!(daemon.next_event(), Ok(None));
+            daemon.answer(&[]);
+            assert!(calls < 2000, "word {at} keeps the daemon awake");
+        }
+        assert_eq!(daemon.ignores_marks(), ignored);
+        words.words()[at].store(0, Relaxed);
+    }
+}
+
 fn put(app: &mut AppSide<Words_>, slot: u32, message: &[u8]) {
     assert!(app.put(slot, message, &mut 0).unwrap());
     let _ = app.publish();

@@ -58,7 +58,7 @@ struct Raw {
 
 impl Raw {
     fn open(url: &Url) -> anyhow::Result<Self> {
-        let mut ports = url.dpdk()?.0.port().open()?.split(1)?;
+        let mut ports = url.port()?.0.port().open()?.split(1)?;
         let port = ports.pop().context("a port for one is none")?;
         let mac = port.capabilities().mac;
         Ok(Self { port, mac, batch: VecDeque::new(), received: Vec::new() })
@@ -77,7 +77,7 @@ impl Raw {
         let payload = &payload[..payload.len().min(len.saturating_sub(HEADERS))];
         bytes[len - payload.len()..].copy_from_slice(payload);
         let bytes = frame.share(start as u32..(start + len) as u32);
-        self.batch.push_back(TxFrame { bytes, checksum: UdpChecksum::Done, tail: None });
+        self.batch.push_back(TxFrame { bytes, checksum: UdpChecksum::Done, tail: None, queue: 0 });
         true
     }
 
@@ -162,7 +162,12 @@ pub(super) fn serve(url: &Url, once: bool) -> anyhow::Result<()> {
                 // Its client is gone.
                 raw.batch.clear();
             }
-            raw.batch.push_back(TxFrame { bytes: frame.share(range), checksum: UdpChecksum::Done, tail: None });
+            raw.batch.push_back(TxFrame {
+                bytes: frame.share(range),
+                checksum: UdpChecksum::Done,
+                tail: None,
+                queue: 0,
+            });
         }
     }
     raw.flush();

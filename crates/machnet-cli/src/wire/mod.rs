@@ -177,7 +177,7 @@ pub(crate) async fn over<J: Job>(job: J, url: &Url, setup: &Setup, side: Side) -
         }
         #[cfg(feature = "dpdk")]
         Scheme::Dpdk => {
-            let (port, server) = url.dpdk()?;
+            let (port, server) = url.dpdk(side)?;
             job.run(machnet::Machnet::dpdk(port, server, setup)?).await
         }
         #[cfg(feature = "dpdk")]

@@ -5,8 +5,13 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+#[cfg(feature = "dpdk")]
+use anyhow::ensure;
 use anyhow::{Context, bail};
 use machnet_core::MAX_ENGINES;
+
+#[cfg(feature = "dpdk")]
+use super::Side;
 
 /// A kind of transport.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,10 +159,30 @@ impl Url {
 
     /// The port with the host on it, and the server's address.
     #[cfg(feature = "dpdk")]
-    pub(crate) fn dpdk(&self) -> anyhow::Result<(&machnet::dpdk::DpdkUrl, SocketAddr)> {
+    pub(crate) fn dpdk(&self, side: Side) -> anyhow::Result<(&machnet::dpdk::DpdkUrl, SocketAddr)> {
+        let (port, server) = self.port()?;
+        match (side, server) {
+            (Side::Client, Some(server)) => Ok((port, server)),
+            (Side::Client, None) => {
+                bail!(
+                    "{self} does not say where the server is: add its address, such as server=10.0.0.1:{DEFAULT_PORT}"
+                )
+            }
+            (Side::Server, Some(server)) => {
+                let own: Vec<_> = port.net()?.addresses.iter().map(|own| own.addr()).collect();
+                let is_own = own.contains(&server.ip());
+                ensure!(is_own, "server={server}: a server listens at one of its host's own addresses, {own:?}");
+                Ok((port, server))
+            }
+            (Side::Server, None) => Ok((port, SocketAddr::new(port.address()?, DEFAULT_PORT))),
+        }
+    }
+
+    /// The port, and the server's address if it is said.
+    #[cfg(feature = "dpdk")]
+    pub(crate) fn port(&self) -> anyhow::Result<(&machnet::dpdk::DpdkUrl, Option<SocketAddr>)> {
         match &self.place {
-            Place::Dpdk { port, server: Some(server) } => Ok((port, *server)),
-            Place::Dpdk { port, server: None } => Ok((port, SocketAddr::new(port.address()?, DEFAULT_PORT))),
+            Place::Dpdk { port, server } => Ok((port, *server)),
             _ => bail!("{self} is no DPDK port"),
         }
     }
@@ -214,6 +239,10 @@ impl FromStr for Url {
         } else if scheme == Scheme::Shm && !rest.is_empty() && !rest.contains(':') {
             Place::Host { name: rest.to_owned(), port: DEFAULT_PORT }
         } else {
+            if let Some((_, more)) = rest.split_once('?') {
+                let may = if scheme == Scheme::Udp { "nothing but ?engines=N" } else { "nothing" };
+                return Err(format!("{may} may follow the address, but ?{} does", more.escape_debug()));
+            }
             Place::host(rest.strip_suffix('/').unwrap_or(rest))?
         };
         Ok(Self { scheme, place, engines })
@@ -243,7 +272,7 @@ fn daemon(rest: &str) -> Result<Place, String> {
     Ok(Place::Daemon { socket: path.into(), server })
 }
 
-/// Reads `DEVICE?…&server=ADDRESS:PORT`: all but `server` is the library's. Without it the server is this host.
+/// Reads `DEVICE?…&server=ADDRESS:PORT`: all but `server` is the library's. A server without it is this host.
 #[cfg(feature = "dpdk")]
 fn dpdk(rest: &str) -> Result<Place, String> {
     let (device, query) = rest.split_once('?').unwrap_or((rest, ""));
@@ -338,7 +367,8 @@ mod tests {
             ("udp://h", "no port"),
             ("udp://h:70000", "\"70000\" is no port"),
             ("udp://h:7?engines=65", "\"65\" is no number of engines: 1 to 64"),
-            ("tcp://h:7?engines=2", "is no port"),
+            ("udp://h:7?queues=2", "nothing but ?engines=N may follow the address, but ?queues=2 does"),
+            ("tcp://h:7?engines=2", "nothing may follow the address, but ?engines=2 does"),
             ("udp://::1:70", "brackets"),
             ("uds://", "no path"),
             ("unix://", "no path; wanted is for example unix:///run"),

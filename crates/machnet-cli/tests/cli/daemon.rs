@@ -1,5 +1,6 @@
 //! `machnet daemon` and `machnet stat`.
 
+use std::fs::File;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -33,7 +34,8 @@ impl Daemon {
         manager.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_machnet"));
         command.args(["daemon", "--config", config]).env("NOTIFY_SOCKET", notify);
-        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let log = File::create(dir.join("log")).unwrap();
+        let child = command.env_remove("RUST_LOG").stdout(Stdio::null()).stderr(log).spawn().unwrap();
         let daemon = Self { child, manager };
         assert!(daemon.told().starts_with("READY=1\nSTATUS=serving 127.0.0.1:"));
         daemon
@@ -105,6 +107,9 @@ fn a_daemon_serves_until_it_is_told_to_end() {
 
     assert!(daemon.end(Signal::TERM));
     assert_eq!(daemon.told(), "STOPPING=1");
+    // What it did is in its log, without anything set, and as plain text.
+    let log = std::fs::read_to_string(dir.path().join("log")).unwrap();
+    assert!(log.contains("serving") && log.contains("ending") && !log.contains('\u{1b}'), "{log}");
     assert!(!socket.exists());
     // One that was killed leaves its socket, which nobody listens at; the next one takes it.
     assert!(!Daemon::start(dir.path(), &path).end(Signal::KILL) && socket.exists());

@@ -2,6 +2,9 @@
 #![allow(unused_crate_dependencies, reason = "a test")]
 
 mod daemon;
+mod doctor;
+#[cfg(feature = "dpdk")]
+mod dpdk;
 mod measuring;
 mod ping;
 mod process;

@@ -15,6 +15,11 @@ use crate::{AppChannel, Driver, DropReason};
 /// In place of a count of engines: an INIT that was sent to its engine.
 pub(super) const PLACED: u8 = u8::MAX;
 
+/// The engine that a flow's id names.
+pub(crate) const fn engine_of(id: u64) -> u8 {
+    (id >> 56) as u8
+}
+
 impl<D: Driver, C: AppChannel> Engine<D, C> {
     /// The engine that a packet belongs to, or that decides where an INIT does, if that is another one.
     #[inline]
@@ -22,7 +27,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         let group = self.group.as_ref()?;
         let engines = group.len();
         let owner = match addressee(packet)? {
-            Addressee::Flow(id) => (id >> 56) as u8,
+            Addressee::Flow(id) => engine_of(id),
             Addressee::Initiator { source, single_port } => {
                 // A pair that has no alternative had best end where it arrives, and what never leaves this engine, too.
                 if single_port && self.tx.ports.0 == self.tx.ports.1 || self.tx.driver.turns(meta.remote) {

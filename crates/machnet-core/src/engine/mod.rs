@@ -51,6 +51,7 @@ use crate::wire::BASE_PAYLOAD;
 use crate::{AppChannel, Config, ConfigError, Driver, Drops, Instant, LONG_FRAME, ListenSlot, Slot};
 use aside::Aside;
 use buffers::Buffers;
+pub(crate) use handover::engine_of;
 use memory::charge;
 use order::Order;
 use paths::Paths;

@@ -5,7 +5,7 @@ use machnet_channel::FrameRef;
 use super::handover::PLACED;
 use super::memory::{charge, room};
 use super::tokens::Claim;
-use super::{Engine, PeerQueues};
+use super::{Engine, PeerQueues, engine_of};
 use crate::driver::{Meta, RxPacket};
 use crate::flow::{Flow, Opening, State};
 use crate::wire::{
@@ -342,6 +342,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
     fn retry(&mut self, meta: Meta, claim: &Claim) {
         let token = self.tokens.make(self.now, claim);
         let flow = claim.source;
+        let meta = Meta { queue: engine_of(flow).into(), ..meta };
         let sent = self.answer(meta, HEADER_LEN + Retry::OVERHEAD + token.len(), |bytes| {
             Header { packet_type: PacketType::Retry, blocks: 0, ack_now: false, flow, number: 0 }.emit(bytes);
             Retry { token: &token }.emit(&mut bytes[HEADER_LEN..]);
@@ -355,7 +356,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
             self.drops.count(DropReason::ResetLimited);
             return;
         }
-        self.answer(meta, RESET_LEN, |bytes| {
+        self.answer(Meta { queue: engine_of(flow).into(), ..meta }, RESET_LEN, |bytes| {
             Header { packet_type: PacketType::Reset, blocks: 0, ack_now: false, flow, number: 0 }.emit(bytes);
             Reset::emit(reason, answered, &mut bytes[HEADER_LEN..]);
         });

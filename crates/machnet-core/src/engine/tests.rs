@@ -27,6 +27,8 @@ struct Wire {
     open: BTreeMap<u16, u32>,
     rx: Vec<RxPacket>,
     sent: Vec<Vec<u8>>,
+    /// The queue that was named with each.
+    queues: Vec<u16>,
     doubted: Vec<IpAddr>,
 }
 
@@ -59,6 +61,7 @@ impl Driver for Wire {
 
     fn tx_burst(&mut self, batch: &mut VecDeque<TxPacket>) -> usize {
         let n = batch.len();
+        self.queues.extend(batch.iter().map(|packet| packet.meta.queue));
         self.sent.extend(batch.drain(..).map(|packet| packet.payload.as_ref().to_vec()));
         n
     }
@@ -114,6 +117,7 @@ impl Bench {
             open: BTreeMap::new(),
             rx: Vec::new(),
             sent: Vec::new(),
+            queues: Vec::new(),
             doubted: Vec::new(),
         };
         let intake = Intake::new();

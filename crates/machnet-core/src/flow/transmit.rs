@@ -4,7 +4,7 @@ use super::send::Part;
 use super::{Alarm, Control, Flow, Hurry, Mtu, Sent, State, handshake};
 use crate::cc::Controller as _;
 use crate::driver::Meta;
-use crate::engine::{Built, End, FRONT, Tx};
+use crate::engine::{Built, End, FRONT, Tx, engine_of};
 use crate::wire::{
     BASE_PAYLOAD, Chunk, Data, HEADER_LEN, Handshake, Header, MIN_ELICITING_LEN, PacketType, TAILROOM, VERSIONS,
 };
@@ -18,7 +18,12 @@ pub(super) const PROBES: u8 = 2;
 
 impl Flow {
     const fn meta(&self) -> Meta {
-        Meta { local: self.local, remote: self.remote, queue: 0 }
+        // Before the peer has chosen an engine any will do, and all are to have some flows; but each copy of an INIT the same.
+        let engine = match self.state {
+            State::Connecting { .. } => self.id as u8,
+            _ => engine_of(self.remote_id),
+        };
+        Meta { local: self.local, remote: self.remote, queue: engine as u16 }
     }
 
     /// Sends what is due and may be sent. Returns true if there is more, for the next turn.

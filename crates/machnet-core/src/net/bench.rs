@@ -120,7 +120,7 @@ impl FrameDriver for Port {
         self.offers.push(batch.len());
         let count = batch.len().min(self.room);
         self.room -= count;
-        for TxFrame { bytes, tail, checksum } in batch.drain(..count) {
+        for TxFrame { bytes, tail, checksum, .. } in batch.drain(..count) {
             assert!(self.pool.owns(&bytes) && bytes.as_ref().len() >= 60);
             self.places.push(bytes.as_ref().as_ptr().addr());
             let mut copy = bytes.as_ref().to_vec();

@@ -47,6 +47,9 @@ pub struct TxFrame {
     pub tail: Option<FrameRef>,
     /// Who computes the UDP checksum.
     pub checksum: UdpChecksum,
+    /// The queue that it had best leave from, of a device that does not [spread](FrameCapabilities::spreads) and has several for this engine.
+    /// Any other number, and any queue, are good enough.
+    pub queue: u16,
 }
 
 /// Who computes the UDP checksum of a frame to transmit. The IPv4 header's is always there.

@@ -151,7 +151,7 @@ impl<F: FrameDriver> Net<F> {
             Ok(found) => found,
             Err(Datagram { meta, payload }) => return Outcome::NoFrame(TxPacket { meta, payload, tail }),
         };
-        let Some(frame) = self.dress(payload, tail, len, mac.unwrap_or(MacAddr::ZERO)) else {
+        let Some(frame) = self.dress(payload, tail, len, mac.unwrap_or(MacAddr::ZERO), meta.queue) else {
             self.drops.count(DropReason::NoFrames);
             return Outcome::Taken;
         };
@@ -225,7 +225,14 @@ impl<F: FrameDriver> Net<F> {
 
     /// Writes headers in front of `payload`, of which `len` bytes are the datagram's and the rest is padding; `tail` follows them. It goes
     /// the last way that was found.
-    fn dress(&self, mut payload: FrameRef, tail: Option<FrameRef>, len: usize, mac: MacAddr) -> Option<TxFrame> {
+    fn dress(
+        &self,
+        mut payload: FrameRef,
+        tail: Option<FrameRef>,
+        len: usize,
+        mac: MacAddr,
+        queue: u16,
+    ) -> Option<TxFrame> {
         let headers = &self.last_way.as_ref()?.headers;
         let mut sum = if self.offload { None } else { Some(Sum::default().add(payload.as_ref().get(..len)?)) };
         let mut whole = len;
@@ -236,7 +243,7 @@ impl<F: FrameDriver> Net<F> {
         }
         let front = payload.grow(headers.len() as u32)?;
         let checksum = headers.write(front, mac, whole, sum);
-        Some(TxFrame { bytes: payload, tail, checksum })
+        Some(TxFrame { bytes: payload, tail, checksum, queue })
     }
 
     /// A datagram of this host to itself: no device sees it.
@@ -297,7 +304,7 @@ impl<F: FrameDriver> Net<F> {
         let end = len.max(MIN_FRAME);
         room[len..end].fill(0);
         let bytes = frame.share(start as u32..(start + end) as u32);
-        Some(TxFrame { bytes, tail: None, checksum: UdpChecksum::Done })
+        Some(TxFrame { bytes, tail: None, checksum: UdpChecksum::Done, queue: 0 })
     }
 
     /// Gives the device what goes before datagrams.

@@ -20,7 +20,7 @@ use crate::url::DriverUrl;
 pub use read::Mistake;
 use read::{Reader, Section};
 pub(crate) use values::show_size;
-use values::{congestion, cores, group, idle, mode, nice, number, ports, size, socket_path, text, time, user};
+use values::{DAY, congestion, cores, group, idle, mode, nice, number, ports, size, socket_path, text, time, user};
 
 /// What is wrong with a configuration: every mistake, in the order of lines.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -234,8 +234,8 @@ impl Config {
         set_u32(&mut settings.applications, limits.take(reader, "applications", number(1..=1024)));
         set(&mut settings.memory, limits.take(reader, "memory", size(1 << 20..=1 << 50)));
         set_u32(&mut settings.attach_rate, limits.take(reader, "attach_rate", number(1..=100_000)));
-        set(&mut settings.penance, limits.take(reader, "penance", time));
-        set(&mut settings.drain, limits.take(reader, "drain", time));
+        set(&mut settings.penance, limits.take(reader, "penance", time(Duration::ZERO..=DAY)));
+        set(&mut settings.drain, limits.take(reader, "drain", time(Duration::ZERO..=DAY)));
         limits.finish(reader, &["applications", "memory", "attach_rate", "penance", "drain"]);
 
         for mut allow in root.sections(reader, "allow") {
@@ -321,10 +321,16 @@ impl Settings {
         set_u32(&mut engine.send_buffer, section.take(reader, "send_buffer", size(2048..=1 << 30)));
         set_u32(&mut engine.max_flows, section.take(reader, "max_flows", number(1..=1 << 24)));
         set_u32(&mut engine.max_half_open, section.take(reader, "max_half_open", number(1..=1 << 24)));
-        set(&mut engine.connect_timeout, section.take(reader, "connect_timeout", time));
-        set(&mut engine.dead_peer_timeout, section.take(reader, "dead_peer_timeout", time));
-        set(&mut engine.linger, section.take(reader, "linger", time));
-        set(&mut engine.max_ack_delay, section.take(reader, "max_ack_delay", time));
+        set(&mut engine.connect_timeout, section.take(reader, "connect_timeout", time(Duration::from_millis(1)..=DAY)));
+        set(
+            &mut engine.dead_peer_timeout,
+            section.take(reader, "dead_peer_timeout", time(Duration::from_millis(10)..=DAY)),
+        );
+        set(&mut engine.linger, section.take(reader, "linger", time(Duration::ZERO..=DAY)));
+        set(
+            &mut engine.max_ack_delay,
+            section.take(reader, "max_ack_delay", time(Duration::ZERO..=Duration::from_secs(1))),
+        );
         engine.congestion = section.take(reader, "congestion", congestion);
         set_u32(&mut engine.max_payload, section.take(reader, "max_payload", size(1232..=65_507)));
         set(&mut engine.reassembly_bytes, section.take(reader, "reassembly", size(1 << 20..=1 << 46)));

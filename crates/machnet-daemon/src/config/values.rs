@@ -81,19 +81,28 @@ pub(crate) fn show_size(bytes: u64) -> String {
     }
 }
 
-/// A time: `"3s"`, `"250ms"`, `"100us"`.
-pub(super) fn time(value: &DeValue<'_>) -> Read<Duration> {
-    let parse = |text: &str| {
-        let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit())?);
-        let number = digits.parse().ok()?;
-        match unit.trim_start() {
-            "us" | "µs" => Some(Duration::from_micros(number)),
-            "ms" => Some(Duration::from_millis(number)),
-            "s" => Some(Duration::from_secs(number)),
-            _ => None,
-        }
-    };
-    value.as_str().and_then(parse).ok_or_else(|| "wanted is a time such as \"3s\", \"250ms\" or \"100us\"".to_owned())
+/// The longest time: what ends in a year's time has no end.
+pub(super) const DAY: Duration = Duration::from_secs(86_400);
+
+/// A time within `range`: `"3s"`, `"250ms"`, `"100us"`.
+pub(super) fn time(range: RangeInclusive<Duration>) -> impl FnOnce(&DeValue<'_>) -> Read<Duration> {
+    move |value| {
+        value.as_str().and_then(parse_time).filter(|time| range.contains(time)).ok_or_else(|| {
+            let (least, most) = (range.start(), range.end());
+            format!("wanted is a time such as \"3s\", \"250ms\" or \"100us\", from {least:?} to {most:?}")
+        })
+    }
+}
+
+fn parse_time(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit())?);
+    let number = digits.parse().ok()?;
+    match unit.trim_start() {
+        "us" | "µs" => Some(Duration::from_micros(number)),
+        "ms" => Some(Duration::from_millis(number)),
+        "s" => Some(Duration::from_secs(number)),
+        _ => None,
+    }
 }
 
 /// What an engine does when nothing is to be done: `"spin"`, `"yield"`, `"park"`, or a time to yield for.
@@ -102,7 +111,7 @@ pub(super) fn idle(value: &DeValue<'_>) -> Read<IdlePolicy> {
         Some("spin") => Ok(IdlePolicy::Spin),
         Some("yield") => Ok(IdlePolicy::default()),
         Some("park") => Ok(IdlePolicy::Park),
-        _ => match time(value) {
+        _ => match time(Duration::ZERO..=DAY)(value) {
             Ok(yield_for) => Ok(IdlePolicy::YieldThenPark { yield_for }),
             Err(_) => {
                 Err("wanted is \"yield\", \"spin\", \"park\", or how long to yield, such as \"100us\"".to_owned())

@@ -9,7 +9,8 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use machnet_channel::shared::Attach;
-use rustix::net::sockopt;
+
+use super::peers::{ELSEWHERE, Who, who};
 
 /// How long somebody is held back at most: an application waits 3 s for an answer.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -21,9 +22,6 @@ const LONGEST: Duration = Duration::from_secs(30);
 const FORGOTTEN: Duration = Duration::from_secs(60);
 /// Users, and processes, that are remembered.
 const REMEMBERED: usize = 1024;
-
-/// Who calls, as the kernel says: user and process.
-type Who = (u32, i32);
 
 /// A caller whose time has come.
 #[derive(Debug)]
@@ -80,11 +78,7 @@ impl Manners {
 
     /// Somebody wants to attach: he is among those whom [`Manners::due`] returns, now or later.
     pub(super) fn heard(&mut self, now: Instant, caller: OwnedFd, attach: Attach) {
-        // Whose credentials cannot be had is let in by nobody.
-        let who = sockopt::socket_peercred(&caller).map_or((u32::MAX, -1), |peer| {
-            let process: i32 = peer.pid.as_raw_nonzero().get();
-            (peer.uid.as_raw(), process)
-        });
+        let who = who(&caller);
         self.held.push(Held { caller, attach, who, next: now, until: now + PATIENCE });
     }
 
@@ -117,8 +111,11 @@ impl Manners {
         self.held.iter().map(|held| held.next).min()
     }
 
-    /// A process wrote what cannot be.
+    /// A process wrote what cannot be. One that cannot be told from others pays by its user's rate alone.
     pub(super) fn offended(&mut self, now: Instant, user: u32, process: i32) {
+        if process == ELSEWHERE {
+            return;
+        }
         if self.penance.len() >= REMEMBERED {
             self.penance.retain(|_, penance| now < penance.until + FORGOTTEN);
         }
@@ -166,8 +163,7 @@ mod tests {
     }
 
     fn me() -> Who {
-        let peer = sockopt::socket_peercred(&caller().0).unwrap();
-        (peer.uid.as_raw(), peer.pid.as_raw_nonzero().get())
+        who(&caller().0)
     }
 
     fn come(manners: &mut Manners, now: Instant, count: usize) {
@@ -219,6 +215,8 @@ mod tests {
         now += Duration::from_secs(100);
         manners.offended(now, me.0, me.1);
         assert_eq!(manners.penance[&me].wait, SHORTEST, "forgotten");
+        manners.offended(now, me.0, ELSEWHERE);
+        assert_eq!(manners.wait(now, (me.0, ELSEWHERE)).0, Duration::ZERO, "it may have been another one");
     }
 
     #[test]

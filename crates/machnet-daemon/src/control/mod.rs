@@ -4,7 +4,7 @@
 //!   socket ─ accept ─▶ callers (1 s to say what they want, 32 at a time)
 //!      ├─ ATTACH ─ held back? ─ admit ─▶ WELCOME with the regions' descriptors; a seat; told to the engines
 //!      │            └─ no ─▶ REFUSED, why
-//!      └─ STAT ─▶ asks the engines ─▶ one message of JSON
+//!      └─ STAT ─▶ asks the engines, now and then ─▶ one message of JSON
 //!   connections of seats: watched for their end
 //! ```
 //!
@@ -13,6 +13,8 @@
 
 mod callers;
 mod manners;
+mod peers;
+mod ration;
 mod seats;
 mod stat;
 mod survey;
@@ -103,15 +105,20 @@ impl Control {
                 let text = format!("flows had not ended after {:?}; they are cut off", self.settings.drain);
                 return Err(io::Error::new(io::ErrorKind::TimedOut, text));
             }
-            self.wait(&callers, &manners, &seats, [until, survey.until()]);
+            self.wait(&callers, &manners, &seats, [until, survey.nearest()]);
             self.desk.clear_control();
             let now = Instant::now();
-            callers.accept(&self.listener, now);
-            for heard in callers.hear(now) {
+            let (heard, lacks) = callers.look(&self.listener, now);
+            if let Some(error) = lacks {
+                seats.say_lacking(&error);
+            }
+            for heard in heard {
                 match heard {
                     Heard::Attach(caller, attach) => manners.heard(now, caller, attach),
                     Heard::Stat(caller) => {
-                        survey.ask(caller, now).for_each(|engine| self.desk.tell(engine, News::Report, None));
+                        if !survey.ask(caller) {
+                            seats.turn_away();
+                        }
                     }
                     Heard::Nonsense(caller, why) => seats.refuse_nonsense(&caller, &why),
                 }
@@ -150,13 +157,14 @@ impl Control {
                     let _ = shutdown(&*line, Shutdown::Both);
                 }
             }
-            if let Some((askers, reports)) = survey.answered(outbox.reports, now) {
+            if let Some(reports) = survey.reported(outbox.reports, now) {
                 let json = stat::json(&self, &seats, &callers, reports);
-                for asker in askers {
+                survey.answer(now, |asker| {
                     // If it does not fit, or he went away, he has lost it.
-                    let _ = send(&asker, &json, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
-                }
+                    let _ = send(asker, &json, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+                });
             }
+            survey.due(now).into_iter().for_each(|engine| self.desk.tell(engine, News::Report, None));
         }
     }
 
@@ -164,7 +172,7 @@ impl Control {
     fn wait(&self, callers: &Callers, manners: &Manners, seats: &Seats, others: [Option<Instant>; 2]) {
         let mut fds = vec![PollFd::new(&self.desk.control, PollFlags::IN)];
         fds.extend(callers.sockets().map(|socket| PollFd::new(socket, PollFlags::IN)));
-        if callers.take_more() {
+        if !callers.is_paused() {
             fds.push(PollFd::new(self.listener.socket(), PollFlags::IN));
         }
         // What they say there is for the engine.

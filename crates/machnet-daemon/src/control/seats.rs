@@ -17,11 +17,13 @@ use machnet_core::{Account, Arrival, Ended};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, sendmsg, socketpair,
-    sockopt,
 };
 
 use crate::config::{Allowance, Settings, show_size};
 use crate::desk::Shared;
+
+use super::peers::Credentials;
+use super::ration::Ration;
 
 /// Words of a page.
 const PAGE_WORDS: usize = 512;
@@ -58,13 +60,6 @@ pub(super) type Came = (usize, Box<Arrival<Shared>>, Arc<OwnedFd>);
 /// What goes to the application: the regions, and the ends of connections.
 type Descriptors = Vec<OwnedFd>;
 
-/// Who calls, as the kernel says.
-struct Credentials {
-    process: i32,
-    user: u32,
-    group: u32,
-}
-
 #[derive(Debug)]
 pub(super) struct Seats {
     allow: Vec<Allowance>,
@@ -83,6 +78,10 @@ pub(super) struct Seats {
     pub(super) refused: BTreeMap<&'static str, u64>,
     /// Applications that are no longer served, by [`Ended::label`].
     pub(super) ended: BTreeMap<&'static str, u64>,
+    /// What may be written of callers, of those who come and go, and of those who are sent away.
+    refusals: Ration,
+    visits: Ration,
+    offences: Ration,
 }
 
 const fn label(why: Refusal) -> &'static str {
@@ -112,6 +111,9 @@ impl Seats {
             attached: 0,
             refused: BTreeMap::new(),
             ended: BTreeMap::new(),
+            refusals: Ration::new("refusals"),
+            visits: Ration::new("applications that came or went"),
+            offences: Ration::new("applications that are no longer served"),
         }
     }
 
@@ -151,7 +153,9 @@ impl Seats {
                     return Vec::new();
                 }
                 let engines = came.len();
-                tracing::info!(id, name = seat.name, pid = seat.process, uid = seat.user, engines, "attached");
+                if self.visits.may(Instant::now()) {
+                    tracing::info!(id, name = seat.name, pid = seat.process, uid = seat.user, engines, "attached");
+                }
                 self.taken += seat.bytes;
                 self.attached += 1;
                 self.seats.insert(id, seat);
@@ -187,13 +191,33 @@ impl Seats {
 
     /// A caller that came too often.
     pub(super) fn refuse_for_now(&mut self, caller: &OwnedFd, why: String, name: &str) {
-        *self.refused.entry("too often").or_default() += 1;
-        tell(caller, Refusal::Quota, why, name);
+        self.tell(caller, "too often", Refusal::Quota, why, name);
+    }
+
+    /// Somebody who asks how it goes, and has not read what he was answered.
+    pub(super) fn turn_away(&mut self) {
+        *self.refused.entry("unread").or_default() += 1;
+    }
+
+    /// The system has nothing left for another caller.
+    pub(super) fn say_lacking(&mut self, error: &rustix::io::Errno) {
+        if self.refusals.may(Instant::now()) {
+            tracing::warn!(%error, "cannot accept a caller");
+        }
     }
 
     fn refuse(&mut self, caller: &OwnedFd, why: Refusal, text: String, name: &str) {
-        *self.refused.entry(label(why)).or_default() += 1;
-        tell(caller, why, text, name);
+        self.tell(caller, label(why), why, text, name);
+    }
+
+    /// Tells a caller why it is not let in.
+    fn tell(&mut self, caller: &OwnedFd, label: &'static str, why: Refusal, text: String, name: &str) {
+        *self.refused.entry(label).or_default() += 1;
+        if self.refusals.may(Instant::now()) {
+            tracing::info!(name, why = label, text, "not let in");
+        }
+        // If it cannot be told, it finds the socket closed.
+        let _ = send_reply(caller, &Reply::Refused(Refused { why, versions: VERSIONS, text }), &[]);
     }
 
     #[expect(clippy::type_complexity, reason = "the parts of one answer")]
@@ -212,10 +236,8 @@ impl Seats {
             let text = format!("the daemon speaks versions {from} to {to}, the application {oldest} to {newest}");
             (Refusal::Version, text)
         })?;
-        let peer = sockopt::socket_peercred(caller);
-        let peer = peer.map_err(|error| (Refusal::NotPermitted, format!("cannot tell who calls: {error}")))?;
-        let who =
-            Credentials { process: peer.pid.as_raw_nonzero().get(), user: peer.uid.as_raw(), group: peer.gid.as_raw() };
+        let who = Credentials::of(caller);
+        let who = who.map_err(|error| (Refusal::NotPermitted, format!("cannot tell who calls: {error}")))?;
         let at = self.find(&who)?;
         let allowance = &self.allow[at];
         self.check_quota(at)?;
@@ -331,7 +353,9 @@ impl Seats {
         let line = seat.channels.swap_remove(at).line;
         if *why != Ended::Gone && !std::mem::replace(&mut seat.is_over, true) {
             *self.ended.entry(why.label()).or_default() += 1;
-            tracing::warn!(id, name = seat.name, pid = seat.process, %why, "no longer served");
+            if self.offences.may(Instant::now()) {
+                tracing::warn!(id, name = seat.name, pid = seat.process, %why, "no longer served");
+            }
         }
         if !seat.channels.is_empty() {
             return Some(line);
@@ -340,17 +364,12 @@ impl Seats {
         self.taken -= seat.bytes;
         if !seat.is_over {
             *self.ended.entry(why.label()).or_default() += 1;
-            tracing::info!(id, name = seat.name, "gone");
+            if self.visits.may(Instant::now()) {
+                tracing::info!(id, name = seat.name, "gone");
+            }
         }
         Some(line)
     }
-}
-
-/// Tells a caller why it is not let in.
-fn tell(caller: &OwnedFd, why: Refusal, text: String, name: &str) {
-    tracing::info!(name, why = label(why), text, "not let in");
-    // If it cannot be told, it finds the socket closed.
-    let _ = send_reply(caller, &Reply::Refused(Refused { why, versions: VERSIONS, text }), &[]);
 }
 
 /// As many flows as asked for, in steps, and at most as many as allowed.

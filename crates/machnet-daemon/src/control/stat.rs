@@ -11,15 +11,30 @@ use super::Control;
 use super::callers::Callers;
 use super::seats::Seats;
 
-/// Longer messages may not fit a socket's buffer: flows are left out then.
+/// Longer messages may not fit a socket's buffer: flows are left out then, and if need be applications.
 const LONGEST: usize = 150 << 10;
 
 pub(super) fn json(control: &Control, seats: &Seats, callers: &Callers, reports: Vec<Option<Report>>) -> Vec<u8> {
     let silent: Vec<bool> = reports.iter().map(Option::is_none).collect();
     let report = merged(reports.into_iter().flatten());
-    let text = |with_flows| text(control, seats, callers, &report, &silent, with_flows);
-    let with_flows = text(true);
-    if with_flows.len() <= LONGEST { with_flows } else { text(false) }
+    let all = report.tenants.iter().filter(|tenant| !tenant.is_over).count();
+    fitting(all, |with_flows, most| text(control, seats, callers, &report, &silent, (with_flows, most)))
+}
+
+/// What fits a message: with some flows of each of `all` applications, without, or of so many applications as do.
+fn fitting(all: usize, text: impl Fn(bool, usize) -> Vec<u8>) -> Vec<u8> {
+    let with_flows = text(true, all);
+    if with_flows.len() <= LONGEST {
+        return with_flows;
+    }
+    let mut most = all;
+    loop {
+        let text = text(false, most);
+        if text.len() <= LONGEST || most == 0 {
+            return text;
+        }
+        most /= 2;
+    }
 }
 
 fn text(
@@ -28,7 +43,7 @@ fn text(
     callers: &Callers,
     report: &Report,
     silent: &[bool],
-    with_flows: bool,
+    (with_flows, most): (bool, usize),
 ) -> Vec<u8> {
     let engines: Vec<(EngineStats, u64)> =
         control.statuses.iter().map(|status| (status.stats(), status.parks())).collect();
@@ -40,12 +55,8 @@ fn text(
     let counts = |pairs: &mut dyn Iterator<Item = (&'static str, u64)>| -> Map<String, Value> {
         pairs.map(|(name, n)| (name.to_owned(), n.into())).collect()
     };
-    let applications: Vec<Value> = report
-        .tenants
-        .iter()
-        .filter(|tenant| !tenant.is_over)
-        .map(|tenant| application(seats, tenant, with_flows))
-        .collect();
+    let served = || report.tenants.iter().filter(|tenant| !tenant.is_over);
+    let applications: Vec<Value> = served().take(most).map(|tenant| application(seats, tenant, with_flows)).collect();
     let of = |((stats, sleeps), silent): (&(EngineStats, u64), &bool)| {
         let mut value = engine(stats, *sleeps);
         value["silent"] = (*silent).into();
@@ -65,6 +76,7 @@ fn text(
         "refused": counts(&mut seats.refused.iter().map(|(name, n)| (*name, *n))),
         "silent_callers": callers.silent,
         "ended": counts(&mut seats.ended.iter().map(|(name, n)| (*name, *n))),
+        "left_out": served().count() - applications.len(),
         "applications": applications,
     });
     value.to_string().into_bytes()
@@ -150,4 +162,29 @@ fn flow(flow: &FlowReport) -> Value {
         "packets_received": stats.packets_received,
         "packets_lost": stats.packets_lost,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// So many bytes for each application, and as many again for its flows.
+    fn shown(each: usize, all: usize) -> (bool, usize) {
+        let text = fitting(all, |with_flows, most| {
+            let len = if with_flows { 2 * most * each } else { most * each };
+            [&[u8::from(with_flows)][..], &vec![0; len]].concat()
+        });
+        assert!(text.len() <= LONGEST);
+        let with_flows = text[0] == 1;
+        (with_flows, (text.len() - 1) / if with_flows { 2 * each } else { each })
+    }
+
+    #[test]
+    fn what_does_not_fit_is_left_out() {
+        assert_eq!(shown(500, 64), (true, 64));
+        assert_eq!(shown(500, 250), (false, 250));
+        assert_eq!(shown(500, 1024), (false, 256));
+        assert_eq!(shown(500, 0), (true, 0));
+        assert_eq!(shown(LONGEST, 1), (false, 0));
+    }
 }

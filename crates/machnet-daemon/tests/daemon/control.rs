@@ -105,7 +105,7 @@ fn fewer_flows_are_given_who_asks_for_fewer() {
     }
 }
 
-/// Twice as many as may wait, and one who speaks: he has to wait for the first to be sent away, and no longer.
+/// Twice as many as may wait, and one who speaks: he waits for none of them.
 #[test]
 fn silent_callers_hold_up_nobody_for_long() {
     let stage = Stage::new();

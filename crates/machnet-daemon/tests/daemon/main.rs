@@ -3,6 +3,7 @@
 
 mod client;
 mod control;
+mod elsewhere;
 mod halted;
 mod hostile;
 mod kills;

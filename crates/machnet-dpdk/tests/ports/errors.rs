@@ -61,6 +61,21 @@ fn an_mtu_above_the_ports_and_the_port_is_free_again() {
     assert!(!path.exists(), "no socket is left");
 }
 
+/// What nobody serves at a path of that name is nobody's to remove; and memif's sockets are no files, unless they are told so.
+#[test]
+fn a_file_where_a_socket_is_to_be_stays() {
+    let path = std::env::temp_dir().join(format!("machnet-precious-{}", std::process::id()));
+    std::fs::write(&path, "precious").unwrap();
+    let memif =
+        |more: &str| vdev(&format!("net_memif{}", number()), &format!("role=server,socket={}{more}", path.display()));
+    drop(memif("").open().unwrap());
+    refused(&memif(",socket-abstract=no"), ErrorKind::AddrInUse, "is there, and is no socket: take another path");
+    let vhost = vdev(&format!("net_vhost{}", number()), &format!("iface={}", path.display()));
+    refused(&vhost, ErrorKind::AddrInUse, "is there, and is no socket: take another path");
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+    std::fs::remove_file(&path).unwrap();
+}
+
 #[test]
 fn a_memif_socket_that_somebody_serves() {
     let socket = format!("role=server,socket=/machnet-served-{}", std::process::id());

@@ -74,7 +74,10 @@ fn a_payload_is_where_the_device_reads_and_writes() {
     assert_ne!(lent.as_ref().as_ptr(), at, "memif has memory of its own between the two");
     // What is sent on lies where it arrived.
     assert!(b.owns(&message));
-    send(&mut b, &mut [TxFrame { bytes: message.slice(0..60), checksum: UdpChecksum::Done, tail: None }].into());
+    send(
+        &mut b,
+        &mut [TxFrame { bytes: message.slice(0..60), checksum: UdpChecksum::Done, tail: None, queue: 0 }].into(),
+    );
     assert_eq!(bytes(&receive(&mut a, 1)[0]), &lent.as_ref()[..60]);
 }
 
@@ -146,7 +149,7 @@ fn what_cannot_be_sent_is_counted_and_does_not_stop_the_rest() {
     let foreign = stranger.take().unwrap().share(0..100);
     assert!(!a.owns(&foreign));
     let mut batch = VecDeque::from([
-        TxFrame { bytes: foreign, checksum: UdpChecksum::Done, tail: None },
+        TxFrame { bytes: foreign, checksum: UdpChecksum::Done, tail: None, queue: 0 },
         frame(&mut a, 1, 1515).unwrap(),
         frame(&mut a, 2, 1514).unwrap(),
     ]);
@@ -200,7 +203,7 @@ fn nothing_leaks_in_many_rounds() {
         // Back the same way, in the same memory.
         let mut back: VecDeque<_> = got
             .into_iter()
-            .map(|got| TxFrame { bytes: got.frame.share(got.range), checksum: UdpChecksum::Done, tail: None })
+            .map(|got| TxFrame { bytes: got.frame.share(got.range), checksum: UdpChecksum::Done, tail: None, queue: 0 })
             .collect();
         send(&mut b, &mut back);
         drop(receive(&mut a, count));
@@ -218,7 +221,7 @@ fn queues_lead_to_the_peers_of_the_same_number() {
     let socket = format!("socket=/machnet-queues-{}-{a}", std::process::id());
     let name = format!("net_memif{a}");
     let server = || vdev(&name, &format!("role=server,{socket}")).engines(2).open().unwrap().split(2).unwrap();
-    let client = || vdev(&format!("net_memif{b}"), &format!("role=client,{socket}")).queues(2).open().unwrap();
+    let client = || vdev(&format!("net_memif{b}"), &format!("role=client,{socket},rsize=7")).queues(2).open().unwrap();
     let (mut parts, mut peer) = (server(), client());
     assert_eq!((parts[0].facts().queues, peer.facts().queues), (2, 2));
     wait_for(|| {
@@ -243,6 +246,21 @@ fn queues_lead_to_the_peers_of_the_same_number() {
     }
     parts.iter_mut().for_each(FrameDriver::reap);
     assert!(parts.iter().all(|part| part.free_frames() == 1024 && part.stats().received == 600));
+
+    // Who has several queues sends on the one that leads to the engine it is told, or on any if none does.
+    let mut to = |queue: u16, count: usize| {
+        let to = |frame| TxFrame { queue, ..frame };
+        let mut batch: VecDeque<_> = (0..count).map(|i| to(frame(&mut peer, i, 100).unwrap())).collect();
+        send(&mut peer, &mut batch);
+        peer.reap();
+        let got =
+            parts.iter_mut().map(|part| std::iter::repeat_with(|| part.rx_burst(&mut Vec::new(), 512)).take(4).sum());
+        <[usize; 2]>::try_from(got.collect::<Vec<_>>()).unwrap()
+    };
+    assert_eq!([to(1, 40), to(0, 30), to(7, 20)], [[0, 40], [30, 0], [0, 20]]);
+    // And what has no room there for long is handed over, over there: nobody else waits for an engine that stands still.
+    let [other, own] = to(1, 200);
+    assert!(own + other == 200 && (100..=128).contains(&own), "{own}, and {other} by the other queue");
 
     // Its frames stay where the device can write them.
     drop(parts.remove(0));

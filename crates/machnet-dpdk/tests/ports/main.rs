@@ -73,7 +73,7 @@ fn frame(port: &mut Port, number: usize, length: usize) -> Option<TxFrame> {
         *byte = content(number, i);
     }
     let bytes = frame.share(start as u32..(start + length) as u32);
-    Some(TxFrame { bytes, checksum: UdpChecksum::Done, tail: None })
+    Some(TxFrame { bytes, checksum: UdpChecksum::Done, tail: None, queue: 0 })
 }
 
 fn content(number: usize, at: usize) -> u8 {

@@ -117,6 +117,7 @@ pub fn all() -> impl Iterator<Item = Scenario> {
         rss::SCENARIOS[0],
         rss::SCENARIOS[1],
         rss::SCENARIOS[2],
+        rss::SCENARIOS[3],
         mix::SCENARIOS,
     ]
     .concat()

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::super::table::Keyed;
+use super::search::Ports;
 use crate::Instant;
 
 /// A source port of ours and a destination port of the peer's.
@@ -59,9 +60,10 @@ impl PortMaps {
         pairs.iter().filter(move |known| now < known.at + LIFE)
     }
 
-    /// A pair that hits `engine`: the one learnt last.
-    pub(crate) fn find(&self, now: Instant, name: PeerName, engine: u8) -> Option<Pair> {
-        let hits = self.known(now, name).filter(|known| known.engine == engine);
+    /// A pair of `ports` that hits `engine`: the one learnt last. Others were learnt by flows from other ports of ours, which may be
+    /// closed, and are not for this one.
+    pub(crate) fn find(&self, now: Instant, name: PeerName, ports: &Ports, engine: u8) -> Option<Pair> {
+        let hits = self.known(now, name).filter(|known| known.engine == engine && ports.contains(known.pair));
         hits.max_by_key(|known| known.at).map(|known| known.pair)
     }
 
@@ -106,6 +108,7 @@ mod tests {
     use super::*;
 
     const NOW: Instant = Instant(1_000_000_000);
+    const ANY: Ports = Ports { own: (1, 9), peer: (0, u16::MAX) };
 
     fn maps() -> PortMaps {
         PortMaps::new(Keyed::new(&mut ChaCha12Rng::from_seed([0; 32])))
@@ -118,14 +121,16 @@ mod tests {
     #[test]
     fn it_finds_what_it_learnt_until_that_is_old() {
         let mut maps = maps();
-        assert_eq!(maps.find(NOW, peer(1), 0), None);
+        assert_eq!(maps.find(NOW, peer(1), &ANY, 0), None);
         maps.learn(NOW, peer(1), (1, 2), 3);
         maps.learn(NOW, peer(1), (1, 3), 0);
-        assert_eq!(maps.find(NOW, peer(1), 3), Some((1, 2)));
+        assert_eq!(maps.find(NOW, peer(1), &ANY, 3), Some((1, 2)));
         assert_eq!(maps.get(NOW, peer(1), (1, 3)), Some(0));
-        assert_eq!((maps.find(NOW, peer(1), 1), maps.find(NOW, peer(2), 3)), (None, None));
-        assert_eq!(maps.find(NOW, (peer(1).0, 8), 3), None, "another start");
-        assert_eq!(maps.find(NOW + LIFE, peer(1), 3), None);
+        assert_eq!((maps.find(NOW, peer(1), &ANY, 1), maps.find(NOW, peer(2), &ANY, 3)), (None, None));
+        assert_eq!(maps.find(NOW, (peer(1).0, 8), &ANY, 3), None, "another start");
+        assert_eq!(maps.find(NOW + LIFE, peer(1), &ANY, 3), None);
+        let other = Ports { own: (2, 2), ..ANY };
+        assert_eq!(maps.find(NOW, peer(1), &other, 3), None, "from another port");
     }
 
     #[test]
@@ -136,8 +141,8 @@ mod tests {
             maps.learn(NOW, peer(2), (1, pair), 1);
         }
         maps.learn(NOW, peer(1), (1, 4), 2);
-        assert_eq!((maps.find(NOW, peer(1), 1), maps.find(NOW, peer(1), 2)), (None, Some((1, 4))));
-        assert!(maps.find(NOW, peer(2), 1).is_some());
+        assert_eq!((maps.find(NOW, peer(1), &ANY, 1), maps.find(NOW, peer(1), &ANY, 2)), (None, Some((1, 4))));
+        assert!(maps.find(NOW, peer(2), &ANY, 1).is_some());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use machnet_channel::Tried;
 use rand_chacha::rand_core::Rng as _;
 
-use super::super::{Engine, Keyed};
+use super::super::{Engine, Keyed, engine_of};
 use super::{Forward, Pair, PeerQueues, PortMaps, Ports, SOON, Search, Steered, Steering};
 use crate::driver::Meta;
 use crate::flow::State;
@@ -38,7 +38,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         if ports.pairs() == 1 {
             return;
         }
-        let (id, target, name) = (flow.id, (flow.remote_id >> 56) as u8, (flow.remote.ip(), instance));
+        let (id, target, name) = (flow.id, engine_of(flow.remote_id), (flow.remote.ip(), instance));
         let (now, rng, group) = (self.now, &mut self.rng, &self.group);
         let steering = self.steering.get_or_insert_with(|| {
             let maps = group.as_ref().map(|group| Arc::clone(&group.shared().maps));
@@ -72,7 +72,7 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         let now = self.now;
         let Some((flow, maps)) = self.steering.as_mut().and_then(|steering| steering.get(key)) else { return true };
         if !flow.is_settled()
-            && let Some(pair) = maps.and_then(|maps| maps.find(now, flow.peer, flow.target))
+            && let Some(pair) = maps.and_then(|maps| maps.find(now, flow.peer, &flow.ports, flow.target))
         {
             (flow.pair, flow.forward) = (pair, Forward::Hits);
         }

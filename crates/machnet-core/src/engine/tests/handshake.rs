@@ -117,3 +117,39 @@ fn icmp_has_no_effect_on_an_open_flow() {
     }
     assert_eq!(bench.flow(), flow_before);
 }
+
+/// For devices of which an engine has several queues, each of which leads to another engine of the peer's.
+#[test]
+fn what_is_sent_says_which_engine_of_the_peer_it_is_for() {
+    let mut bench = Bench::new();
+    for (port, packet_type) in [(PORT, PacketType::Accept), (PORT + 1, PacketType::Reset)] {
+        let mut init = bench.packet(PacketType::Init);
+        Handshake { source: 5 << 56 | u64::from(port), engines: 8, ..handshake() }.emit(&mut init[HEADER_LEN..]);
+        bench.receive(port, &init);
+        let wire = &bench.engine.tx.driver;
+        let (header, _) = Header::parse(wire.sent.last().unwrap()).unwrap();
+        assert_eq!((header.packet_type, wire.queues.last()), (packet_type, Some(&5)));
+    }
+}
+
+/// Who connects leaves it to chance, so that all engines of the peer get flows; but each copy of an INIT goes the same way.
+#[test]
+fn inits_take_different_queues_and_their_copies_the_same() {
+    let mut bench = Bench::new();
+    let flows: Vec<_> = (0..16).map(|_| Mailbox::connect(&bench.intake, peer())).collect();
+    for _ in 0..3 {
+        bench.poll();
+        bench.now = bench.now + Duration::from_millis(300);
+    }
+    let wire = &bench.engine.tx.driver;
+    let mut ways = BTreeMap::new();
+    for (packet, queue) in wire.sent.iter().zip(&wire.queues) {
+        let (_, rest) = Header::parse(packet).unwrap();
+        ways.entry(Handshake::parse(rest).unwrap().source).or_insert_with(Vec::new).push(*queue);
+    }
+    assert!(ways.len() == 16 && ways.values().all(|queues| queues.len() > 1 && queues.iter().all(|q| *q == queues[0])));
+    // As many of each of four queues, for example, as chance allows.
+    let of = |n| ways.values().filter(|queues| queues[0] % 4 == n).count();
+    assert!((0..4).all(|n| of(n) > 0), "{ways:?}");
+    drop(flows);
+}

@@ -44,6 +44,7 @@ pub(super) struct Cluster {
     pub(super) there: LinkId,
     pub(super) back: LinkId,
     listeners: Rc<RefCell<Vec<Listener>>>,
+    port: u16,
 }
 
 /// Flows that echo.
@@ -70,13 +71,21 @@ impl Cluster {
         Self::with(run, link, clients, servers, nic, config())
     }
 
-    fn with(run: &Run, link: &Link, clients: Host, servers: Host, nic: NicConfig, config: Config) -> Self {
+    pub(super) fn with(run: &Run, link: &Link, clients: Host, servers: Host, nic: NicConfig, config: Config) -> Self {
         let mut world = run.world(costs());
         let mut host = |n, host: Host| world.machines(ip(n), nic, config, host.engines, host.ports, host.rss);
         let (clients, servers) = (host(1, clients), host(2, servers));
         let (there, back) = world.join(clients[0], servers[0], link);
         let listeners = servers.iter().map(|&server| listen(&mut world, server, PORT, 128).unwrap()).collect();
-        Self { world, clients, servers, there, back, listeners: Rc::new(RefCell::new(listeners)) }
+        Self { world, clients, servers, there, back, listeners: Rc::new(RefCell::new(listeners)), port: PORT }
+    }
+
+    /// The servers listen at another port, and no more at the one before.
+    pub(super) fn move_to(&mut self, port: u16) {
+        let (world, servers) = (&mut self.world, &self.servers);
+        let listeners = servers.iter().map(|&server| listen(world, server, port, 128).unwrap()).collect();
+        self.listeners.replace(listeners);
+        self.port = port;
     }
 
     /// Begins `flows` flows, the first from client `first` and each from the next, which send `messages` messages each of up
@@ -150,7 +159,7 @@ impl Cluster {
 
     /// Where the servers listen.
     pub(super) fn server(&self) -> SocketAddr {
-        self.world.node(self.servers[0]).at(PORT)
+        self.world.node(self.servers[0]).at(self.port)
     }
 
     /// Accepts so many flows.

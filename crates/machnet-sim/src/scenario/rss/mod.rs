@@ -4,14 +4,17 @@
 //!   cluster.rs   two hosts with engines, and flows between them that echo and verify
 //!   handover.rs  whatever the hash does, every message arrives once and in order
 //!   hostile.rs   liars and forgers
+//!   mix.rs       everything at once, drawn from the seed
 //!   probes.rs    RSS--: what finding good pairs costs, and that it pays
 //! ```
 
 mod cluster;
 mod handover;
 mod hostile;
+mod mix;
 mod probes;
 
 use super::Scenario;
 
-pub(super) const SCENARIOS: [&[Scenario]; 3] = [handover::SCENARIOS, probes::SCENARIOS, hostile::SCENARIOS];
+pub(super) const SCENARIOS: [&[Scenario]; 4] =
+    [handover::SCENARIOS, probes::SCENARIOS, hostile::SCENARIOS, mix::SCENARIOS];

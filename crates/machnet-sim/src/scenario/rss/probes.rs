@@ -7,7 +7,7 @@ use machnet_core::DropReason;
 
 use super::super::{Run, Scenario, kept};
 use super::cluster::{Cluster, Host};
-use crate::setup::{micros, millis, seconds};
+use crate::setup::{TOMBSTONES, micros, millis, seconds};
 use crate::{Link, Rss, Seen, Verdict};
 
 pub(super) const SCENARIOS: &[Scenario] = &[
@@ -19,6 +19,11 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         "rss-firewall",
         "a firewall that passes one pair only: the flows work, handed over, and probing stops",
         firewall,
+    ),
+    kept(
+        "rss-closed-port",
+        "what was found out from a port that is closed since is of no use to other flows",
+        closed_port,
     ),
     kept("rss-one-way-firewall", "answers only pass on the home pair: the way there is found all the same", one_way),
 ];
@@ -169,5 +174,27 @@ fn one_way(run: &Run) {
     let ratio = servers.handed_over as f64 / servers.packets_received as f64;
     run.figure("servers hand over", format!("{ratio:.4}; {} packets on found pairs", strays.load(Ordering::Relaxed)));
     assert!(strays.load(Ordering::Relaxed) > 0 && ratio < 0.1, "{ratio}");
+    cluster.end(&talk);
+}
+
+/// An engine that is alone on one port, and listens at one after another: flows go from where they were called, and what
+/// was found from one port leads nobody back to it.
+fn closed_port(run: &Run) {
+    let single = Host { engines: 1, ports: 1, rss: Rss::First };
+    let mut cluster = Cluster::new(run, &link(), Host::of(4, Rss::Random), single);
+    for port in 1..4 {
+        let talk = cluster.talk(&mut run.rng(), 0, 12, 400, 3000);
+        cluster.finish(&talk, seconds(20));
+        cluster.note(run, &format!("by listener {port}"));
+        // The port closes with the last flow.
+        cluster.world.run_for(2 * TOMBSTONES).unwrap();
+        let [_, server] = cluster.stats();
+        assert_eq!(server.flows, 0);
+        cluster.move_to(crate::setup::PORT + port);
+    }
+    let talk = cluster.talk(&mut run.rng(), 0, 12, 400, 3000);
+    cluster.finish(&talk, seconds(20));
+    let [_, server] = cluster.stats();
+    assert_eq!(server.drops.get(DropReason::Unsendable), 0, "sent from a port that is closed");
     cluster.end(&talk);
 }
