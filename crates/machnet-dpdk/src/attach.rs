@@ -191,7 +191,13 @@ pub(crate) fn attach(device: &Device, address: Option<IpAddr>, queues: u16) -> i
         Device::Mac(mac) => {
             let has = |port: &u16| ffi::facts(*port).is_ok_and(|facts| facts.mac == mac.0);
             let id = ffi::ports().find(has).ok_or_else(|| {
-                let nobodys = || not_found(format!("no port has the address {mac}; {}", known()));
+                let nobodys = || {
+                    let mend = "ip link shows those of the kernel's interfaces; a port must be bound to vfio-pci first";
+                    not_found(format!(
+                        "no port has the address {mac}, nor has one of the kernel's on PCI: {mend}; {}",
+                        known()
+                    ))
+                };
                 Kernels::here().of_mac(*mac).unwrap_or_else(nobodys)
             })?;
             Ok(found(id, &mac.to_string()))

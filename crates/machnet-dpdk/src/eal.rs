@@ -16,10 +16,13 @@ const CORES: &str = "/sys/devices/system/cpu";
 /// MiB that EAL may take if nothing is said, without huge pages: address space, of which only what is used costs memory.
 const MEMORY: u32 = 512;
 
+/// MiB of huge pages that a port with what is usual gets along with.
+const ENOUGH: u32 = 128;
+
 /// Whether DPDK's memory comes from huge pages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum HugePages {
-    /// If the system has any free.
+    /// If as many are free as [`Eal::memory`] says, or 128 MiB; for devices on PCI if any are.
     #[default]
     Auto,
     /// Yes, or fail. NICs on PCI need them unless an IOMMU is there.
@@ -31,7 +34,7 @@ pub enum HugePages {
 /// How DPDK's environment is set up, once per process.
 ///
 /// The first port that is opened starts it, so this is for those who want something else than the defaults, which are:
-/// the first core this process may use, huge pages if there are any, no PCI devices but those that are named, nothing
+/// the first core this process may use, huge pages if there are enough, no PCI devices but those that are named, nothing
 /// shared with other processes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Eal {
@@ -234,19 +237,22 @@ impl Eal {
     }
 
     fn has_huge_pages(&self) -> io::Result<bool> {
-        let free = huge_pages_free(Path::new(HUGE_PAGES));
+        let free = huge_memory_free(Path::new(HUGE_PAGES));
         match self.huge_pages {
             HugePages::Never => Ok(false),
-            HugePages::Auto => Ok(free > 0 && (self.prefix.is_none() || has_hugetlbfs())),
+            HugePages::Auto => Ok(self.are_enough(free) && (self.prefix.is_none() || has_hugetlbfs())),
             HugePages::Always if free > 0 => Ok(true),
             HugePages::Always => Err(io::Error::new(
                 io::ErrorKind::OutOfMemory,
-                format!(
-                    "no huge pages are free: `echo 256 > {HUGE_PAGES}/hugepages-2048kB/nr_hugepages` as root makes 512 MiB of them; \
-                     virtual devices do without (huge=no)"
-                ),
+                format!("no huge pages are free: {}", more_huge_pages(MEMORY.into())),
             )),
         }
+    }
+
+    /// Whether so many MiB of huge pages do, for who could do without: devices on PCI could not.
+    fn are_enough(&self, free: u64) -> bool {
+        let wanted = if self.any_pci || !self.allowed.is_empty() { 1 } else { self.memory.unwrap_or(ENOUGH) };
+        free >= wanted.into()
     }
 
     /// Why it did not start, and what would mend that.
@@ -270,7 +276,13 @@ impl Eal {
             (io::ErrorKind::NotFound, "there is no such plugin".to_owned())
         } else if about("Unable to parse device") {
             (io::ErrorKind::InvalidInput, "allow= names no device, as 0000:00:06.0 does".to_owned())
-        } else if about("no mounted hugetlbfs") {
+        } else if about("Not enough memory available") {
+            let wanted = self.memory.unwrap_or_default();
+            (
+                io::ErrorKind::OutOfMemory,
+                format!("fewer are free than memory={wanted} says: {}", more_huge_pages(wanted.into())),
+            )
+        } else if self.prefix.is_some() && about("no mounted hugetlbfs") {
             let mend = format!(
                 "with a prefix (\"{prefix}\") huge pages come from a hugetlbfs, and none is mounted: `mount -t hugetlbfs none /dev/hugepages`; \
                  or leave out the prefix, or do without them (huge=no)"
@@ -334,11 +346,23 @@ fn first_core() -> io::Result<usize> {
         .ok_or_else(|| io::Error::other("this process may run on no core"))
 }
 
-/// How many huge pages of any size are free.
-fn huge_pages_free(directory: &Path) -> u64 {
+/// What makes so many MiB of huge pages.
+pub(crate) fn more_huge_pages(mebibytes: u64) -> String {
+    format!(
+        "`echo {} > {HUGE_PAGES}/hugepages-2048kB/nr_hugepages` as root makes {mebibytes} MiB of huge pages; virtual devices do without (huge=no)",
+        mebibytes.div_ceil(2)
+    )
+}
+
+/// MiB of huge pages of any size that are free.
+fn huge_memory_free(directory: &Path) -> u64 {
     let sizes = std::fs::read_dir(directory).into_iter().flatten().flatten();
-    let free = |size: OsString| std::fs::read_to_string(directory.join(size).join("free_hugepages")).ok();
-    sizes.filter_map(|size| free(size.file_name())?.trim().parse::<u64>().ok()).sum()
+    let free = |size: OsString| {
+        let kibibytes: u64 = size.to_str()?.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()?;
+        let count = std::fs::read_to_string(directory.join(&size).join("free_hugepages")).ok()?;
+        Some(count.trim().parse::<u64>().ok()? * kibibytes)
+    };
+    sizes.filter_map(|size| free(size.file_name())).sum::<u64>() >> 10
 }
 
 /// True if a file system of huge pages is mounted: who has a prefix has files in it.
@@ -395,6 +419,20 @@ mod tests {
 
     #[test]
     fn huge_pages_are_counted() {
-        assert_eq!(huge_pages_free(Path::new("/nonexistent")), 0);
+        assert_eq!(huge_memory_free(Path::new("/nonexistent")), 0);
+        let directory = tempfile::tempdir().unwrap();
+        for (size, free) in [("hugepages-2048kB", "3\n"), ("hugepages-1048576kB", "2\n"), ("else", "7\n")] {
+            std::fs::create_dir(directory.path().join(size)).unwrap();
+            std::fs::write(directory.path().join(size).join("free_hugepages"), free).unwrap();
+        }
+        assert_eq!(huge_memory_free(directory.path()), 2054);
+    }
+
+    #[test]
+    fn who_can_do_without_huge_pages_does_not_take_too_few() {
+        assert_eq!([127, 128].map(|free| Eal::new().are_enough(free)), [false, true]);
+        assert_eq!([511, 512].map(|free| Eal::new().memory(512).are_enough(free)), [false, true]);
+        assert_eq!([0, 2].map(|free| Eal::new().allow("0000:00:06.0").are_enough(free)), [false, true]);
+        assert_eq!([0, 2].map(|free| Eal::new().any_pci().are_enough(free)), [false, true]);
     }
 }

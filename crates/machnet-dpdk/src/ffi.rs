@@ -98,6 +98,12 @@ pub(crate) fn runtime_directory() -> PathBuf {
     PathBuf::from(OsStr::from_bytes(unsafe { CStr::from_ptr(text) }.to_bytes()))
 }
 
+/// True if EAL's memory is in huge pages.
+pub(crate) fn has_huge_pages() -> bool {
+    // SAFETY: reads a number.
+    unsafe { dpdk_sys::rte_eal_has_hugepages() != 0 }
+}
+
 /// The release of the library in use.
 pub(crate) fn version() -> String {
     // SAFETY: returns a constant string.

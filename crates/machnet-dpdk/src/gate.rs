@@ -12,7 +12,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::ffi;
 
@@ -105,10 +105,23 @@ const REFUSALS: [&str; 3] = [
     "Disconnect received: Invalid ring index",
 ];
 
+/// How often it is told that a peer refuses: it is asked ten times a second.
+const TOLD_EVERY: Duration = Duration::from_secs(60);
+
+fn is_time_to_tell() -> bool {
+    static TOLD: Mutex<Option<Instant>> = Mutex::new(None);
+    let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
+    let is_time = told.is_none_or(|at| at.elapsed() >= TOLD_EVERY);
+    if is_time {
+        *told = Some(Instant::now());
+    }
+    is_time
+}
+
 /// A line of the log, in the thread that logs it and before that goes on.
 pub(crate) fn heard(line: &str) {
-    if REFUSALS.iter().any(|refusal| line.contains(refusal)) {
-        tracing::warn!(
+    if REFUSALS.iter().any(|refusal| line.contains(refusal)) && is_time_to_tell() {
+        tracing::error!(
             "{line}: the peer has another number of queue pairs, or secret=: give both sides the same (queues=)"
         );
     }

@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use dpdk_sys::rte_mempool;
 use machnet_channel::{Frame, FramePool, FrameRef, Region};
 
+use crate::eal;
 use crate::ffi::{self, Mbuf};
 use crate::gather::{Gather, Piece, Remains};
 
@@ -89,10 +90,13 @@ impl Pool {
         let size = HEADROOM as u16 + room;
         let pool = ffi::new_pool(name, count, CACHE, size, node).map_err(|error| {
             let mebibytes = (u64::from(count) * u64::from(size)) >> 20;
-            let text = format!(
-                "no memory for {count} frames of {size} bytes ({error}): give DPDK at least {} MiB (memory=…), or take fewer frames",
-                mebibytes + mebibytes / 4 + 64
-            );
+            let needed = mebibytes + mebibytes / 4 + 64;
+            let mend = if ffi::has_huge_pages() {
+                eal::more_huge_pages(needed)
+            } else {
+                format!("give DPDK at least {needed} MiB (memory=…)")
+            };
+            let text = format!("no memory for {count} frames of {size} bytes ({error}): {mend}, or take fewer frames");
             io::Error::new(io::ErrorKind::OutOfMemory, text)
         })?;
         // SAFETY: the pool was just made.

@@ -203,11 +203,15 @@ impl Job for Measure<'_> {
         let mut asked_to_end = pin!(asked_to_end());
         let wire = Arc::new(wire);
         let opening = tokio::select! {
-            opened = open(options, &wire) => opened.with_context(|| format!("cannot measure {}", options.url))?,
-            () = &mut asked_to_end => bail!(crate::Interrupted),
+            opened = open(options, &wire) => opened.with_context(|| format!("cannot measure {}", options.url)),
+            () = &mut asked_to_end => Err(crate::Interrupted.into()),
         };
-        let report = opening.measure(options, &wire, &mut asked_to_end).await;
-        // The peer may be gone: whoever measured does not wait for it, but for many flows to end.
+        let report = match opening {
+            Ok(opened) => opened.measure(options, &wire, &mut asked_to_end).await,
+            Err(error) => Err(error),
+        };
+        // Also of what failed: a server that is not told waits until it believes its client dead. The peer may be gone: whoever
+        // measured does not wait for it, but for many flows to end.
         let patience = Duration::from_secs(1) + Duration::from_micros(100) * options.flows as u32;
         let _ = tokio::time::timeout(patience, wire.shut_down()).await;
         report
@@ -237,6 +241,7 @@ async fn open<W: Wire>(options: &Options, wire: &Arc<W>) -> anyhow::Result<Opene
     let client_before = Usage::now();
     let began = tokio::time::Instant::now();
     let wanted = if options.mode == Mode::Connect { 0 } else { options.flows };
+    tracing::debug!(wanted, "opening flows");
     let flows = stream::iter(0..wanted)
         .map(|index| within(options.running.timeout, join(wire, session, index)))
         .buffer_unordered(OPENING)

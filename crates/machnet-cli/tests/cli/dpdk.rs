@@ -40,6 +40,19 @@ fn a_server_elsewhere_and_one_that_is_not_said() {
     machnet(&format!("perf client {url}")).refused(1, &["add its address, such as server=10.0.0.1:7000"]);
 }
 
+/// Such a link never comes up, and only the peer's refusal says why.
+#[test]
+fn another_number_of_queues_than_the_peers() {
+    let device = |role| format!("dpdk://vdev:net_memif0,role={role},socket=/{}-queues?huge=no", word());
+    let mut server = Running::start(&format!("perf server {}&ip=10.9.0.1/24", device("server")));
+    assert!(server.line().starts_with("listening on"));
+    let client = format!("{}&ip=10.9.0.2/24&engines=2&server=10.9.0.1:7000", device("client"));
+    let ended = machnet(&format!("perf client {client} --count 10"));
+    let mend = "another number of queue pairs, or secret=: give both sides the same (queues=)";
+    ended.refused(1, &[mend]);
+    assert_eq!(ended.err.matches(mend).count(), 1, "{ended:?}");
+}
+
 /// Both wires that need neither a kernel nor rights, the one that listens first.
 #[test]
 fn two_processes_are_measured() {

@@ -229,3 +229,14 @@ fn a_server_that_stands_still_is_not_waited_for() {
     assert!(ended.err.contains("nothing happened for "), "{ended:?}");
     server.signal(Signal::CONT);
 }
+
+/// The client ends while it still opens its flows: the server hears of that, and need not find out by silence.
+#[test]
+fn a_client_that_gives_up_tells_its_server() {
+    let (server, url) = server("udp://127.0.0.1:0 --timeout 60m");
+    let mut client = Running::start_logged(&format!("perf client {url} --mode idle --flows 60000"));
+    client.wait_for_log("opening flows");
+    client.signal(Signal::INT);
+    assert_eq!(client.wait().status.code(), Some(130));
+    assert_eq!(server.wait().status.code(), Some(0));
+}

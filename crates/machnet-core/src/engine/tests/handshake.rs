@@ -139,7 +139,7 @@ fn inits_take_different_queues_and_their_copies_the_same() {
     let flows: Vec<_> = (0..16).map(|_| Mailbox::connect(&bench.intake, peer())).collect();
     for _ in 0..3 {
         bench.poll();
-        bench.now = bench.now + Duration::from_millis(300);
+        bench.now += Duration::from_millis(300);
     }
     let wire = &bench.engine.tx.driver;
     let mut ways = BTreeMap::new();
