@@ -18,7 +18,9 @@ fn the_example_says_what_is_the_default() {
             Some(rest) if rest.split_once(" = ").is_some_and(|(key, _)| !key.contains(' ')) => rest,
             _ => line,
         })
-        .filter(|line| !["user", "group", "core", "nice", "congestion", "per_user"].iter().any(|key| line.starts_with(key)))
+        .filter(|line| {
+            !["user", "group", "core", "nice", "congestion", "per_user"].iter().any(|key| line.starts_with(key))
+        })
         .flat_map(|line| [line, "\n"])
         .collect();
     assert!(uncommented.contains("\nmode = \"0660\""), "{uncommented}");
