@@ -193,7 +193,9 @@ const fn describe(reason: CloseReason) -> &'static str {
         CloseReason::Protocol => "the peer broke the protocol",
         CloseReason::NoRoom => "the endpoint has no room for another flow",
         CloseReason::TooLarge => "a message was larger than its receiver takes",
-        CloseReason::Unreachable => "the peer cannot be reached from this endpoint's address",
+        CloseReason::Unreachable => {
+            "the peer cannot be reached from this endpoint's address: it is of another family, or there is no gateway to its network"
+        }
         CloseReason::DaemonGone => "the daemon is gone",
         CloseReason::DaemonSilent => "the daemon does not answer",
         _ => "the flow is over",

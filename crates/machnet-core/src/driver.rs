@@ -148,6 +148,12 @@ pub trait Driver: Send {
         false
     }
 
+    /// False if there is no way to `remote`, and will be none: whoever connects to it is told so, and need not wait.
+    fn reaches(&self, remote: IpAddr) -> bool {
+        let _ = remote;
+        true
+    }
+
     /// Makes `drivers` drivers of one that was not used yet: queues of the same NIC, each for an engine of its own.
     ///
     /// # Errors

@@ -157,6 +157,10 @@ impl<D: Driver> Driver for Hairpin<D> {
         self.own.contains(&to.ip()) && (self.alone || self.is_open(to.port()))
     }
 
+    fn reaches(&self, remote: IpAddr) -> bool {
+        self.own.contains(&remote) || self.driver.reaches(remote)
+    }
+
     fn split(self, drivers: usize) -> io::Result<Vec<Self>> {
         let Self { driver, own, alone, open, .. } = self;
         let parts = driver.split(drivers)?;

@@ -15,13 +15,17 @@ use dpdk_sys::rte_mempool;
 use machnet_core::net::MacAddr;
 
 use crate::config::control;
-use crate::gate::Gate;
+use crate::gate::{self, Gate};
 use crate::quirks::Quirks;
 use crate::refusal::{self, Kernels};
 use crate::{Device, Facts, ffi, interface, log};
 
 /// How long a device that waits for its peer while it is attached may do so.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A device that was started again: the port's number, and how many peers had left before that, for the one that it finds may leave at
+/// once.
+pub(crate) type Started = (u16, u32);
 
 /// A device of this process; removed again when dropped, unless it is kept.
 pub(crate) struct Attached {
@@ -126,7 +130,7 @@ pub(crate) struct Again {
 
 impl Again {
     /// Removes the device, if it is there (`old`), attaches and starts it again: in a thread of its own, for its driver waits for
-    /// the peer's answers. Returns the port's number; after an error the device is not there.
+    /// the peer's answers. After an error the device is not there.
     ///
     /// # Safety
     /// `rings` live until the thread has ended and the port is gone. Nobody else uses the port meanwhile, once who is behind `gates` has
@@ -136,7 +140,7 @@ impl Again {
         old: Option<u16>,
         rings: Rings,
         gates: Vec<Arc<Gate>>,
-    ) -> io::Result<JoinHandle<io::Result<u16>>> {
+    ) -> io::Result<JoinHandle<io::Result<Started>>> {
         let again = self.clone();
         thread::Builder::new().name("dpdk-attach".to_owned()).spawn(move || {
             Gate::wait_for_all(&gates);
@@ -147,20 +151,29 @@ impl Again {
             let attached = attach_vdev(&again.name, &again.arguments)?;
             // SAFETY: says the caller.
             unsafe { again.queues.set_up(attached.id(), &rings) }?;
+            let left = gate::left();
             ffi::start(attached.id(), false)?;
             let id = attached.id();
             attached.keep();
-            Ok(id)
+            Ok((id, left))
         })
     }
 }
 
 /// Starts the port again, in a thread of its own, for connecting to a peer that stands still takes as long as that does.
-pub(crate) fn restart(id: u16, by_interrupts: bool, gates: Vec<Arc<Gate>>) -> io::Result<JoinHandle<io::Result<u16>>> {
+pub(crate) fn restart(
+    id: u16,
+    by_interrupts: bool,
+    gates: Vec<Arc<Gate>>,
+) -> io::Result<JoinHandle<io::Result<Started>>> {
     thread::Builder::new().name("dpdk-restart".to_owned()).spawn(move || {
         Gate::wait_for_all(&gates);
         let _control = control();
-        ffi::restart(id, by_interrupts).map(|()| id)
+        // If it is started.
+        let _ = ffi::stop(id, by_interrupts);
+        // By stopping, too.
+        let left = gate::left();
+        ffi::start(id, by_interrupts).map(|()| (id, left))
     })
 }
 

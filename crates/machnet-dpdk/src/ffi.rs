@@ -187,10 +187,9 @@ pub(crate) fn start(port: u16, by_interrupts: bool) -> io::Result<()> {
     check(unsafe { dpdk_sys::dpdk_start(port, by_interrupts.into()) }).map(|_| ())
 }
 
-/// Stops, if it is started, and starts.
-pub(crate) fn restart(port: u16, by_interrupts: bool) -> io::Result<()> {
+pub(crate) fn stop(port: u16, by_interrupts: bool) -> io::Result<()> {
     // SAFETY: numbers.
-    check(unsafe { dpdk_sys::dpdk_restart(port, by_interrupts.into()) }).map(|_| ())
+    check(unsafe { dpdk_sys::dpdk_stop(port, by_interrupts.into()) }).map(|_| ())
 }
 
 pub(crate) fn remove(port: u16, by_interrupts: bool) -> io::Result<()> {

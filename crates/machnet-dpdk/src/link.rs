@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use dpdk_sys::dpdk_counters;
 use machnet_channel::Tried;
 
-use crate::attach::{Comeback, Rings, remove, restart};
+use crate::attach::{Comeback, Rings, Started, remove, restart};
 use crate::ffi;
 use crate::gate::{self, Gate, Turn};
 use crate::interface::is_running;
@@ -45,7 +45,7 @@ struct Keeper {
     /// The port's number while nobody may use it, too.
     id: u16,
     /// It is being attached or started again, in another thread.
-    busy: Option<JoinHandle<io::Result<u16>>>,
+    busy: Option<JoinHandle<io::Result<Started>>>,
     /// The device is not attached, or is another thread's.
     away: bool,
     comeback: Comeback,
@@ -161,10 +161,10 @@ impl Link {
     }
 
     /// Takes the device over that was attached or started again.
-    fn take_over(&self, keeper: &mut Keeper, thread: JoinHandle<io::Result<u16>>) {
+    fn take_over(&self, keeper: &mut Keeper, thread: JoinHandle<io::Result<Started>>) {
         match thread.join() {
-            Ok(Ok(id)) => {
-                (keeper.id, keeper.away, keeper.found) = (id, false, Some((Instant::now(), gate::left())));
+            Ok(Ok((id, left))) => {
+                (keeper.id, keeper.away, keeper.found) = (id, false, Some((Instant::now(), left)));
                 self.id.store(id.into(), Ordering::Release);
             }
             Ok(Err(error)) => tracing::debug!(port = %self.name, %error, "its peer is not there yet"),

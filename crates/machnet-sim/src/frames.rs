@@ -208,6 +208,10 @@ impl Driver for Attached {
         both!(ref self, driver => Driver::ports(driver))
     }
 
+    fn reaches(&self, remote: IpAddr) -> bool {
+        both!(ref self, driver => Driver::reaches(driver, remote))
+    }
+
     fn begin(&mut self, now: Instant) {
         both!(self, driver => Driver::begin(driver, now));
     }

@@ -66,7 +66,11 @@ impl<D: Driver, C: AppChannel> Engine<D, C> {
         let home = self.tx.driver.home();
         let refusal = if self.shutting_down {
             Some(CloseReason::Shutdown)
-        } else if home.is_ipv4() != peer.is_ipv4() || peer.ip().is_unspecified() || peer.port() == 0 {
+        } else if home.is_ipv4() != peer.is_ipv4()
+            || peer.ip().is_unspecified()
+            || peer.port() == 0
+            || !self.tx.driver.reaches(peer.ip())
+        {
             Some(CloseReason::Unreachable)
         } else if self.flows.len() >= self.config.max_flows as usize {
             Some(CloseReason::NoRoom)

@@ -232,6 +232,12 @@ impl<F: FrameDriver> Driver for Net<F> {
         self.range
     }
 
+    /// By its routes, which do not change.
+    fn reaches(&self, remote: IpAddr) -> bool {
+        let has_way = self.routes.is_own(remote) || self.routes.next_hop(remote).is_ok();
+        has_way && self.routes.source(remote).is_some()
+    }
+
     /// Each has a queue of the device's, with memory of its own. Where ports choose the queue, there are four for each driver beside the
     /// home port, most of them above it.
     fn split(self, drivers: usize) -> io::Result<Vec<Self>> {

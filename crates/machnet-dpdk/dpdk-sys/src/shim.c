@@ -174,17 +174,12 @@ static int call(int (*function)(uint16_t port), uint16_t port, int by_interrupts
     return call.result;
 }
 
-static int restart(uint16_t port) {
-    (void)rte_eth_dev_stop(port);
-    return rte_eth_dev_start(port);
-}
-
 int dpdk_start(uint16_t port, int by_interrupts) {
     return call(rte_eth_dev_start, port, by_interrupts);
 }
 
-int dpdk_restart(uint16_t port, int by_interrupts) {
-    return call(restart, port, by_interrupts);
+int dpdk_stop(uint16_t port, int by_interrupts) {
+    return call(rte_eth_dev_stop, port, by_interrupts);
 }
 
 int dpdk_remove(uint16_t port, int by_interrupts) {

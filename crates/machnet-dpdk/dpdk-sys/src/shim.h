@@ -97,8 +97,7 @@ int dpdk_tx_queue(uint16_t port, uint16_t queue, uint16_t descriptors);
 int dpdk_counters(uint16_t port, struct dpdk_counters *counters);
 /* `by_interrupts`: in EAL's interrupt thread, so that no interrupt of the device is being handled meanwhile. */
 int dpdk_start(uint16_t port, int by_interrupts);
-/* Stops it, if it is started, and starts it. */
-int dpdk_restart(uint16_t port, int by_interrupts);
+int dpdk_stop(uint16_t port, int by_interrupts);
 /* Stops and closes a port; a virtual or hot-plugged device goes altogether. */
 int dpdk_remove(uint16_t port, int by_interrupts);
 /* 1 if the link is up, 0 if not, or a negative errno. */

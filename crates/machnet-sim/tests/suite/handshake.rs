@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use machnet_channel::CloseReason;
 use machnet_core::Instant;
-use machnet_sim::{Flow, Link, Plan, Verdict, WorldConfig};
+use machnet_sim::{Ethernet, Flow, Link, Plan, Verdict, WorldConfig};
 
 use crate::common::{
-    Dialog, PORT, Pair, Seen, TOMBSTONES, config, ip, listen, micros, millis, nic, pair, read, seconds,
+    Dialog, PORT, Pair, Seen, TOMBSTONES, config, ip, listen, micros, millis, nic, pair, read, seconds, world_config,
 };
 
 /// Connects A to `port` of B; how long it took and what came of it.
@@ -113,6 +113,19 @@ fn an_address_of_the_other_family_is_unreachable() {
     let node = pair.world.node(pair.a);
     let task = pair.world.spawn("connect", async move { node.connect("[::1]:7".parse().unwrap()).await.map(drop) });
     assert_eq!(pair.world.wait(&task, seconds(5)).unwrap().unwrap_err(), CloseReason::Unreachable);
+    pair.world.settle(TOMBSTONES).unwrap();
+}
+
+/// On Ethernet, without a gateway: said at once, and nothing is sent.
+#[test]
+fn an_address_without_a_way_is_unreachable() {
+    let world = WorldConfig { ethernet: Some(Ethernet::default()), ..world_config() };
+    let mut pair = Pair::with(7, &Link::default(), [nic(); 2], [config(); 2], world);
+    let node = pair.world.node(pair.a);
+    let task =
+        pair.world.spawn("connect", async move { node.connect("192.168.1.1:7".parse().unwrap()).await.map(drop) });
+    assert_eq!(pair.world.wait(&task, millis(1)).unwrap().unwrap_err(), CloseReason::Unreachable);
+    assert_eq!(pair.world.fabric().link_stats(pair.there).offered, 0);
     pair.world.settle(TOMBSTONES).unwrap();
 }
 

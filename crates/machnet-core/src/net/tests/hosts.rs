@@ -51,6 +51,21 @@ fn pings_are_answered_and_limited() {
 }
 
 #[test]
+fn who_has_no_gateway_reaches_its_own_networks_only() {
+    let reaches = |config: &NetConfig, to: &str| Bench::new(1, config).net.reaches(to.parse().unwrap());
+    let mut host = config("10.0.0.1/24");
+    for (to, is_there) in
+        [("10.0.0.1", true), ("10.0.0.2", true), ("10.0.1.2", false), ("10.0.0.255", false), ("2001:db8::2", false)]
+    {
+        assert_eq!(reaches(&host, to), is_there, "{to}");
+    }
+    host.gateway_v4 = Some([10, 0, 0, 254].into());
+    assert!(reaches(&host, "10.0.1.2") && !reaches(&host, "224.0.0.1") && !reaches(&host, "2001:db8::2"));
+    host.gateway_v6 = Some("fe80::1".parse().unwrap());
+    assert!(!reaches(&host, "2001:db8::2"), "it has no address to speak from");
+}
+
+#[test]
 fn a_closed_port_is_said_and_heard() {
     for (x, y, to) in
         [("10.0.0.1/24", "10.0.0.2/24", "10.0.0.2:1"), ("2001:db8::1/64", "2001:db8::2/64", "[2001:db8::2]:1")]
