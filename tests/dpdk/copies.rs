@@ -88,10 +88,13 @@ impl FrameDriver for Watched {
             .iter()
             .map(|frame| (place(frame.bytes.as_ref()), frame.tail.as_ref().map(|tail| place(tail.as_ref()))))
             .collect();
+        // Locked before the device has them: else a message may be received, and the notes read, before it is in them.
+        let (mut sent, mut tails) = (self.notes.sent.lock().unwrap(), self.notes.tails.lock().unwrap());
         let taken = self.port.tx_burst(batch);
-        let (sent, tails): (Vec<_>, Vec<_>) = offered.into_iter().take(taken).unzip();
-        self.notes.sent.lock().unwrap().extend(sent);
-        self.notes.tails.lock().unwrap().extend(tails.into_iter().flatten());
+        for (frame, tail) in offered.into_iter().take(taken) {
+            sent.push(frame);
+            tails.extend(tail);
+        }
         taken
     }
 
