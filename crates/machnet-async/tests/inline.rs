@@ -192,8 +192,9 @@ fn a_driver_without_a_descriptor_naps() {
             let (mut near, far) = open(&client, &mut listener).await;
             let serving = tokio::spawn(echo(far));
             exchange(&mut near, 20).await;
-            // What comes unasked is found by a look. Nobody rings meanwhile.
-            let (before, stats) = (rounds.load(Relaxed), client.wake_stats());
+            // What comes unasked is found by a look. Nobody rings meanwhile. Naps are counted from before the first look to after the
+            // last: an engine with a thread goes on between two lines of this one.
+            let (stats, before) = (client.wake_stats(), rounds.load(Relaxed));
             while client.wake_stats().parks < stats.parks + 100 {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
