@@ -10,14 +10,14 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use machnet_channel::ForeignRegion;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SocketFlags, accept_with, recv};
+use rustix::net::{RecvFlags, Shutdown, SocketFlags, accept_with, recv, shutdown};
 
 use crate::geometry::Geometry;
 use crate::handshake::{Hello, Refusal, Reply, VERSIONS, Welcome};
@@ -63,12 +63,7 @@ impl Desk {
         if !self.has_news() {
             return Vec::new();
         }
-        let mut arrivals = match self.arrivals.try_lock() {
-            Ok(arrivals) => arrivals,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            // Somebody is coming this moment: the next look finds them.
-            Err(TryLockError::WouldBlock) => return Vec::new(),
-        };
+        let mut arrivals = lock(&self.arrivals);
         self.news.store(false, Ordering::Relaxed);
         let mut count = [0; 8];
         // It was rung for each of them.
@@ -239,13 +234,17 @@ impl Gate {
         let Some(hello) = Hello::parse(&bytes[..len]) else { return Err((caller.socket, "it did not say HELLO")) };
         match self.admit(&hello, &caller.socket) {
             Ok((welcome, region, fd)) => {
-                let sent = send_reply(&caller.socket, &Reply::Welcome(welcome), Some(&fd));
-                if sent.is_err() {
+                let Ok(line) = caller.socket.try_clone() else {
                     self.desk.leave(welcome.client);
-                    return Err((caller.socket, "it went away"));
+                    return Err((caller.socket, "no descriptor"));
+                };
+                // Before the client knows its address: whom it tells may call it at once.
+                self.desk.put(Arrival { address: welcome.client, socket: caller.socket, region });
+                if send_reply(&line, &Reply::Welcome(welcome), Some(&fd)).is_err() {
+                    // It went away; or else finds that its hub did, and the hub that it did.
+                    let _ = shutdown(&line, Shutdown::Both);
                 }
                 tracing::debug!(name = %self.name, address = %welcome.client, "client attached");
-                self.desk.put(Arrival { address: welcome.client, socket: caller.socket, region });
                 Ok(None)
             }
             Err(why) => {
