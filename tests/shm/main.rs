@@ -147,9 +147,10 @@ fn small_messages_share_long_packets() {
         for index in 0..2000 {
             assert_eq!(far.recv().await.unwrap().unwrap(), content(1, index, 64));
         }
-        // They and their headers fill nine of 16 KiB, or 120 of the shortest; rounds take at most so many messages.
-        let sent = endpoint.stats().packets_sent;
-        assert!(sent < 60, "{sent} packets");
+        // They and their headers fill nine of 16 KiB, or 120 of the shortest. A round of an engine that others make slow takes 32 messages
+        // at least.
+        let sent = near.stats().packets_sent;
+        assert!(sent < 80, "{sent} packets");
     });
 }
 
@@ -233,7 +234,8 @@ fn killed_clients_leave_nothing_behind() {
             flow.send("are you there?").await.unwrap();
             assert_eq!(flow.recv().await.unwrap().unwrap(), "are you there?");
         }
-        assert_eq!((regions(), descriptors(std::process::id())), before);
+        // Who read what the last one said closes that pipe when he comes to it.
+        until(|| (regions(), descriptors(std::process::id())) == before).await;
         honest.kill();
         until(|| regions() == 0).await;
     });
