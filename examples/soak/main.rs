@@ -75,7 +75,7 @@ async fn child(role: &[&str]) -> io::Result<()> {
     }
     let endpoint = match role {
         ["keep"] => idle::crowd_endpoint(),
-        _ => endpoint_with(0, config()),
+        _ => endpoint_with(config()),
     };
     let port = if let ["serve", port, ..] = role { port.parse().map_err(io::Error::other)? } else { 0 };
     let listener = endpoint.listen_with(port, 1024).await?;
@@ -135,7 +135,7 @@ async fn soak(seed: u64, time: Duration) -> Outcome {
     let idle_share = rates::idle_share().await?;
     let beside = rates::beside_a_stopped_reader(config()).await?;
 
-    let endpoint = endpoint_with(0, config());
+    let endpoint = endpoint_with(config());
     let sides: Vec<Arc<Side>> = (0..SIDES)
         .map(|_| {
             let process = Process::start(&[], "serve 0");

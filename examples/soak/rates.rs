@@ -98,7 +98,7 @@ impl Pair {
     async fn new(config: Config) -> Result<Self, String> {
         let server = Process::start(&[], "serve 0 last-core");
         let to = server.hear_address();
-        let endpoint = endpoint_with(0, config);
+        let endpoint = endpoint_with(config);
         let echo = Request::Echo.connect(&endpoint, to).await.map_err(|e| e.to_string())?;
         Ok(Self { server, to, endpoint, echo, held: Vec::new() })
     }

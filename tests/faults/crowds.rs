@@ -54,7 +54,7 @@ fn flows_that_come_and_go_leave_nothing() {
     const BATCHES: usize = 8;
     /// 50 B per flow.
     const SLACK: u64 = 512 << 10;
-    let server = start("serve 0 0 2000");
+    let server = start("serve 127.0.0.1 0 2000");
     let to = server.hear_address();
     let client = start(format_args!("churn {to} 10000"));
     let measure = || [&client, &server].map(|process| (rss(process.id()), descriptors(process.id())));
@@ -83,7 +83,7 @@ fn flows_that_come_and_go_leave_nothing() {
 fn a_reader_that_stands_still_costs_its_windows() {
     // Send buffer, receive window, and the frames they lie in: 2 MiB each by default, once per flow.
     const GROWTH: u64 = 16 << 20;
-    let server = start(format_args!("serve 0 0 {}", LONG.as_millis()));
+    let server = start(format_args!("serve 127.0.0.1 0 {}", LONG.as_millis()));
     let to = server.hear_address();
     let client = start(format_args!("flood {to}"));
     assert_eq!(client.hear(), "warm");

@@ -11,7 +11,7 @@ use crate::{bounded, start};
 fn nothing_is_lost_by_a_process_that_closed() {
     const MESSAGES: u64 = 50;
     bounded(async {
-        let server = start(format_args!("serve 0 0 {}", LONG.as_millis()));
+        let server = start(format_args!("serve 127.0.0.1 0 {}", LONG.as_millis()));
         let to = server.hear_address();
         for key in 0..100 {
             let client = start(format_args!("send {to} {key} 20000 {MESSAGES} close"));
@@ -30,7 +30,7 @@ fn a_process_that_only_sent_may_lose_the_end_and_the_peer_knows() {
     const MAX: usize = 20_000;
     const MESSAGES: u64 = 50;
     bounded(async {
-        let near = endpoint(0, Duration::from_millis(500));
+        let near = endpoint(Duration::from_millis(500));
         let mut listener = near.listen(0).await.unwrap();
         let to = listener.local_addr();
         for _ in 0..5 {

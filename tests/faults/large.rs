@@ -42,10 +42,10 @@ async fn exchange(endpoint: &Endpoint, server: &Process, to: std::net::SocketAdd
 #[test]
 fn several_of_the_largest_at_once_take_turns() {
     bounded(async {
-        let server = start(format_args!("serve 0 0 {}", LONG.as_millis()));
+        let server = start(format_args!("serve 127.0.0.1 0 {}", LONG.as_millis()));
         let to = server.hear_address();
         for config in [small_windows(), windows_by_default()] {
-            let endpoint = endpoint_with(0, config);
+            let endpoint = endpoint_with(config);
             // Two buffers of that size are all a default endpoint has; an echo holds its own while it sends it back.
             let grown = exchange(&endpoint, &server, to, 4).await;
             assert!(grown < 5 * LARGEST as u64, "the server grew by {grown} bytes");
@@ -65,9 +65,9 @@ fn all_sizes_both_ways() {
     const MAX: usize = 8 << 20;
     const COUNT: u64 = 40;
     bounded(async {
-        let server = start(format_args!("serve 0 0 {}", LONG.as_millis()));
+        let server = start(format_args!("serve 127.0.0.1 0 {}", LONG.as_millis()));
         let to = server.hear_address();
-        let endpoint = endpoint_with(0, small_windows());
+        let endpoint = endpoint_with(small_windows());
         let mut tasks = tokio::task::JoinSet::new();
         for key in 0..4 {
             let sink = Request::Sink { key, max: MAX, pause: Duration::ZERO }.connect(&endpoint, to).await.unwrap();

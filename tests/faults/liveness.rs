@@ -2,6 +2,7 @@
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use machnet::{Endpoint, Flow};
@@ -13,12 +14,15 @@ use crate::{bounded, start};
 /// How much later than it should a loaded machine may notice a death.
 const SLACK: Duration = Duration::from_secs(10);
 
+/// At an address of its own: the ports of who was killed are free, and anywhere else another test's process may get them, and answer in
+/// its place.
 fn serving(dead: Duration) -> (Process, SocketAddr) {
-    serving_at(0, 0, dead)
+    static NEXT: AtomicU8 = AtomicU8::new(2);
+    serving_at(SocketAddr::from(([127, 0, 1, NEXT.fetch_add(1, Relaxed)], 0)), dead)
 }
 
-fn serving_at(home: u16, port: u16, dead: Duration) -> (Process, SocketAddr) {
-    let process = start(format_args!("serve {home} {port} {}", dead.as_millis()));
+fn serving_at(at: SocketAddr, dead: Duration) -> (Process, SocketAddr) {
+    let process = start(format_args!("serve {} {} {}", at.ip(), at.port(), dead.as_millis()));
     let address = process.hear_address();
     (process, address)
 }
@@ -47,7 +51,7 @@ async fn send_until_error(flow: &mut machnet::SendHalf) -> ErrorKind {
 fn killed(dead: Duration) {
     bounded(async {
         let (server, to) = serving(LONG);
-        let endpoint = endpoint(0, dead);
+        let endpoint = endpoint(dead);
         let (mut idle, waiting) = (echo(&endpoint, to).await, echo(&endpoint, to).await);
         let (mut send, mut recv) = waiting.into_split();
         let (mut full, _unread) = Request::Hold.connect(&endpoint, to).await.unwrap().into_split();
@@ -82,7 +86,7 @@ fn a_killed_peer_is_noticed_with_the_default_timeout() {
 fn a_killed_peer_refuses() {
     bounded(async {
         let (server, to) = serving(LONG);
-        let endpoint = endpoint(0, LONG);
+        let endpoint = endpoint(LONG);
         let _flow = echo(&endpoint, to).await;
         server.kill();
         assert_eq!(endpoint.connect(to).await.unwrap_err().kind(), ErrorKind::ConnectionRefused);
@@ -94,7 +98,7 @@ fn a_killed_peer_refuses() {
 fn a_peer_stopped_for_a_while_goes_on() {
     bounded(async {
         let (server, to) = serving(LONG);
-        let endpoint = endpoint(0, LONG);
+        let endpoint = endpoint(LONG);
         let flow = echo(&endpoint, to).await;
         let (mut send, mut recv) = flow.into_split();
         server.signal(Signal::STOP);
@@ -118,7 +122,7 @@ fn a_peer_stopped_for_a_while_goes_on() {
 fn a_peer_stopped_beyond_its_own_timeout_declares_nobody_dead() {
     bounded(async {
         let (server, to) = serving(Duration::from_millis(500));
-        let endpoint = endpoint(0, LONG);
+        let endpoint = endpoint(LONG);
         let (mut idle, mut other) = (echo(&endpoint, to).await, echo(&endpoint, to).await);
         for round in 0..3 {
             server.signal(Signal::STOP);
@@ -136,7 +140,7 @@ fn a_peer_stopped_beyond_its_own_timeout_declares_nobody_dead() {
 fn a_peer_stopped_beyond_our_timeout_is_dead_and_welcome_again() {
     bounded(async {
         let (server, to) = serving(Duration::from_secs(3));
-        let endpoint = endpoint(0, Duration::from_secs(3));
+        let endpoint = endpoint(Duration::from_secs(3));
         let mut flow = echo(&endpoint, to).await;
         server.signal(Signal::STOP);
         assert_eq!(flow.recv().await.unwrap_err().kind(), ErrorKind::TimedOut);
@@ -150,10 +154,10 @@ fn a_peer_stopped_beyond_our_timeout_is_dead_and_welcome_again() {
 fn a_restarted_peer_resets_old_flows_and_takes_new_ones() {
     bounded(async {
         let (server, to) = serving(LONG);
-        let endpoint = endpoint(0, LONG);
+        let endpoint = endpoint(LONG);
         let (mut idle, mut busy) = (echo(&endpoint, to).await, echo(&endpoint, to).await);
         server.kill();
-        let (_server, again) = serving_at(0, to.port(), LONG);
+        let (_server, again) = serving_at(to, LONG);
         assert_eq!(to, again);
         let mut new = echo(&endpoint, to).await;
         assert_eq!(idle.recv().await.unwrap_err().kind(), ErrorKind::ConnectionReset);
@@ -169,10 +173,10 @@ fn a_restarted_peer_resets_old_flows_and_takes_new_ones() {
 fn a_restarted_peer_knows_nothing_of_old_flows() {
     bounded(async {
         let (server, to) = serving(LONG);
-        let endpoint = endpoint(0, Duration::from_secs(4));
+        let endpoint = endpoint(Duration::from_secs(4));
         let (mut idle, mut busy) = (echo(&endpoint, to).await, echo(&endpoint, to).await);
         server.kill();
-        let (_server, _) = serving_at(0, to.port(), LONG);
+        let (_server, _) = serving_at(to, LONG);
         busy.send("x").await.unwrap();
         assert_eq!(busy.recv().await.unwrap_err().kind(), ErrorKind::ConnectionReset);
         assert_eq!(idle.recv().await.unwrap_err().kind(), ErrorKind::ConnectionReset);

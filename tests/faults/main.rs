@@ -12,7 +12,7 @@ mod process;
 
 use std::time::Duration;
 
-use process::{LONG, Process, Request, content, endpoint, idle, say, serve, size};
+use process::{LONG, Process, Request, content, endpoint, endpoint_at, idle, say, serve, size};
 
 /// Not a test: where a child begins.
 #[test]
@@ -21,15 +21,15 @@ fn child() {
     let role: Vec<&str> = role.iter().map(String::as_str).collect();
     runtime().block_on(async {
         match role[..] {
-            ["serve", home, port, dead] => {
-                let endpoint = endpoint(home.parse().unwrap(), Duration::from_millis(dead.parse().unwrap()));
+            ["serve", ip, port, dead] => {
+                let endpoint = endpoint_at(ip.parse().unwrap(), Duration::from_millis(dead.parse().unwrap()));
                 let listener = endpoint.listen(port.parse().unwrap()).await.unwrap();
                 say(listener.local_addr());
                 serve(listener).await.unwrap();
             }
             ["send", to, key, max, count, end] => {
                 let (key, max) = (key.parse().unwrap(), max.parse().unwrap());
-                let endpoint = endpoint(0, LONG);
+                let endpoint = endpoint(LONG);
                 let request = Request::Sink { key, max, pause: Duration::ZERO };
                 let mut flow = request.connect(&endpoint, to.parse().unwrap()).await.unwrap();
                 for index in 0..count.parse().unwrap() {
@@ -61,7 +61,7 @@ fn child() {
                 drop((warm, flows));
             }
             ["churn", to, count] => {
-                let endpoint = endpoint(0, Duration::from_secs(2));
+                let endpoint = endpoint(Duration::from_secs(2));
                 let to = to.parse().unwrap();
                 idle::touch_frames(Request::Echo.connect(&endpoint, to).await.unwrap()).await;
                 loop {
@@ -74,7 +74,7 @@ fn child() {
                 }
             }
             ["flood", to] => {
-                let endpoint = endpoint(0, LONG);
+                let endpoint = endpoint(LONG);
                 let to = to.parse().unwrap();
                 let mut other = Request::Echo.connect(&endpoint, to).await.unwrap();
                 idle::touch_frames(Request::Echo.connect(&endpoint, to).await.unwrap()).await;

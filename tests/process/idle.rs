@@ -19,7 +19,7 @@ pub fn crowd_endpoint() -> Endpoint {
     // A loaded machine opens them, which takes a while, and nobody is to be declared dead for that.
     config.dead_peer_timeout = Duration::from_secs(60);
     config.connect_timeout = Duration::from_secs(60);
-    endpoint_with(0, config)
+    endpoint_with(config)
 }
 
 /// Accepts flows and keeps them. The first is an echo to its end; of each other one message is answered.

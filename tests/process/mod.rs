@@ -47,14 +47,23 @@ pub fn say(what: impl Display) {
 }
 
 /// An endpoint on loopback whose peers are dead after `dead_peer_timeout`.
-pub fn endpoint(port: u16, dead_peer_timeout: Duration) -> Endpoint {
-    let mut config = Config::default();
-    config.dead_peer_timeout = dead_peer_timeout;
-    endpoint_with(port, config)
+pub fn endpoint(dead_peer_timeout: Duration) -> Endpoint {
+    endpoint_at(V4, dead_peer_timeout)
 }
 
-pub fn endpoint_with(port: u16, config: Config) -> Endpoint {
-    Endpoint::builder().driver(Udp::bind((V4, port)).unwrap()).config(config).start().unwrap()
+/// The same at one of the addresses of loopback.
+pub fn endpoint_at(ip: IpAddr, dead_peer_timeout: Duration) -> Endpoint {
+    let mut config = Config::default();
+    config.dead_peer_timeout = dead_peer_timeout;
+    start(ip, config)
+}
+
+pub fn endpoint_with(config: Config) -> Endpoint {
+    start(V4, config)
+}
+
+fn start(ip: IpAddr, config: Config) -> Endpoint {
+    Endpoint::builder().driver(Udp::bind((ip, 0)).unwrap()).config(config).start().unwrap()
 }
 
 /// A child of this process.
