@@ -1,6 +1,8 @@
 //! Daemons whose applications a task runs: `machnet daemon`, each with a configuration and a socket of its own.
 
 use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -17,6 +19,8 @@ pub(crate) struct Daemon {
     process: Running,
     pub(crate) socket: PathBuf,
     said: PathBuf,
+    /// What it tells its service manager comes here.
+    manager: UnixDatagram,
 }
 
 impl Daemon {
@@ -50,11 +54,18 @@ impl Daemon {
             .open(&said)
             .with_context(|| format!("cannot create {}", said.display()))?;
         command.arg("daemon").arg("--config").arg(&config).stdout(file.try_clone()?).stderr(file);
+        // It says itself when it serves: its socket is a file before anybody listens there.
+        let manager = manager(&notify(&socket))?;
+        command.env("NOTIFY_SOCKET", notify(&socket));
         let what = describe(&command);
-        let mut process = Running::start(&mut command)?;
-        wait_until(PATIENCE, || Ok(socket.exists() || process.ended()?.is_some()))?;
-        let daemon = Self { process, socket, said };
-        if !daemon.socket.exists() {
+        let process = Running::start(&mut command)?;
+        let mut daemon = Self { process, socket, said, manager };
+        let mut serves = false;
+        wait_until(PATIENCE, || {
+            serves = is_told(&daemon.manager)?;
+            Ok(serves || daemon.process.ended()?.is_some())
+        })?;
+        if !serves {
             bail!("`{what}` does not serve: {}", daemon.said());
         }
         Ok(daemon)
@@ -101,5 +112,28 @@ impl Daemon {
 impl Drop for Daemon {
     fn drop(&mut self) {
         let _ = fs::remove_file(self.socket.with_extension("sock.lock"));
+        let _ = fs::remove_file(notify(&self.socket));
+    }
+}
+
+/// Where the daemon of a socket tells how far it is.
+fn notify(socket: &Path) -> PathBuf {
+    socket.with_extension("notify")
+}
+
+/// A service manager at `path`, as far as a daemon can tell.
+fn manager(path: &Path) -> Result<UnixDatagram> {
+    let manager = UnixDatagram::bind(path).with_context(|| format!("cannot bind {}", path.display()))?;
+    manager.set_nonblocking(true)?;
+    Ok(manager)
+}
+
+/// True once the daemon has told that it serves.
+fn is_told(manager: &UnixDatagram) -> Result<bool> {
+    let mut text = [0; 256];
+    match manager.recv(&mut text) {
+        Ok(len) => Ok(text[..len].starts_with(b"READY=1")),
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),
+        Err(error) => Err(error).context("cannot hear the daemon"),
     }
 }
