@@ -233,7 +233,8 @@ fn killed_clients_leave_nothing_behind() {
             flow.send("are you there?").await.unwrap();
             assert_eq!(flow.recv().await.unwrap().unwrap(), "are you there?");
         }
-        assert_eq!((regions(), descriptors(std::process::id())), before);
+        // The thread that reads what a child says hears of its end in its own time, and closes the pipe then.
+        until(|| (regions(), descriptors(std::process::id())) == before).await;
         honest.kill();
         until(|| regions() == 0).await;
     });
