@@ -1,13 +1,12 @@
 //! Daemons whose applications a task runs: `machnet daemon`, each with a configuration and a socket of its own.
 
 use std::fs;
-use std::io::ErrorKind;
-use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
 use crate::run::{Running, describe, wait_until};
 
@@ -19,8 +18,6 @@ pub(crate) struct Daemon {
     process: Running,
     pub(crate) socket: PathBuf,
     said: PathBuf,
-    /// What it tells its service manager comes here.
-    manager: UnixDatagram,
 }
 
 impl Daemon {
@@ -54,17 +51,14 @@ impl Daemon {
             .open(&said)
             .with_context(|| format!("cannot create {}", said.display()))?;
         command.arg("daemon").arg("--config").arg(&config).stdout(file.try_clone()?).stderr(file);
-        // It says itself when it serves: its socket is a file before anybody listens there.
-        let manager = manager(&notify(&socket))?;
-        command.env("NOTIFY_SOCKET", notify(&socket));
         let what = describe(&command);
-        let process = Running::start(&mut command)?;
-        let mut daemon = Self { process, socket, said, manager };
+        let mut process = Running::start(&mut command)?;
         let mut serves = false;
         wait_until(PATIENCE, || {
-            serves = is_told(&daemon.manager)?;
-            Ok(serves || daemon.process.ended()?.is_some())
+            serves = listens(&socket);
+            Ok(serves || process.ended()?.is_some())
         })?;
+        let daemon = Self { process, socket, said };
         if !serves {
             bail!("`{what}` does not serve: {}", daemon.said());
         }
@@ -108,32 +102,18 @@ impl Daemon {
     }
 }
 
+/// True if somebody listens at the socket: its file is there a little sooner.
+fn listens(path: &Path) -> bool {
+    let connected = || {
+        let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        connect(&socket, &SocketAddrUnix::new(path)?)
+    };
+    connected().is_ok()
+}
+
 /// The file that says whose the socket is outlives its daemon; nobody will have that name again.
 impl Drop for Daemon {
     fn drop(&mut self) {
         let _ = fs::remove_file(self.socket.with_extension("sock.lock"));
-        let _ = fs::remove_file(notify(&self.socket));
-    }
-}
-
-/// Where the daemon of a socket tells how far it is.
-fn notify(socket: &Path) -> PathBuf {
-    socket.with_extension("notify")
-}
-
-/// A service manager at `path`, as far as a daemon can tell.
-fn manager(path: &Path) -> Result<UnixDatagram> {
-    let manager = UnixDatagram::bind(path).with_context(|| format!("cannot bind {}", path.display()))?;
-    manager.set_nonblocking(true)?;
-    Ok(manager)
-}
-
-/// True once the daemon has told that it serves.
-fn is_told(manager: &UnixDatagram) -> Result<bool> {
-    let mut text = [0; 256];
-    match manager.recv(&mut text) {
-        Ok(len) => Ok(text[..len].starts_with(b"READY=1")),
-        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),
-        Err(error) => Err(error).context("cannot hear the daemon"),
     }
 }
