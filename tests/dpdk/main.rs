@@ -160,7 +160,7 @@ impl Wire {
             let (endpoint, peer, to) = self.open_both();
             echo_all_sizes(&endpoint, to).await;
             bulk_both_ways(&endpoint, to, self.bulk()).await;
-            assert_eq!(peer.try_hear().filter(|said| said.starts_with("violation")), None);
+            sank_unchanged(&peer);
 
             let mut flow = Request::Hold.connect(&endpoint, to).await.unwrap();
             flow.send("unread").await.unwrap();
@@ -254,6 +254,12 @@ async fn bulk_both_ways(endpoint: &Endpoint, to: SocketAddr, bytes: u64) {
     sink.finish();
     assert_eq!(count_of(&mut sink).await.unwrap(), count(up));
     receiving.await.unwrap();
+}
+
+/// What the peer says of what it read: first what was wrong, if anything was.
+fn sank_unchanged(peer: &Process) {
+    let said = peer.hear();
+    assert!(said.starts_with("sunk "), "{said}");
 }
 
 /// How many messages of flow `key` are so many bytes.

@@ -45,6 +45,7 @@ fn prove(wire: &Wire, kills: bool) -> Vec<EngineStats> {
         let (endpoint, peer, to) = wire.open_both();
         echo_on_many(&endpoint, to).await;
         bulk_both_ways(&endpoint, to, BULK_MIB << 18).await;
+        sank_unchanged(&peer);
         stats = endpoint.engine_stats();
         if kills {
             let mut holds = Vec::new();

@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
 use crate::run::{Running, describe, wait_until};
 
@@ -52,9 +53,13 @@ impl Daemon {
         command.arg("daemon").arg("--config").arg(&config).stdout(file.try_clone()?).stderr(file);
         let what = describe(&command);
         let mut process = Running::start(&mut command)?;
-        wait_until(PATIENCE, || Ok(socket.exists() || process.ended()?.is_some()))?;
+        let mut serves = false;
+        wait_until(PATIENCE, || {
+            serves = listens(&socket);
+            Ok(serves || process.ended()?.is_some())
+        })?;
         let daemon = Self { process, socket, said };
-        if !daemon.socket.exists() {
+        if !serves {
             bail!("`{what}` does not serve: {}", daemon.said());
         }
         Ok(daemon)
@@ -95,6 +100,15 @@ impl Daemon {
             fields.context("no fields")?.sum::<Result<_, _>>().with_context(|| format!("{path}: {text}"))?;
         Ok(Duration::from_millis(10 * ticks))
     }
+}
+
+/// True if somebody listens at the socket: its file is there a little sooner.
+fn listens(path: &Path) -> bool {
+    let connected = || {
+        let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        connect(&socket, &SocketAddrUnix::new(path)?)
+    };
+    connected().is_ok()
 }
 
 /// The file that says whose the socket is outlives its daemon; nobody will have that name again.

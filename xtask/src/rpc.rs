@@ -141,7 +141,8 @@ fn postgres() -> Result<()> {
     server.arg("-D").arg(&cluster.dir).args(["-h", "127.0.0.1", "-p", &port.to_string(), "-F"]);
     server.args(["-c", "unix_socket_directories=", "-c", "log_min_messages=fatal"]);
     let mut server = Running::start(&mut server)?;
-    wait_for_tcp(&mut server, port)?;
+    // Not when it listens: it does so before it takes anybody, and says to who comes sooner that it is starting up.
+    wait_for(&mut server, || cluster.is_ready())?;
     let far = free_udp_port()?;
     let _gateway = gateway_from(&format!("machnet://127.0.0.1:{far}"), far, port, &[])?;
     run(program("postgres_client").arg(format!("127.0.0.1:{far}")).args(["--user", "postgres"]), LIMIT)
@@ -162,6 +163,12 @@ impl Cluster {
         initdb.arg("-D").arg(&cluster.dir).args(["-A", "trust", "-U", "postgres", "--no-sync"]);
         measured(&mut initdb, "initdb")?;
         Ok(cluster)
+    }
+
+    /// True if its server takes connections: the last line of the file with its process says so.
+    fn is_ready(&self) -> bool {
+        let text = fs::read_to_string(self.dir.join("postmaster.pid")).unwrap_or_default();
+        text.lines().last().is_some_and(|line| line.trim() == "ready")
     }
 
     /// A program of PostgreSQL's, which refuses to run as root.

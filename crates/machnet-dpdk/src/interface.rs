@@ -278,7 +278,7 @@ mod tests {
         let lo = Interface::named("lo").unwrap();
         assert_eq!((lo.addresses.len(), lo.gateway_v4), (0, None));
         assert_eq!(Interface::named("nonesuch0").unwrap_err().kind(), ErrorKind::NotFound);
-        assert_eq!(with_mac(Path::new(CLASS), "00:00:00:00:00:00"), ["lo"]);
+        assert!(with_mac(Path::new(CLASS), "00:00:00:00:00:00").contains(&"lo".to_owned()));
         assert_eq!((is_running("nonesuch0"), is_running("a-name-that-is-too-long")), (None, None));
         assert!(is_running("lo").is_some());
         assert_eq!((mtu("lo"), mtu("nonesuch0")), (Some(65536), None));

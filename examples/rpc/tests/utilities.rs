@@ -81,11 +81,17 @@ async fn framed_codecs() {
 #[tokio::test]
 async fn errors_name_the_address_on_either_transport() {
     within_a_minute(async {
-        for kind in [Kind::Tcp, Kind::Machnet] {
-            let free = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-            let error = kind.connector().connect(&free).await.unwrap_err();
+        // Ports that nobody else can have meanwhile: the end of a connection listens to nobody, and a UDP socket that is connected is
+        // there for its peer only.
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let [udp, peer] = [(); 2].map(|()| std::net::UdpSocket::bind("127.0.0.1:0").unwrap());
+        udp.connect(peer.local_addr().unwrap()).unwrap();
+        for (kind, closed) in [(Kind::Tcp, stream.local_addr()), (Kind::Machnet, udp.local_addr())] {
+            let closed = closed.unwrap().to_string();
+            let error = kind.connector().connect(&closed).await.unwrap_err();
             assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
-            assert!(error.to_string().starts_with(&format!("cannot connect to {free}: ")), "{error}");
+            assert!(error.to_string().starts_with(&format!("cannot connect to {closed}: ")), "{error}");
         }
         for scheme in SCHEMES {
             let (_near, _far, acceptor) = pair(scheme).await;

@@ -4,7 +4,7 @@ use std::net::UdpSocket;
 
 use rustix::process::Signal;
 
-use crate::process::{Running, machnet, server};
+use crate::process::{Closed, Running, machnet, server};
 
 #[test]
 fn handshakes_are_timed_and_summed_up() {
@@ -23,10 +23,8 @@ fn handshakes_are_timed_and_summed_up() {
 
 #[test]
 fn nobody_listens() {
-    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let at = socket.local_addr().unwrap();
-    drop(socket);
-    let ended = machnet(&format!("ping {at} -c 2 -i 1ms"));
+    let closed = Closed::new();
+    let ended = machnet(&format!("ping {} -c 2 -i 1ms", closed.udp));
     assert_eq!(ended.status.code(), Some(1), "{ended:?}");
     assert!(ended.out.contains("refused") && ended.out.contains("0 answered, 100% failed"), "{ended:?}");
 }

@@ -1,6 +1,7 @@
 //! Running `machnet`, bounded in time, with nothing left behind.
 
 use std::io::{BufRead, BufReader, Read};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::thread;
@@ -141,4 +142,24 @@ pub(crate) fn server(url: &str) -> (Running, String) {
     };
     let url = url.to_owned();
     (server, url)
+}
+
+/// A port of UDP's and one of TCP's on loopback that refuse everybody, and that nobody else can have while this lives.
+pub(crate) struct Closed {
+    pub(crate) udp: SocketAddr,
+    pub(crate) tcp: SocketAddr,
+    _sockets: ([UdpSocket; 2], TcpListener, TcpStream),
+}
+
+impl Closed {
+    pub(crate) fn new() -> Self {
+        // One that is connected is there for its peer only, and the end of a connection listens to nobody.
+        let pair = [(); 2].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
+        let udp = pair[0].local_addr().unwrap();
+        pair[0].connect(pair[1].local_addr().unwrap()).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let tcp = stream.local_addr().unwrap();
+        Self { udp, tcp, _sockets: (pair, listener, stream) }
+    }
 }

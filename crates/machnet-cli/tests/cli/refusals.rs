@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 
 use serde_json::{Value, json};
 
-use crate::process::{Running, machnet, server};
+use crate::process::{Closed, Running, machnet, server};
 
 #[test]
 fn bad_urls() {
@@ -70,11 +70,10 @@ fn nobody() -> (UdpSocket, TcpListener, SocketAddr) {
 
 #[test]
 fn a_server_that_is_not_there() {
-    let (udp, tcp, at) = nobody();
-    drop((udp, tcp));
-    machnet(&format!("perf client udp://{at}")).refused(1, &["cannot measure udp://", "refused"]);
-    machnet(&format!("perf client tcp://{at}")).refused(1, &["cannot measure tcp://", "refused"]);
-    machnet(&format!("perf client tcp+spin://{at}")).refused(1, &["cannot measure tcp+spin://", "refused"]);
+    let closed = Closed::new();
+    machnet(&format!("perf client udp://{}", closed.udp)).refused(1, &["cannot measure udp://", "refused"]);
+    machnet(&format!("perf client tcp://{}", closed.tcp)).refused(1, &["cannot measure tcp://", "refused"]);
+    machnet(&format!("perf client tcp+spin://{}", closed.tcp)).refused(1, &["cannot measure tcp+spin://", "refused"]);
     machnet("perf client shm://nobody-is-there").refused(1, &["nobody-is-there"]);
     machnet("perf client uds:///no/such/socket").refused(1, &["cannot measure uds:///no/such/socket", "No such file"]);
 }

@@ -6,11 +6,13 @@
 //!
 //! ```text
 //!   wire.rs            parsers: total, and parse → emit → parse gives the same
+//!   hello.rs           the same for what is said on a daemon's socket
 //!   flow/fuzz/…        sub-machines of a flow against naive models
 //!   engine/fuzz.rs     the timing wheel against a sorted map; tokens
 //!   net/fuzz.rs        the network layer against hostile frames
 //!   channel/tenants/fuzz.rs   applications that write what they like, beside honest ones
 //! ```
+mod hello;
 mod wire;
 
 use crate::channel::fuzz_tenants as tenants;
@@ -32,6 +34,7 @@ pub const TARGETS: &[(&str, Body)] = &[
     ("reset", wire::reset),
     ("probe", wire::probe),
     ("packet", wire::packet),
+    ("hello", hello::hello),
     ("acks", acks),
     ("receive", receive),
     ("credit", credit),

@@ -21,7 +21,8 @@ fn settings_outside_their_limits() {
 
 #[test]
 fn engines_and_queues_that_cannot_be() {
-    let port = || vdev(&format!("net_memif{}", number()), "role=server,socket=/machnet-engines");
+    let arguments = format!("role=server,socket=/machnet-engines-{}", std::process::id());
+    let port = || vdev(&format!("net_memif{}", number()), &arguments);
     for engines in [0, 65] {
         refused(
             &port().engines(engines),
@@ -40,7 +41,8 @@ fn engines_and_queues_that_cannot_be() {
 
 #[test]
 fn a_port_that_serves_another_number_of_engines_than_it_was_opened_for() {
-    let port = || vdev(&format!("net_memif{}", number()), &format!("role=server,socket=/machnet-split-{}", number()));
+    let socket = || format!("role=server,socket=/machnet-split-{}-{}", std::process::id(), number());
+    let port = || vdev(&format!("net_memif{}", number()), &socket());
     for (opened, wanted, said) in
         [(1, 2, "for one engine and is to serve 2"), (3, 1, "for 3 engines"), (2, 3, "engines=3")]
     {
