@@ -190,7 +190,8 @@ fn who_has_no_right_is_told_so() {
         let said = said(&program.as_nobody(&format!("vdev:{device}?ip=10.0.0.1/24&huge=no")).output().unwrap());
         assert!(said.starts_with("PermissionDenied") && said.contains(part), "{device}: {said}");
     }
-    let memif = format!("vdev:net_memif0,role=server,socket=/machnet-nobody-{}?ip=10.0.0.1/24&huge=no", std::process::id());
+    let memif =
+        format!("vdev:net_memif0,role=server,socket=/machnet-nobody-{}?ip=10.0.0.1/24&huge=no", std::process::id());
     let said = said(&program.as_nobody(&memif).output().unwrap());
     assert_eq!(said, "open", "memif takes no right");
 }

@@ -22,7 +22,7 @@ pub(crate) fn hello(bytes: &[u8]) {
 
 fn hear(u: &mut Unstructured<'_>) -> Result<()> {
     let mut message = match u.arbitrary::<u8>()? % 4 {
-        0 => u.take_rest().to_vec(),
+        0 => u.bytes(u.len())?.to_vec(),
         1 => {
             let call = draw_call(u)?;
             assert_eq!(Call::parse(&call.emit()), Ok(call.clone()));

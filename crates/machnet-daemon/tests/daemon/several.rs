@@ -79,9 +79,8 @@ fn flows_between_engines_near_and_far() {
     }
     // Near flows are where they began, with both of their ends; of those from afar each engine has the same.
     // The counters are as old as each engine's last quiet moment, and what was sent last may still be acknowledged.
-    let stat = here.until(|stat| {
-        flows_at(stat) == [10, 10] && stat["engine"]["handed_over"] == stat["engine"]["taken_over"]
-    });
+    let stat =
+        here.until(|stat| flows_at(stat) == [10, 10] && stat["engine"]["handed_over"] == stat["engine"]["taken_over"]);
     let near = stat["applications"].as_array().unwrap().iter().filter(|app| app["name"] == "everywhere");
     assert_eq!(near.map(|app| app["flows"].as_u64().unwrap()).collect::<Vec<_>>(), [12, 4]);
 
