@@ -85,7 +85,7 @@ impl Endpoint {
     ///
     /// # Errors
     /// A [`FlowError`](crate::FlowError) as source; its kind is `ConnectionRefused` if nobody listens there, `TimedOut`
-    /// if nothing answers, `HostUnreachable` if the address cannot be reached from this endpoint's, `InvalidInput` for
+    /// if nothing answers, `HostUnreachable` if it is of another family than this endpoint's or no route leads there, `InvalidInput` for
     /// port 0, `ResourceBusy` if the engine has [`Config::max_flows`] already, `NotConnected` if the endpoint was shut
     /// down, or an engine of it is gone.
     ///

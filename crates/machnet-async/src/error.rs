@@ -194,7 +194,7 @@ const fn describe(reason: CloseReason) -> &'static str {
         CloseReason::NoRoom => "the endpoint has no room for another flow",
         CloseReason::TooLarge => "a message was larger than its receiver takes",
         CloseReason::Unreachable => {
-            "the peer cannot be reached from this endpoint's address: it is of another family, or there is no gateway to its network"
+            "the peer cannot be reached from this endpoint's address: it is of another family, or no route leads there"
         }
         CloseReason::DaemonGone => "the daemon is gone",
         CloseReason::DaemonSilent => "the daemon does not answer",

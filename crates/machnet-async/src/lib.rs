@@ -261,7 +261,7 @@
 //! | no common version | `Version` | `Unsupported` |
 //! | the endpoint was shut down, or its engine failed | `Shutdown` | `NotConnected` |
 //! | [`Config::max_flows`] flows exist | `NoRoom` | `ResourceBusy` |
-//! | the address cannot be reached from the endpoint's: another family, or (over DPDK) another network without a gateway | `Unreachable` | `HostUnreachable` |
+//! | the address cannot be reached from the endpoint's: another family, or no route leads there | `Unreachable` | `HostUnreachable` |
 //! | the daemon that the endpoint is attached to is gone | `DaemonGone` | `NetworkDown` |
 //! | it does not answer for [so long](AttachBuilder::daemon_timeout) | `DaemonSilent` | `NetworkDown` |
 //! | `send` to a peer that reads no more, or after `finish` | | `BrokenPipe` |

@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use futures::executor::block_on;
-use machnet_async::{AttachBuilder, CloseReason, Config, Endpoint, FlowError, Reconnect, Udp};
+use machnet_async::{AttachBuilder, CloseReason, Config, Endpoint, Flow, FlowError, Listener, Reconnect, Udp};
 use machnet_daemon::{Allowance, Daemon, DriverUrl, Settings};
 use support::sidecar::{daemon, settings, socket};
 use support::{V4, content, echo, open, run, within_a_minute};
@@ -170,6 +170,21 @@ fn server() -> Endpoint {
 fn assert_gone(error: &std::io::Error) {
     assert_eq!(error.kind(), ErrorKind::NetworkDown, "{error}");
     assert!(error.to_string().contains("the daemon is gone"), "{error}");
+}
+
+/// As [`open`], from an endpoint that attaches again, to one engine of the daemon after the other: meanwhile connecting may fail.
+async fn open_again(client: &Endpoint, listener: &mut Listener) -> (Flow, Flow) {
+    let mut near = loop {
+        match client.connect(listener.local_addr()).await {
+            Ok(flow) => break flow,
+            Err(error) => assert_gone(&error),
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    };
+    near.send("first").await.unwrap();
+    let (mut far, _) = listener.accept().await.unwrap();
+    assert_eq!(far.recv().await.unwrap().unwrap(), "first");
+    (near, far)
 }
 
 /// Everybody who waits is told, once each, by one event: the connection is closed.
@@ -347,7 +362,7 @@ fn an_endpoint_attaches_again_where_asked() {
         let (mut near, _) = accepting.await.unwrap();
         assert_eq!(near.recv().await.unwrap().unwrap(), "after");
         let mut listener = other.listen(0).await.unwrap();
-        let (mine, _theirs) = open(&endpoint, &mut listener).await;
+        let (mine, _theirs) = open_again(&endpoint, &mut listener).await;
         drop(mine);
         endpoint.shutdown().await.unwrap();
     });
@@ -386,7 +401,7 @@ fn a_daemon_comes_back_with_another_number_of_engines() {
                 }
                 // And connected ones.
                 for _ in 0..4 {
-                    held.push(open(&endpoint, &mut listener).await);
+                    held.push(open_again(&endpoint, &mut listener).await);
                 }
                 for (number, (a, b)) in held.iter_mut().enumerate() {
                     let message = content(number as u64, 5000);
@@ -396,7 +411,13 @@ fn a_daemon_comes_back_with_another_number_of_engines() {
                     assert_eq!(a.recv().await.unwrap().unwrap(), message);
                 }
                 // Listening anew works by the channels that there are, too.
-                let mut second = endpoint.listen(0).await.unwrap();
+                let mut second = loop {
+                    match endpoint.listen(0).await {
+                        Ok(listener) => break listener,
+                        Err(error) => assert_eq!(error.kind(), ErrorKind::NetworkDown, "{error}"),
+                    }
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                };
                 let mut far = other.connect(second.local_addr()).await.unwrap();
                 far.send("second").await.unwrap();
                 let (mut near, _) = second.accept().await.unwrap();

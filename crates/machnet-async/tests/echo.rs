@@ -291,7 +291,10 @@ fn counters_count() {
         finish(near).await;
         server.await.unwrap();
         client.shutdown().await.unwrap();
-        assert!(engine_stats(&client).packets_received >= stats.packets_received);
+        // A daemon's engine goes on, and tells when it has nothing else to do.
+        while engine_stats(&client).packets_received < stats.packets_received {
+            tokio::task::yield_now().await;
+        }
     });
 }
 

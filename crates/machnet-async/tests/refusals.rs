@@ -56,6 +56,19 @@ fn connect_to_the_other_family_is_unreachable() {
     });
 }
 
+/// The kernel's sockets know it at once, and so does who waits.
+#[test]
+fn connect_where_no_route_leads_is_unreachable() {
+    run(|| async {
+        let mut config = Config::default();
+        config.connect_timeout = Duration::from_hours(1);
+        let endpoint = Endpoint::builder().driver(Udp::bind((V4, 0)).unwrap()).config(config).start().unwrap();
+        // From a loopback address nothing leaves the host.
+        let error = endpoint.connect("203.0.113.1:9".parse().unwrap()).await.unwrap_err();
+        assert_eq!((error.kind(), reason(&error)), (ErrorKind::HostUnreachable, CloseReason::Unreachable));
+    });
+}
+
 #[test]
 fn a_message_over_the_maximum_comes_back_and_the_limit_is_named() {
     run(|| async {

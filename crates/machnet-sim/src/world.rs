@@ -210,22 +210,53 @@ impl World {
         ports: u16,
         rss: Rss,
     ) -> Vec<MachineId> {
-        let WorldConfig { poll_cost, packet_cost, ethernet, .. } = self.config;
         let host = self.fabric.host(address);
+        let first = self.machines.len();
+        let several = self.build_several(first, host, nic, config, engines, ports, rss);
+        self.machines.extend(several);
+        (first..self.machines.len()).map(MachineId).collect()
+    }
+
+    /// The engines of a host die without a word, and as many others start on it.
+    ///
+    /// # Panics
+    /// If `machines` are not those of one host, or a new engine refuses its configuration.
+    pub fn restart_several(&mut self, machines: &[MachineId], nic: NicConfig, config: Config, ports: u16, rss: Rss) {
+        let (first, host) = (machines[0].0, self.host(machines[0]));
+        let all = first..first + machines.len();
+        let old: Vec<_> = self.machines.drain(all).collect();
+        for machine in &old {
+            assert_eq!(machine.engine.driver().host(), host, "an engine of another host");
+            self.recorder.end(&engine_tally(machine), Vec::new());
+        }
+        drop(old);
+        let new = self.build_several(first, host, nic, config, machines.len(), ports, rss);
+        self.machines.splice(first..first, new);
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "what World::machines is given, and where")]
+    fn build_several(
+        &mut self,
+        first: usize,
+        host: HostId,
+        nic: NicConfig,
+        config: Config,
+        engines: usize,
+        ports: u16,
+        rss: Rss,
+    ) -> Vec<Machine> {
+        let WorldConfig { poll_cost, packet_cost, ethernet, .. } = self.config;
         let nic = NicConfig { tx_delay: poll_cost, packet_cost, ethernet: nic.ethernet.or(ethernet), ..nic };
         let queues = self.fabric.queues(host, nic, engines, ports, rss).expect("a NIC");
         let drivers = Attached::several(queues).expect("a network on the NIC");
         let intakes: Vec<_> = (0..engines).map(|_| Intake::new()).collect();
         let bells: Vec<_> = intakes.iter().map(|intake| Arc::clone(intake.bell())).collect();
         let members = Member::group(&bells, self.engine_seed());
-        let mut ids = Vec::new();
-        for ((driver, intake), member) in drivers.into_iter().zip(intakes).zip(members) {
-            let id = MachineId(self.machines.len());
-            let machine = self.machine_on(id, driver, intake, config, Some(member));
-            self.machines.push(machine);
-            ids.push(id);
-        }
-        ids
+        let each = drivers.into_iter().zip(intakes).zip(members).enumerate();
+        each.map(|(n, ((driver, intake), member))| {
+            self.machine_on(MachineId(first + n), driver, intake, config, Some(member))
+        })
+        .collect()
     }
 
     /// What a round and each packet cost the machine's engine from now on.

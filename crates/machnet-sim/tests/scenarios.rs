@@ -16,7 +16,8 @@ fn main() -> std::process::ExitCode {
 }
 
 fn run(scenario: &Scenario) -> Result<(), Failed> {
-    let seeds = if scenario.name.starts_with("mix") { 1..=DRAWN } else { 1..=1 };
+    let is_drawn = scenario.name.starts_with("mix") || ["rss-mix", "rss-restarts"].contains(&scenario.name);
+    let seeds = if is_drawn { 1..=DRAWN } else { 1..=1 };
     for seed in seeds {
         let outcome = attempt(scenario, seed);
         if !outcome.is_as_expected(scenario) {

@@ -22,6 +22,7 @@ mod config;
 mod group;
 mod icmp;
 mod mtu;
+mod route;
 mod rx;
 mod sockets;
 mod tx;

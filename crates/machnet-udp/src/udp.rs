@@ -1,19 +1,21 @@
 //! The driver itself: sockets, receiver and transmitter behind [`Driver`].
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::fmt::Debug;
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use machnet_channel::{Doorbell, Frame, FramePool, FrameRef, Region};
-use machnet_core::{Capabilities, Driver, Drops, RxPacket, TxPacket, Unreachable};
+use machnet_core::{Capabilities, Driver, DropReason, Drops, RxPacket, TxPacket, Unreachable};
 
 use crate::UdpBuilder;
 use crate::config::{MAX_DEFAULT_FRAME, MIN_DEFAULT_FRAME};
 use crate::icmp::ErrorReader;
 use crate::mtu;
+use crate::route;
 use crate::rx::Receiver;
 use crate::sockets::Sockets;
 use crate::tx::Transmitter;
@@ -36,6 +38,8 @@ pub struct Udp {
     transmitter: Transmitter,
     errors: ErrorReader,
     drops: Drops,
+    /// The last address that a route led to, while nothing was refused since: who connects often connects there again.
+    reached: Cell<Option<IpAddr>>,
 }
 
 impl Udp {
@@ -74,6 +78,7 @@ impl Udp {
             transmitter: Transmitter::new(),
             errors: ErrorReader::new(),
             drops: Drops::default(),
+            reached: Cell::new(None),
         })
     }
 
@@ -101,6 +106,17 @@ impl Driver for Udp {
 
     fn ports(&self) -> (u16, u16) {
         self.sockets.range()
+    }
+
+    fn reaches(&self, remote: IpAddr) -> bool {
+        if self.reached.get() == Some(remote) {
+            return true;
+        }
+        let leads = route::leads(self.home().ip(), remote);
+        if leads {
+            self.reached.set(Some(remote));
+        }
+        leads
     }
 
     /// Each driver has a socket of its own for every port, with memory of its own, and the kernel chooses between them. The
@@ -150,7 +166,12 @@ impl Driver for Udp {
     }
 
     fn tx_burst(&mut self, batch: &mut VecDeque<TxPacket>) -> usize {
+        let refused = self.drops.get(DropReason::Unsendable);
         let taken = self.transmitter.burst(&mut self.sockets, &mut self.errors, &mut self.pool, &mut self.drops, batch);
+        if self.drops.get(DropReason::Unsendable) != refused {
+            // The route may be gone.
+            self.reached.set(None);
+        }
         self.show_work();
         taken
     }
@@ -204,7 +225,7 @@ impl Debug for Udp {
 
 #[cfg(test)]
 mod tests {
-    use machnet_core::{DropReason, Meta};
+    use machnet_core::Meta;
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
     use super::*;
@@ -258,6 +279,20 @@ mod tests {
         }
         assert_eq!(udp.drops().get(DropReason::Unsendable), 1 + 2 + 3);
         assert_eq!(udp.free_frames(), 4096);
+    }
+
+    #[test]
+    fn what_is_refused_is_asked_for_again() {
+        let mut udp = Udp::bind("127.0.0.1:0").unwrap();
+        let home = udp.home();
+        assert!(udp.reaches(home.ip()) && !udp.reaches("203.0.113.1".parse().unwrap()));
+        assert_eq!(udp.reached.get(), Some(home.ip()));
+        let mut batch: VecDeque<_> = [datagram(&mut udp, &home.to_string())].into();
+        assert_eq!(udp.tx_burst(&mut batch), 1);
+        assert_eq!(udp.reached.get(), Some(home.ip()), "sent");
+        let mut batch: VecDeque<_> = [datagram(&mut udp, "203.0.113.1:9")].into();
+        assert_eq!(udp.tx_burst(&mut batch), 1);
+        assert_eq!(udp.reached.get(), None);
     }
 
     #[test]

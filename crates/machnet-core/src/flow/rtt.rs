@@ -8,7 +8,7 @@ const INITIAL: Span = Span::from_millis(1);
 /// What a yielding engine thread on a shared core needs not to fire spuriously.
 const GRANULARITY: Span = Span::from_micros(100);
 /// The longest a back-off gets: a dead peer is found in time, and a path that heals is tried soon.
-pub(crate) const MAX_PTO: Span = Span::from_secs(1);
+pub(super) const MAX_PTO: Span = Span::from_secs(1);
 /// Half of the time for which a smallest round trip counts. In all as long as BBR's MinRTTFilterLen and Linux'
 /// `tcp_min_rtt_wlen`: a path that changes is noticed, a queue that stands for seconds is not taken for the path.
 const MIN_WINDOW: Span = Span::from_secs(5);

@@ -1,4 +1,4 @@
-//! The driver alone: datagrams between hub and clients, sleeping, and a hostile other side.
+//! The driver alone: datagrams between hub and clients, sleeping, and a hostile other side; and what an engine makes of it.
 
 mod datagrams;
 mod handshake;
@@ -6,3 +6,4 @@ mod hostile;
 mod node;
 mod raw;
 mod sleeping;
+mod small;

@@ -118,6 +118,7 @@ pub fn all() -> impl Iterator<Item = Scenario> {
         rss::SCENARIOS[1],
         rss::SCENARIOS[2],
         rss::SCENARIOS[3],
+        rss::SCENARIOS[4],
         mix::SCENARIOS,
     ]
     .concat()

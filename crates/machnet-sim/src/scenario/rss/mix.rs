@@ -49,7 +49,7 @@ fn mix(run: &Run) {
     }
 }
 
-fn host(rng: &mut SimRng) -> Host {
+pub(super) fn host(rng: &mut SimRng) -> Host {
     let engines = 1 + rng.below(6) as usize;
     let kinds = [Rss::Toeplitz, Rss::Toeplitz, Rss::Random, Rss::Random, Rss::Wrong, Rss::Spray, Rss::First];
     let rss = kinds[rng.below(kinds.len() as u64) as usize];

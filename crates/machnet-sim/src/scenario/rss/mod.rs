@@ -6,6 +6,7 @@
 //!   hostile.rs   liars and forgers
 //!   mix.rs       everything at once, drawn from the seed
 //!   probes.rs    RSS--: what finding good pairs costs, and that it pays
+//!   restarts.rs  hosts that die and start again
 //! ```
 
 mod cluster;
@@ -13,8 +14,9 @@ mod handover;
 mod hostile;
 mod mix;
 mod probes;
+mod restarts;
 
 use super::Scenario;
 
-pub(super) const SCENARIOS: [&[Scenario]; 4] =
-    [handover::SCENARIOS, probes::SCENARIOS, hostile::SCENARIOS, mix::SCENARIOS];
+pub(super) const SCENARIOS: [&[Scenario]; 5] =
+    [handover::SCENARIOS, probes::SCENARIOS, hostile::SCENARIOS, mix::SCENARIOS, restarts::SCENARIOS];
