@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use machnet_conformance::{Meddled, Mischief, Rig, Shape, Subject};
-use machnet_core::net::{FrameDriver, Net, NetConfig};
+use machnet_core::net::{FrameDriver, Net, NetConfig, TxFrame, UdpChecksum};
 use machnet_core::{Driver, Meta, TxPacket};
 use machnet_dpdk::{Device, Eal, HugePages, Port};
 
@@ -96,6 +96,9 @@ impl Ports {
             if wire.start.elapsed() > UP {
                 return Err(io::Error::new(io::ErrorKind::TimedOut, "the link does not come up"));
             }
+        }
+        if !wire.is_open() {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "the ports take nothing"));
         }
         Ok(Box::new(wire))
     }
@@ -228,6 +231,30 @@ impl Wire {
         for end in &mut self.ends {
             end.rx_burst(&mut Vec::new(), 8);
         }
+    }
+
+    /// Both ports take a frame, which means nothing to anybody: memif's are closed until the thread that hears of the peer is done with it,
+    /// which no number of steps bounds.
+    fn is_open(&mut self) -> bool {
+        for side in [0, 1] {
+            let port = self.ends[side].device_mut();
+            let start = port.capabilities().headroom;
+            let Some(mut frame) = port.frame() else { return false };
+            if let Some(bytes) = frame.bytes_mut() {
+                bytes[start as usize..start as usize + 60].fill(0xff);
+            }
+            let bytes = frame.share(start..start + 60);
+            let mut batch = VecDeque::from([TxFrame { bytes, checksum: UdpChecksum::Done, tail: None, queue: 0 }]);
+            let start = Instant::now();
+            while !batch.is_empty() && start.elapsed() < UP {
+                self.ends[side].device_mut().tx_burst(&mut batch);
+                self.discard();
+            }
+            if !batch.is_empty() {
+                return false;
+            }
+        }
+        true
     }
 
     /// Both ports see that their link is up, or down.
