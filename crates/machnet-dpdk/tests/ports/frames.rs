@@ -127,7 +127,12 @@ fn what_finds_no_frame_waits_and_is_received_when_one_comes_home() {
 fn a_full_ring_takes_a_prefix_and_loses_nothing() {
     let (mut a, mut b) = memif(|port| port.frames(2048), "");
     let mut batch: VecDeque<_> = (0..2000).map(|i| frame(&mut a, i, 64).unwrap()).collect();
-    let taken = a.tx_burst(&mut batch);
+    // None while memif's thread is with its peer: it may be late with what brought the link up (gate.rs).
+    let mut taken = 0;
+    wait_for(|| {
+        taken = a.tx_burst(&mut batch);
+        taken > 0
+    });
     assert!((1..=1024).contains(&taken), "{taken} into memif's ring of 1024 slots");
     assert_eq!(batch.len(), 2000 - taken);
     let mut got = receive(&mut b, taken);
@@ -153,7 +158,7 @@ fn what_cannot_be_sent_is_counted_and_does_not_stop_the_rest() {
         frame(&mut a, 1, 1515).unwrap(),
         frame(&mut a, 2, 1514).unwrap(),
     ]);
-    assert_eq!(a.tx_burst(&mut batch), 3);
+    send(&mut a, &mut batch);
     assert_eq!(a.drops().get(machnet_core::DropReason::Unsendable), 2);
     assert_eq!(bytes(&receive(&mut b, 1)[0]).len(), 1514);
 }
@@ -253,9 +258,14 @@ fn queues_lead_to_the_peers_of_the_same_number() {
         let mut batch: VecDeque<_> = (0..count).map(|i| to(frame(&mut peer, i, 100).unwrap())).collect();
         send(&mut peer, &mut batch);
         peer.reap();
-        let got =
-            parts.iter_mut().map(|part| std::iter::repeat_with(|| part.rx_burst(&mut Vec::new(), 512)).take(4).sum());
-        <[usize; 2]>::try_from(got.collect::<Vec<_>>()).unwrap()
+        let mut got = [0; 2];
+        wait_for(|| {
+            for (got, part) in got.iter_mut().zip(&mut parts) {
+                *got += part.rx_burst(&mut Vec::new(), 512);
+            }
+            got.iter().sum::<usize>() >= count
+        });
+        got
     };
     assert_eq!([to(1, 40), to(0, 30), to(7, 20)], [[0, 40], [30, 0], [0, 20]]);
     // And what has no room there for long is handed over, over there: nobody else waits for an engine that stands still.
