@@ -238,8 +238,7 @@ impl Shm {
             if peer == self.address {
                 return self.loop_back(packet);
             }
-            self.lose(&packet);
-            return Ok(());
+            return self.take_to_stranger(peer, packet);
         };
         match wire.send(&packet) {
             Sent::Yes => {
@@ -258,6 +257,18 @@ impl Shm {
                 Ok(())
             }
         }
+    }
+
+    /// Takes a datagram to whom no wire leads, perhaps because it came since the last round: a client may tell its address as
+    /// soon as it knows it.
+    #[cold]
+    fn take_to_stranger(&mut self, peer: Ipv4Addr, packet: TxPacket) -> Result<(), TxPacket> {
+        self.let_in();
+        if self.wires.to(peer).is_some() {
+            return self.take(packet);
+        }
+        self.lose(&packet);
+        Ok(())
     }
 
     /// Keeps a datagram that found no room, so that it does not hold up others; loses it if too many wait.
