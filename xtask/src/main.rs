@@ -27,6 +27,7 @@ mod dissector;
 mod dpdk;
 mod fuzz;
 mod instructions;
+mod loom;
 mod mutants;
 mod netns;
 mod rpc;

@@ -10,8 +10,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::run::capture;
-use crate::test::{list_tests, loom};
-use crate::{root, target};
+use crate::test::list_tests;
+use crate::{loom, root, target};
 
 const LIST: &str = "crates/machnet-channel/mutants.txt";
 
@@ -26,7 +26,7 @@ struct Mutant {
 pub(crate) fn check() -> Result<()> {
     let text = fs::read_to_string(root().join(LIST)).with_context(|| format!("cannot read {LIST}"))?;
     let mutants = parse(&text)?;
-    let tests = list_tests(&mut loom(), "mutants")?;
+    let tests = list_tests(&mut loom::tests(), "mutants")?;
     for mutant in &mutants {
         if !tests.iter().any(|test| is_named(test, &mutant.test)) {
             bail!("{LIST}: mutant {} names the test {}, which does not exist", mutant.name, mutant.test);
@@ -68,7 +68,7 @@ fn kill(name: &str, test: &str) -> Result<()> {
     let dir = target().join("xtask/mutants");
     fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
     let log = dir.join(format!("{name}.log"));
-    let mut command = loom();
+    let mut command = loom::tests();
     // One thread: the test's name is printed before it runs, even if it then aborts the process.
     command.env("MACHNET_MUTANT", name).args(["--", "--exact", test, "--test-threads", "1"]);
     let ran = capture(&mut command, LIMIT, &log)?;

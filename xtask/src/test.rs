@@ -9,7 +9,7 @@ use clap::ValueEnum;
 use crate::daemon::Daemon;
 use crate::run::{capture, describe, run};
 use crate::tools::{self, Tool};
-use crate::{dissector, dpdk, instructions, mutants, netns, root, rpc, sim, soak, target};
+use crate::{dissector, dpdk, instructions, loom, mutants, netns, root, rpc, sim, soak, target};
 
 /// Options of `cargo xtask test`.
 #[derive(clap::Args)]
@@ -71,9 +71,6 @@ const LIMIT: Duration = Duration::from_secs(20 * 60);
 /// How long the soak of a test run lasts.
 const SMOKE: Duration = Duration::from_secs(20);
 
-/// The loom build of the channel crate.
-pub(crate) const LOOM_FLAGS: &str = "--cfg machnet_loom";
-
 impl Step {
     fn name(self) -> String {
         self.to_possible_value().map_or_else(String::new, |v| v.get_name().to_owned())
@@ -131,10 +128,7 @@ impl Step {
             }
             Self::Sim => sim::check(),
             Self::Instructions => instructions::check(false),
-            Self::Loom => {
-                list_tests(&mut loom(), "loom")?;
-                run(&mut loom(), LIMIT)
-            }
+            Self::Loom => loom::check(),
             Self::Mutants => mutants::check(),
             Self::Examples => {
                 let echo = ["--release", "--locked", "--example", "echo", "--", "--quick"];
@@ -251,14 +245,6 @@ pub(crate) fn cargo(command: &str) -> Command {
         }
     }
     cargo
-}
-
-/// The channel crate's tests under loom. A target directory of its own: other flags would rebuild the usual one.
-pub(crate) fn loom() -> Command {
-    let mut command = cargo("test");
-    command.env("RUSTFLAGS", LOOM_FLAGS).args(["--package", "machnet-channel", "--release", "--locked", "--tests"]);
-    command.arg("--target-dir").arg(target().join("loom"));
-    command
 }
 
 /// The names of the tests that `command` (a `cargo test` without `--`) would run; an error if there is none.
