@@ -3,13 +3,12 @@
 //! Loom makes and unmakes a stack for each thread of each execution. Models that share a process share its memory map, and
 //! two of them in two threads take longer than one after the other.
 
-use std::fs;
 use std::process::Command;
 use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Result, bail};
 
 use crate::run::capture;
 use crate::target;
@@ -28,11 +27,16 @@ pub(crate) fn tests() -> Command {
     command
 }
 
-/// Runs each; an error that names the first that failed, once those that ran beside it have ended.
+/// One of them. One thread: its name is printed before it runs, even if it then aborts the process.
+pub(crate) fn test(name: &str) -> Command {
+    let mut command = tests();
+    command.args(["--", "--exact", name, "--test-threads", "1"]);
+    command
+}
+
+/// Runs each; an error that names one that failed, once those that ran beside it have ended.
 pub(crate) fn check() -> Result<()> {
     let names = list_tests(&mut tests(), "loom")?;
-    let dir = target().join("xtask/loom");
-    fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
     let workers = thread::available_parallelism().map_or(1, usize::from);
     println!("{} models, {workers} at a time", names.len());
     let queue = Mutex::new(names.into_iter());
@@ -40,7 +44,7 @@ pub(crate) fn check() -> Result<()> {
         while let Some(name) = take(&queue) {
             if let Err(error) = run_one(&name) {
                 // The others end after what they are at.
-                queue.lock().map_err(|_| anyhow!("a worker panicked"))?.by_ref().for_each(drop);
+                while take(&queue).is_some() {}
                 return Err(error);
             }
         }
@@ -62,7 +66,7 @@ fn take(queue: &Mutex<impl Iterator<Item = String>>) -> Option<String> {
 fn run_one(name: &str) -> Result<()> {
     let began = Instant::now();
     let log = target().join(format!("xtask/loom/{}.log", name.replace("::", ".")));
-    let ran = capture(tests().args(["--", "--exact", name, "--test-threads", "1"]), LIMIT, &log)?;
+    let ran = capture(&mut test(name), LIMIT, &log)?;
     if !ran.status.success() || !ran.text.contains(&format!("test {name} ... ok")) {
         println!("{}", ran.text);
         bail!("{name} failed: {}; its output is above, and in {}", ran.status, log.display());

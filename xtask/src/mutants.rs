@@ -65,13 +65,8 @@ fn parse(text: &str) -> Result<Vec<Mutant>> {
 }
 
 fn kill(name: &str, test: &str) -> Result<()> {
-    let dir = target().join("xtask/mutants");
-    fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
-    let log = dir.join(format!("{name}.log"));
-    let mut command = loom::tests();
-    // One thread: the test's name is printed before it runs, even if it then aborts the process.
-    command.env("MACHNET_MUTANT", name).args(["--", "--exact", test, "--test-threads", "1"]);
-    let ran = capture(&mut command, LIMIT, &log)?;
+    let log = target().join(format!("xtask/mutants/{name}.log"));
+    let ran = capture(loom::test(test).env("MACHNET_MUTANT", name), LIMIT, &log)?;
     if ran.status.success() {
         bail!("mutant {name} survives {test}; see {}", log.display());
     }
